@@ -1,0 +1,121 @@
+"""Trains one stage: ``python -m launch.train --config configs/realsrt.py:nano,stage=tokenizer --workdir W``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from data import pipeline
+from maskgit_sr.arrays import Params, Precision, parse_dtype
+from maskgit_sr.errors import UserError
+from maskgit_sr.methods import registry
+from maskgit_sr.methods.base import Method
+from maskgit_sr.training.loop import Trainer, Validate
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size,stage=NAME.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; all stages share it.")
+_MAX_SECONDS = flags.DEFINE_float("max_seconds", float("inf"), "Stop cleanly after so many seconds.")
+
+
+def validation_batch(root: str, method: Method, limit: int) -> dict[str, np.ndarray]:
+    """Centre tiles of a validation folder: {"lr": [B, t, t, 3], "hr": [B, 4t, 4t, 3]} in [0, 1]."""
+    lr, hr = [], []
+    side, scale = method.tile.size, method.scale
+    for pair in pipeline.validation_pairs(root, limit):
+        height, width = pair["lr"].shape[:2]
+        if min(height, width) < side:
+            continue
+        top, left = (height - side) // 2, (width - side) // 2
+        lr.append(pair["lr"][top : top + side, left : left + side])
+        top, left, long = top * scale, left * scale, side * scale
+        hr.append(pair["hr"][top : top + long, left : left + long])
+    if not lr:
+        raise UserError(f"{root}: no validation image with sides of at least {side} LR pixels")
+    return {"lr": np.stack(lr) / np.float32(255), "hr": np.stack(hr) / np.float32(255)}
+
+
+def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Validate:
+    """EMA weights → PSNR and LPIPS of the stage's panel output against HR."""
+    from maskgit_sr import metrics
+    from maskgit_sr.metrics import lpips
+
+    distance = lpips.load("alex")
+    panel = method.stages[stage].panel
+
+    @jax.jit
+    def outputs(params: Params, stats: Params, batch: dict[str, jax.Array]) -> jax.Array:
+        return jnp.clip(panel(params, stats, batch, jax.random.key(0))["output"], 0, 1)
+
+    def validate(params: Params) -> dict[str, float]:
+        stats = {"codebook": params["codebook"]}
+        output = outputs(params, stats, batch)
+        scores = {
+            "psnr": metrics.pixel.psnr(output, batch["hr"]),
+            "lpips": distance(output, batch["hr"]),
+        }
+        return {name: float(np.mean(value)) for name, value in scores.items()}
+
+    return validate
+
+
+def run(config, workdir: Path, max_seconds: float) -> bool:  # type: ignore[no-untyped-def]
+    """Wires data, method and trainer; True when the stage has reached its last step.
+
+    Raises:
+        UserError: no data root, or groups of earlier stages missing.
+    """
+    if not config.data.root:
+        raise UserError("--config.data.root: expected a folder of photographs, found nothing")
+    dtype = parse_dtype(config.dtype or None)
+    method = registry.build(config.method, config.model.to_dict(), Precision(compute=dtype))
+    hosts = jax.process_count()
+    iterator = pipeline.train_iterator(
+        config.data.root,
+        batch_size=config.stage.batch // hosts,
+        crop_size=config.stage.crop,
+        scale=method.scale,
+        seed=config.seed,
+        preset=config.data.preset,
+        cache=config.data.cache,
+        threads=config.data.threads,
+        shard_index=jax.process_index(),
+        shard_count=hosts,
+        sharpen=config.data.sharpen,
+    )
+    validate = panel = None
+    if config.data.validation:
+        batch = validation_batch(config.data.validation, method, config.data.validation_limit)
+        validate = validator(method, config.stage_name, batch)
+        panel = {name: array[:4] for name, array in batch.items()}
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / f"config-{config.stage_name}.json").write_text(config.to_json_best_effort(indent=2))
+    trainer = Trainer(method, config.stage_name, config, workdir, iterator, validate, panel)
+    return trainer.run(max_seconds).finished
+
+
+def main(argv: list[str]) -> None:
+    """Command-line entry; a user's mistake is one line and exit code 2."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    absl_logging.set_verbosity(absl_logging.INFO)
+    logging.getLogger("maskgit_sr").setLevel(logging.INFO)
+    try:
+        run(_CONFIG.value, Path(_WORKDIR.value), _MAX_SECONDS.value)
+    except (UserError, ValueError) as error:
+        if not isinstance(error, UserError) and "folder" not in str(error):
+            raise
+        print(f"launch.train: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

@@ -1,0 +1,165 @@
+"""The bundle: one ``.safetensors`` file with a model's arrays and JSON metadata; nothing is executed.
+
+Arrays are named ``group/path/to/parameter``. Metadata key ``maskgit_sr`` holds one JSON object:
+format version, method, configuration, scale, licence, training facts and measured scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from maskgit_sr.arrays import Params
+from maskgit_sr.errors import UserError
+from maskgit_sr.models.functional import flatten, unflatten
+
+FORMAT_VERSION = 1
+_KEY = "maskgit_sr"
+_DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What a bundle says of itself.
+
+    Attributes:
+        method: name in :mod:`maskgit_sr.methods.registry`.
+        config: the method's configuration as JSON.
+        scale: output side over input side.
+        licence: of the weights.
+        training: data, steps, time and hardware, free-form.
+        scores: measured values by "set/metric".
+    """
+
+    method: str
+    config: dict[str, Any]
+    scale: int
+    licence: str = "unstated"
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    version: int = FORMAT_VERSION
+
+
+def write(path: Path, params: Params, metadata: Metadata, dtype: Any = np.float32) -> None:
+    """Writes a bundle under a temporary name and renames it, so that no half file is left.
+
+    Args:
+        params: groups of nested dicts of arrays.
+        dtype: float32, or bfloat16 to halve the file; the codebook stays float32, because a rounded
+            code vector changes which token an image gets.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    arrays = {}
+    for name, leaf in flatten(params).items():
+        keep = name.startswith("codebook/")
+        arrays[name] = np.ascontiguousarray(np.asarray(leaf, np.float32 if keep else dtype))
+    blob = save(arrays, {_KEY: json.dumps(dataclasses.asdict(metadata), sort_keys=True)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(blob)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the bundle: {error.strerror or error}") from error
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Metadata alone; reads the header only.
+
+    Raises:
+        UserError: missing file, not a bundle, or another format version.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            text = (file.metadata() or {}).get(_KEY)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such bundle") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable bundle, it may be cut short: {error}") from error
+    if text is None:
+        raise UserError(f"{path}: expected a maskgit_sr bundle, found another safetensors file")
+    try:
+        values = json.loads(text)
+        version = values["version"]
+        if version == FORMAT_VERSION:
+            return Metadata(**values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: the bundle's metadata is damaged: {error}") from error
+    raise UserError(f"{path}: expected bundle format {FORMAT_VERSION}, found {version}")
+
+
+def read(path: Path, shapes: Params | None = None) -> tuple[Params, Metadata]:
+    """Arrays as float32 and metadata.
+
+    Args:
+        shapes: what the method expects; every name and shape must agree with it.
+
+    Raises:
+        UserError: as :func:`read_metadata`, or entries missing, unknown, mis-shaped or of another
+            dtype than float32 and bfloat16; the message names the first few.
+    """
+    metadata = read_metadata(path)
+    try:
+        blob = path.read_bytes()
+        (size,) = struct.unpack("<Q", blob[:8])
+        header = json.loads(blob[8 : 8 + size])
+    except (OSError, struct.error, ValueError) as error:
+        raise UserError(f"{path}: cannot read the bundle: {error}") from error
+    header.pop("__metadata__", None)
+    body = memoryview(blob)[8 + size :]
+    arrays = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise UserError(f"{path}: {name}: expected F32 or BF16, found {entry['dtype']}")
+        begin, end = entry["data_offsets"]
+        array = np.frombuffer(body[begin:end], _DTYPES[entry["dtype"]])
+        arrays[name] = array.reshape(entry["shape"]).astype(np.float32)
+    if shapes is not None:
+        check(arrays, shapes, str(path))
+    return unflatten(arrays), metadata
+
+
+def check(arrays: dict[str, np.ndarray], shapes: Params, where: str) -> None:
+    """Compares flat arrays with expected shapes.
+
+    Raises:
+        UserError: naming missing, unknown or mis-shaped entries.
+    """
+    expected = flatten(shapes)
+    problems = _name("missing", expected.keys() - arrays.keys())
+    problems += _name("unknown", arrays.keys() - expected.keys())
+    wrong = [
+        f"{name} (expected {tuple(expected[name].shape)}, found {arrays[name].shape})"
+        for name in expected.keys() & arrays.keys()
+        if tuple(expected[name].shape) != arrays[name].shape
+    ]
+    problems += _name("mis-shaped", wrong)
+    if problems:
+        raise UserError(f"{where}: does not fit the model: {'; '.join(problems)}")
+
+
+def _name(what: str, names: Iterable[str]) -> list[str]:
+    ordered = sorted(names)
+    if not ordered:
+        return []
+    rest = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
+    return [f"{what}: {', '.join(ordered[:3])}{rest}"]

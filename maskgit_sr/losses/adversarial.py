@@ -1,0 +1,87 @@
+"""Hinge GAN losses and the adaptive weight, with each gradient computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from maskgit_sr.arrays import Image, Scalar
+
+Logits = Float[Array, "B h w 1"]
+
+
+def hinge_discriminator(real: Logits, fake: Logits) -> Scalar:
+    """0.5·(mean relu(1 − real) + mean relu(1 + fake))."""
+    return 0.5 * (jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake)))
+
+
+def hinge_generator(fake: Logits) -> Scalar:
+    """−mean(fake)."""
+    return -jnp.mean(fake)
+
+
+class Balanced(NamedTuple):
+    """``surrogate`` has the value 0 and the gradient of reconstruction + weight · adversarial."""
+
+    surrogate: Scalar
+    image: Image
+    reconstruction: Scalar
+    adversarial: Scalar | None
+    weight: Scalar | None
+
+
+def balanced_loss(
+    features: jax.Array,
+    last_layer: Any,
+    tail: Callable[[Any, jax.Array], Image],
+    reconstruction: Callable[[Image], Scalar],
+    adversarial: Callable[[Image], Scalar] | None,
+    scale: jax.Array | float = 1.0,
+    *,
+    eps: float = 1e-4,
+    ceiling: float = 1e4,
+) -> Balanced:
+    """Reconstruction plus adversarial loss under taming-transformers' adaptive weight.
+
+    weight = ‖∂reconstruction/∂W‖ / (‖∂adversarial/∂W‖ + eps), clipped to ``ceiling``, W the last
+    layer's kernel. Written naively that takes two extra backward passes through the network; here
+    the loss gradients stop at the image, pass ``tail`` once each, and go on from ``features`` as one.
+
+    Args:
+        features: input of the last layer, still attached to the network's parameters.
+        last_layer: parameters of the last layer, with the kernel at ``["kernel"]``.
+        tail: (last_layer, features) → image.
+        scale: factor on the adversarial part (0 before the GAN starts).
+    """
+    image, pull = jax.vjp(tail, jax.lax.stop_gradient(last_layer), jax.lax.stop_gradient(features))
+    value, image_grad = jax.value_and_grad(reconstruction)(image)
+    grads = pull(image_grad)
+    adversarial_value = weight = None
+    if adversarial is not None:
+
+        def balance() -> tuple[Any, Scalar, Scalar]:
+            value, image_grad = jax.value_and_grad(adversarial)(image)
+            others = pull(image_grad)
+            norm, other_norm = (optax.tree.norm(g[0]["kernel"]) for g in (grads, others))
+            weight = jnp.clip(norm / (other_norm + eps), 0.0, ceiling)
+            mixed = jax.tree.map(lambda a, b: a + (scale * weight).astype(a.dtype) * b, grads, others)
+            return mixed, value, weight
+
+        grads, adversarial_value, weight = jax.lax.cond(
+            jnp.asarray(scale) > 0, balance, lambda: (grads, jnp.float32(0), jnp.float32(0))
+        )
+    leaves = zip(jax.tree.leaves((last_layer, features)), jax.tree.leaves(grads), strict=True)
+    surrogate = sum((_linear(leaf, grad) for leaf, grad in leaves), jnp.float32(0))
+    return Balanced(surrogate, image, value, adversarial_value, weight)
+
+
+def _linear(x: jax.Array, grad: jax.Array) -> Scalar:
+    """Zero whose gradient in x is ``grad``."""
+    grad = jax.lax.stop_gradient(grad)
+    product = jnp.sum(x.astype(jnp.float32) * grad.astype(jnp.float32))
+    return product - jax.lax.stop_gradient(product)

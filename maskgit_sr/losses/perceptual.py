@@ -1,0 +1,44 @@
+"""Perceptual losses by name."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from maskgit_sr.arrays import Image, Params, Scalar
+from maskgit_sr.errors import UserError
+from maskgit_sr.models.perceptual import Distance, Perceptual, load_lpips, load_vgg19
+
+Name = Literal["lpips_squeeze", "lpips_alex", "vgg19", "none"]
+
+
+def perceptual_loss(perceptual: Perceptual, output: Image, target: Image) -> Scalar:
+    """Mean distance over the batch: images [B,H,W,3] in [0,1] -> scalar float32.
+
+    Under jit, `perceptual` is an argument (it is a pytree), not a closed-over constant. No gradient
+    goes into its params.
+    """
+    params = jax.lax.stop_gradient(perceptual.params)
+    return jnp.mean(perceptual.apply(params, output, target))
+
+
+def build(name: Name) -> Perceptual:
+    """The distance called `name`; "none" is always 0 and needs no file.
+
+    Raises:
+        UserError: an unknown name, or its weights are absent (see `maskgit_sr.assets.find`).
+    """
+    if name == "none":
+        return Perceptual("none", {}, _zero)
+    if name == "lpips_squeeze":
+        return load_lpips("squeeze", precision="default")
+    if name == "lpips_alex":
+        return load_lpips("alex", precision="default")
+    if name == "vgg19":
+        return load_vgg19()
+    raise UserError(f"perceptual loss {name!r}: expected lpips_squeeze, lpips_alex, vgg19 or none")
+
+
+def _zero(params: Params, x: Image, y: Image) -> Distance:
+    del params, y
+    return jnp.zeros(x.shape[:1])

@@ -1,0 +1,25 @@
+"""Methods by name, for bundles and configs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from maskgit_sr.arrays import Precision
+from maskgit_sr.methods.base import Method
+from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
+
+_BUILDERS: dict[str, Callable[[Mapping[str, Any], Precision], Method]] = {
+    "realsrt": lambda config, precision: RealSRT(RealSRTConfig.from_dict(config), precision),
+}
+
+
+def build(name: str, config: Mapping[str, Any], precision: Precision | None = None) -> Method:
+    """The method of that name and configuration.
+
+    Raises:
+        ValueError: unknown method, or a configuration that does not fit it.
+    """
+    if name not in _BUILDERS:
+        raise ValueError(f"method: expected one of {', '.join(_BUILDERS)}, found {name!r}")
+    return _BUILDERS[name](config, precision or Precision())

@@ -1,0 +1,30 @@
+"""LPIPS as a score: Zhang et al. 2018 (arXiv:1801.03924), version 0.1.
+
+Protocol: RGB in [0,1] as they are (no resizing, no border cut, no rounding), lower is better,
+about 0 to 1. "alex" is what super-resolution papers report; "squeeze" is often trained against, so
+report "alex" for a model that was.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import jax
+
+from maskgit_sr.arrays import Image
+from maskgit_sr.models import perceptual
+
+
+def load(
+    net: Literal["alex", "squeeze"] = "alex", path: str | Path | None = None
+) -> Callable[[Image, Image], perceptual.Distance]:
+    """The score (x, y) -> [B] float32 of images [B,H,W,3] in [0,1], compiled once per shape.
+
+    Sides are at least 31 pixels ("alex") or 17 ("squeeze"); a smaller image is a ValueError.
+
+    Raises:
+        UserError: the weights are absent; see `maskgit_sr.assets.find`, which `path` goes to.
+    """
+    model = perceptual.load_lpips(net, path, precision="highest")
+    apply = jax.jit(model.apply)
+    return lambda x, y: apply(model.params, x, y)

@@ -1,0 +1,99 @@
+"""Vector quantisation with an exponential-moving-average codebook, as pure functions.
+
+All sums run over the batch axis of a global array: under ``jit`` with a sharded batch they are sums
+over the whole global batch, so the codebook is the same on every device and every mesh.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from maskgit_sr.arrays import Scalar
+
+
+class CodebookStats(NamedTuple):
+    """What the EMA keeps. ``embedding`` [K, C] = ``sums`` [K, C] / smoothed ``counts`` [K]."""
+
+    embedding: Float[Array, "K C"]
+    counts: Float[Array, " K"]
+    sums: Float[Array, "K C"]
+
+
+def init(key: jax.Array, codes: int, width: int) -> CodebookStats:
+    """Random unit-normal codes with no history; the first updates restart all of them."""
+    embedding = jax.random.normal(key, (codes, width), jnp.float32)
+    return CodebookStats(embedding, jnp.zeros((codes,), jnp.float32), embedding)
+
+
+def nearest(vectors: Float[Array, "*n C"], embedding: Float[Array, "K C"]) -> Int[Array, "*n"]:
+    """Index of the code nearest in Euclidean distance, ties to the lower index; float32."""
+    flat = vectors.astype(jnp.float32).reshape(-1, vectors.shape[-1])
+    embedding = embedding.astype(jnp.float32)
+    distance = (
+        jnp.sum(flat**2, 1, keepdims=True)
+        + jnp.sum(embedding**2, 1)
+        - 2 * jnp.matmul(flat, embedding.T, precision="highest")
+    )
+    return jnp.argmin(distance, axis=-1).astype(jnp.int32).reshape(vectors.shape[:-1])
+
+
+def update(
+    stats: CodebookStats,
+    vectors: Float[Array, "M C"],
+    indices: Int[Array, " M"],
+    key: jax.Array,
+    *,
+    decay: float = 0.99,
+    eps: float = 1e-5,
+    restart_below: float = 1.0,
+) -> CodebookStats:
+    """One EMA step over all M vectors of the global batch.
+
+    A code whose EMA count falls below ``restart_below`` becomes a random vector of the batch; when
+    M < K the vectors are tiled with small noise first (RQ-VAE; methods, RealSRT tokenizer).
+    """
+    codes, width = stats.embedding.shape
+    vectors = jax.lax.stop_gradient(vectors.astype(jnp.float32))
+    one_hot = jax.nn.one_hot(indices, codes, dtype=jnp.float32)
+    counts = decay * stats.counts + (1 - decay) * one_hot.sum(0)
+    sums = decay * stats.sums + (1 - decay) * jnp.matmul(one_hot.T, vectors, precision="highest")
+
+    pick_key, noise_key = jax.random.split(key)
+    candidates = _tile_with_noise(vectors, codes, noise_key)
+    picks = jax.random.permutation(pick_key, candidates.shape[0])[:codes]
+    alive = counts >= restart_below
+    sums = jnp.where(alive[:, None], sums, candidates[picks])
+    counts = jnp.where(alive, counts, 1.0)
+
+    total = counts.sum()
+    smoothed = total * (counts + eps) / (total + codes * eps)
+    return CodebookStats(sums / smoothed[:, None], counts, sums)
+
+
+def _tile_with_noise(vectors: Float[Array, "M C"], codes: int, key: jax.Array) -> Float[Array, "L C"]:
+    m, width = vectors.shape
+    if m >= codes:
+        return vectors
+    repeats = -(-codes // m)
+    tiled = jnp.tile(vectors, (repeats, 1))
+    return tiled + jax.random.normal(key, tiled.shape) * (0.01 / width**0.5)
+
+
+def commitment(vectors: Float[Array, "*n C"], quantized: Float[Array, "*n C"]) -> Scalar:
+    """Mean squared distance that pulls the encoder to its codes; no gradient to the codes."""
+    return jnp.mean(jnp.square(vectors - jax.lax.stop_gradient(quantized)))
+
+
+def straight_through(vectors: Float[Array, "*n C"], quantized: Float[Array, "*n C"]) -> Float[Array, "*n C"]:
+    """The codes' value with the vectors' gradient."""
+    return vectors + jax.lax.stop_gradient(quantized - vectors)
+
+
+def perplexity(indices: Int[Array, "*n"], codes: int) -> Scalar:
+    """exp(entropy) of the codes' use in a batch: 1 … K."""
+    use = jnp.bincount(indices.reshape(-1), length=codes) / indices.size
+    return jnp.exp(-jnp.sum(use * jnp.log(use + 1e-10)))

@@ -1,0 +1,220 @@
+"""The bidirectional token transformer; generator and critic are the same class."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from maskgit_sr.arrays import TokenLogits, TokenMask
+from maskgit_sr.ops.positions import sincos_2d
+
+Sequence = Float[Array, "B N D"]
+Heads = Float[Array, "B N heads head"]
+
+
+class KeyValue(NamedTuple):
+    """Keys (normalised and scaled) and values with the null entry first, [B, 1 + N, heads, head]."""
+
+    key: Heads
+    value: Heads
+
+
+Memory = tuple[KeyValue, ...]
+"""One entry for each decoder layer: all that cross-attention needs of the LR image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of a transformer. The defaults are RealSRT's generator (81.0 M parameters).
+
+    Attributes:
+        outputs: logits a token; K for a generator, 1 for a critic.
+        masked: whether decoder inputs may be masked (generator) or are always tokens (critic).
+        code_width: C, width of the frozen codebook that embeds the tokens.
+        grid: (h, w) of the token grid.
+        remat: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    outputs: int = 512
+    masked: bool = True
+    dim: int = 512
+    heads: int = 8
+    head_dim: int = 64
+    encoder_depth: int = 4
+    decoder_depth: int = 16
+    code_width: int = 256
+    grid: tuple[int, int] = (32, 32)
+    remat: bool = False
+
+
+class Linear(nnx.Module):
+    """x·W (+ b), computed in ``dtype``."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False, dtype: Any, rngs: nnx.Rngs):
+        self.dtype = dtype
+        init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32)) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+class Norm(nnx.Module):
+    """Layer norm over the last axis with a learned scale and no bias, float32 inside."""
+
+    def __init__(self, dim: int, *, dtype: Any, eps: float = 1e-5):
+        self.eps, self.dtype = eps, dtype
+        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        return (x * self.scale[...]).astype(self.dtype)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    x = x.astype(jnp.float32)
+    return x / jnp.maximum(jnp.sqrt(jnp.sum(x * x, -1, keepdims=True)), 1e-12)
+
+
+class Attention(nnx.Module):
+    """Cosine attention with learned per-channel scales, logits × 8 and one learned null entry."""
+
+    def __init__(self, config: TransformerConfig, *, dtype: Any, rngs: nnx.Rngs):
+        inner = config.heads * config.head_dim
+        linear = partial(Linear, dtype=dtype, rngs=rngs)
+        self.heads, self.head_dim, self.dtype = config.heads, config.head_dim, dtype
+        self.norm = Norm(config.dim, dtype=dtype)
+        self.null = nnx.Param(
+            nnx.initializers.normal(1.0)(rngs.params(), (2, config.heads, config.head_dim), jnp.float32)
+        )
+        self.query = linear(config.dim, inner)
+        self.key_value = linear(config.dim, 2 * inner)
+        self.query_scale = nnx.Param(jnp.ones((config.head_dim,), jnp.float32))
+        self.key_scale = nnx.Param(jnp.ones((config.head_dim,), jnp.float32))
+        self.out = linear(inner, config.dim)
+
+    def _split(self, x: jax.Array) -> Heads:
+        return x.reshape(*x.shape[:2], self.heads, self.head_dim)
+
+    def key_values(self, context: Sequence) -> KeyValue:
+        """Keys and values of a context, null entry included; the context is not normed here."""
+        key, value = map(self._split, jnp.split(self.key_value(context), 2, axis=-1))
+        shape = (context.shape[0], 1, self.heads, self.head_dim)
+        null_key, null_value = (jnp.broadcast_to(n, shape).astype(key.dtype) for n in self.null[...])
+        key = jnp.concatenate([null_key, key], axis=1)
+        key = (_unit(key) * self.key_scale[...]).astype(self.dtype)
+        return KeyValue(key, jnp.concatenate([null_value, value], axis=1))
+
+    def __call__(self, x: Sequence, memory: KeyValue | None = None) -> Sequence:
+        """Self-attention, or cross-attention when ``memory`` holds another context's keys."""
+        x = self.norm(x)
+        query = (_unit(self._split(self.query(x))) * self.query_scale[...]).astype(self.dtype)
+        key, value = self.key_values(x) if memory is None else memory
+        y = jax.nn.dot_product_attention(query, key, value, scale=8.0)
+        return self.out(y.reshape(*y.shape[:2], -1))
+
+
+class FeedForward(nnx.Module):
+    """Norm – linear – GEGLU – norm – linear; inner width ⌊D·8/3⌋."""
+
+    def __init__(self, dim: int, *, dtype: Any, rngs: nnx.Rngs):
+        inner = int(dim * 4 * 2 / 3)
+        self.norm_in = Norm(dim, dtype=dtype)
+        self.up = Linear(dim, 2 * inner, dtype=dtype, rngs=rngs)
+        self.norm_inner = Norm(inner, dtype=dtype)
+        self.down = Linear(inner, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Sequence) -> Sequence:
+        first, second = jnp.split(self.up(self.norm_in(x)), 2, axis=-1)
+        return self.down(self.norm_inner(second * jax.nn.gelu(first, approximate=False)))
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention and feed-forward with residuals."""
+
+    def __init__(self, config: TransformerConfig, *, dtype: Any, rngs: nnx.Rngs):
+        self.attention = Attention(config, dtype=dtype, rngs=rngs)
+        self.feed_forward = FeedForward(config.dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Sequence) -> Sequence:
+        x = x + self.attention(x)
+        return x + self.feed_forward(x)
+
+
+class DecoderLayer(nnx.Module):
+    """Self-attention, cross-attention to the LR memory and feed-forward with residuals."""
+
+    def __init__(self, config: TransformerConfig, *, dtype: Any, rngs: nnx.Rngs):
+        self.attention = Attention(config, dtype=dtype, rngs=rngs)
+        self.cross_attention = Attention(config, dtype=dtype, rngs=rngs)
+        self.feed_forward = FeedForward(config.dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Sequence, memory: KeyValue) -> Sequence:
+        x = x + self.attention(x)
+        x = x + self.cross_attention(x, memory)
+        return x + self.feed_forward(x)
+
+
+class TokenTransformer(nnx.Module):
+    """LR token vectors → memory, once; HR token vectors and memory → logits, at every step."""
+
+    def __init__(self, config: TransformerConfig, *, dtype: Any, rngs: nnx.Rngs):
+        linear = partial(Linear, dtype=dtype, rngs=rngs)
+        self.config, self.dtype = config, dtype
+        if config.masked:
+            init = nnx.initializers.normal(0.02)
+            self.mask_token = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
+        self.encoder_in = linear(config.code_width, config.dim, bias=True)
+        self.encoder = nnx.List(
+            [EncoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.encoder_depth)]
+        )
+        self.encoder_norm = Norm(config.dim, dtype=dtype)
+        self.decoder_in = linear(config.code_width, config.dim, bias=True)
+        self.decoder = nnx.List(
+            [DecoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.decoder_depth)]
+        )
+        self.decoder_norm = Norm(config.dim, dtype=dtype)
+        self.logits = Linear(config.dim, config.outputs, dtype=dtype, rngs=rngs)
+
+    def _positions(self) -> jax.Array:
+        return jnp.asarray(sincos_2d(*self.config.grid, self.config.dim), self.dtype)
+
+    def _layer(self, layer: Any, *args: Any) -> Sequence:
+        if not self.config.remat:
+            return layer(*args)
+        graph, state = nnx.split(layer)
+        return jax.checkpoint(lambda state, *args: nnx.merge(graph, state)(*args))(state, *args)
+
+    def encode(self, lr_vectors: Float[Array, "B N C"]) -> Memory:
+        """Code vectors of the LR tokens → keys and values for each decoder layer."""
+        x = self.encoder_in(lr_vectors) + self._positions()
+        for layer in self.encoder:
+            x = self._layer(layer, x)
+        x = self.encoder_norm(x)
+        return tuple(layer.cross_attention.key_values(x) for layer in self.decoder)
+
+    def decode(
+        self, vectors: Float[Array, "B N C"], mask: TokenMask | None, memory: Memory
+    ) -> TokenLogits:
+        """Code vectors of the HR tokens → float32 logits [B, N, outputs].
+
+        Where ``mask`` is true the learned mask vector stands in for the token, whatever it was.
+        """
+        x = self.decoder_in(vectors)
+        if mask is not None:
+            x = jnp.where(mask[..., None], self.mask_token[...].astype(x.dtype), x)
+        x = x + self._positions()
+        for layer, kv in zip(self.decoder, memory, strict=True):
+            x = self._layer(layer, x, kv)
+        x = self.decoder_norm(x).astype(jnp.float32)
+        return jnp.matmul(x, self.logits.kernel[...], precision="highest")

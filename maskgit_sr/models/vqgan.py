@@ -1,0 +1,129 @@
+"""The convolutional tokenizer: encoder, decoder and the 1×1 convolutions around the codebook."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from maskgit_sr.arrays import Image, Latent
+from maskgit_sr.models.layers import Conv, Downsample, Feature, GroupNorm, ResidualBlock, Upsample
+from maskgit_sr.ops.resize import depth_to_space, space_to_depth
+
+
+@dataclasses.dataclass(frozen=True)
+class VQGANConfig:
+    """Shape of the tokenizer. The defaults are RealSRT's published network (20.1 M parameters).
+
+    Attributes:
+        channels: width of each level, finest first; the number of levels sets the downsampling.
+        patch: side of the pixel block folded into channels before the first level (1: none).
+        encoder_blocks, decoder_blocks: residual blocks a level.
+        encoder_bottom, decoder_bottom: residual blocks at the coarsest resolution besides those.
+        code_width: C, width of a code vector.
+        codes: K, codebook size.
+    """
+
+    channels: tuple[int, ...] = (128, 128, 256, 256)
+    patch: int = 1
+    encoder_blocks: int = 2
+    decoder_blocks: int = 2
+    encoder_bottom: int = 2
+    decoder_bottom: int = 2
+    code_width: int = 256
+    codes: int = 512
+
+    @property
+    def factor(self) -> int:
+        """f: image side over token grid side."""
+        return self.patch * 2 ** (len(self.channels) - 1)
+
+
+class Encoder(nnx.Module):
+    """Image [B, H, W, 3] → features [B, H/f, W/f, C]."""
+
+    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs):
+        block = partial(ResidualBlock, dtype=dtype, rngs=rngs)
+        self.patch = config.patch
+        widths = config.channels
+        layers: list[Any] = []
+        width = widths[0]
+        self.conv_in = Conv(3 * config.patch**2, width, dtype=dtype, rngs=rngs)
+        for level, channels in enumerate(widths):
+            for _ in range(config.encoder_blocks):
+                layers.append(block(width, channels))
+                width = channels
+            if level < len(widths) - 1:
+                layers.append(Downsample(width, dtype=dtype, rngs=rngs))
+        layers += [block(width, width) for _ in range(config.encoder_bottom)]
+        self.layers = nnx.List(layers)
+        self.norm_out = GroupNorm(width)
+        self.conv_out = Conv(width, config.code_width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, image: Image) -> Latent:
+        x = self.conv_in(space_to_depth(image, self.patch))
+        for layer in self.layers:
+            x = layer(x)
+        return self.conv_out(jax.nn.swish(self.norm_out(x)))
+
+
+class Decoder(nnx.Module):
+    """Features [B, h, w, C] → image [B, h·f, w·f, 3], not clipped, float32."""
+
+    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs):
+        block = partial(ResidualBlock, dtype=dtype, rngs=rngs)
+        self.patch = config.patch
+        widths = config.channels
+        width = widths[-1]
+        self.conv_in = Conv(config.code_width, width, dtype=dtype, rngs=rngs)
+        layers: list[Any] = [block(width, width) for _ in range(config.decoder_bottom)]
+        for level in reversed(range(len(widths))):
+            for _ in range(config.decoder_blocks):
+                layers.append(block(width, widths[level]))
+                width = widths[level]
+            if level > 0:
+                layers.append(Upsample(width, dtype=dtype, rngs=rngs))
+        self.layers = nnx.List(layers)
+        self.norm_out = GroupNorm(width)
+        self.conv_out = Conv(width, 3 * config.patch**2, dtype=dtype, rngs=rngs)
+
+    def body(self, latent: Latent) -> Feature:
+        """Everything before the last convolution."""
+        x = self.conv_in(latent)
+        for layer in self.layers:
+            x = layer(x)
+        return jax.nn.swish(self.norm_out(x))
+
+    def head(self, features: Feature) -> Image:
+        """The last convolution, whose gradient sets the adaptive adversarial weight."""
+        return depth_to_space(self.conv_out(features).astype(jnp.float32), self.patch)
+
+    def __call__(self, latent: Latent) -> Image:
+        return self.head(self.body(latent))
+
+
+class VQGAN(nnx.Module):
+    """Encoder and decoder; the codebook between them is plain arrays (:mod:`.codebook`)."""
+
+    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs):
+        width = config.code_width
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.quant_conv = Conv(width, width, 1, dtype=dtype, rngs=rngs)
+        self.post_quant_conv = Conv(width, width, 1, dtype=dtype, rngs=rngs)
+        self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
+
+    def encode(self, image: Image) -> Latent:
+        """Vectors to be quantized, float32 [B, h, w, C]."""
+        return self.quant_conv(self.encoder(image)).astype(jnp.float32)
+
+    def latent(self, vectors: Latent) -> Latent:
+        """Code vectors → the decoder's input, where the controlling module adds its residual."""
+        return self.post_quant_conv(vectors)
+
+    def decode(self, vectors: Latent) -> Image:
+        """Code vectors [B, h, w, C] → image [B, h·f, w·f, 3]."""
+        return self.decoder(self.latent(vectors))

@@ -1,0 +1,71 @@
+"""Colour correction of a restored tile against its low-resolution input."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from maskgit_sr.arrays import Image
+from maskgit_sr.ops.resize import upsample_bicubic
+
+COLOR_FIXES = ("adain", "wavelet", "none")
+
+
+def adain(content: Image, style: Image, eps: float = 1e-5) -> Image:
+    """Gives ``content`` the per-channel mean and deviation of ``style`` (RealSRT §3.4).
+
+    Args:
+        content: restored tile [B, sH, sW, 3].
+        style: its LR tile [B, H, W, 3]; the two may differ in size.
+        eps: added to the unbiased variances.
+    """
+
+    def stats(x: Image) -> tuple[Image, Image]:
+        count = x.shape[1] * x.shape[2]
+        mean = x.mean((1, 2), keepdims=True)
+        variance = jnp.square(x - mean).sum((1, 2), keepdims=True) / max(count - 1, 1)
+        return mean, jnp.sqrt(variance + eps)
+
+    mean, deviation = stats(content)
+    target_mean, target_deviation = stats(style)
+    return (content - mean) / deviation * target_deviation + target_mean
+
+
+def wavelet(content: Image, style: Image, levels: int = 5) -> Image:
+    """High frequencies of ``content`` on the low frequencies of ``style`` (StableSR, à-trous).
+
+    ``style`` is upsampled bicubically to the size of ``content``; each level blurs with the
+    binomial kernel [1 2 1]/4 dilated by 2^level, borders replicated.
+    """
+    style = upsample_bicubic(style, content.shape[1] // style.shape[1])
+    return content - _low_pass(content, levels) + _low_pass(style, levels)
+
+
+def _low_pass(image: Image, levels: int) -> Image:
+    kernel = np.array([0.25, 0.5, 0.25], np.float32)
+    for level in range(levels):
+        step = 2**level
+        for axis in (1, 2):
+            pad = [(step, step) if a == axis else (0, 0) for a in range(4)]
+            padded = jnp.pad(image, pad, mode="edge")
+            size = image.shape[axis]
+            image = sum(
+                k * jnp.take(padded, jnp.arange(size) + i * step, axis=axis)
+                for i, k in enumerate(kernel)
+            )
+    return image
+
+
+def correct(content: Image, style: Image, how: str) -> Image:
+    """Applies the colour fix of that name: ``adain``, ``wavelet`` or ``none``.
+
+    Raises:
+        ValueError: any other name.
+    """
+    if how == "adain":
+        return adain(content, style)
+    if how == "wavelet":
+        return wavelet(content, style)
+    if how == "none":
+        return content
+    raise ValueError(f"color_fix: expected one of {', '.join(COLOR_FIXES)}, found {how!r}")

@@ -1,0 +1,36 @@
+"""Optimizers and learning-rate schedules by configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+
+def schedule(config: Any, steps: int) -> optax.Schedule:
+    """Linear warm-up, then cosine from ``learning_rate`` to ``final_learning_rate``."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if config.warmup else config.learning_rate,
+        config.learning_rate,
+        config.warmup,
+        max(steps, config.warmup + 1),
+        config.final_learning_rate,
+    )
+
+
+def _decays(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def build(config: Any, steps: int) -> optax.GradientTransformation:
+    """AdamW (Adam when ``weight_decay`` is 0) behind a global-norm clip; decay on matrices only."""
+    parts = []
+    if config.clip:
+        parts.append(optax.clip_by_global_norm(config.clip))
+    parts.append(
+        optax.adamw(
+            schedule(config, steps), config.b1, config.b2, weight_decay=config.weight_decay, mask=_decays
+        )
+    )
+    return optax.chain(*parts)

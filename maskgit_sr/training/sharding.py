@@ -1,0 +1,62 @@
+"""Device mesh and the table that maps parameters to it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))
+
+RULES: tuple[tuple[str, P], ...] = (
+    (r"/(query|key_value|up)/kernel$", P("fsdp", "tensor")),
+    (r"/(out|down)/kernel$", P("tensor", "fsdp")),
+    (r"/(encoder_in|decoder_in|logits)/kernel$", P(None, "fsdp")),
+    (r"/kernel$", P(None, None, None, "fsdp")),
+    (r"", P()),
+)
+"""First match wins; the path is "group/…/name". A dimension that the mesh does not divide is replicated."""
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """Mesh of all devices; one axis may be −1: whatever is left.
+
+    Raises:
+        ValueError: the product is not the number of devices.
+    """
+    shape = [data, fsdp, tensor]
+    devices = jax.device_count()
+    if -1 in shape:
+        rest = int(np.prod([s for s in shape if s != -1]))
+        shape[shape.index(-1)] = devices // rest
+    if int(np.prod(shape)) != devices:
+        raise ValueError(f"mesh: {dict(zip(AXES, shape, strict=True))} does not cover {devices} devices")
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for every leaf (array or shape) of ``tree``."""
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        name = "/".join(str(getattr(part, "key", getattr(part, "name", part))) for part in path)
+        spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
+        if len(spec) > leaf.ndim:
+            spec = P(*spec[len(spec) - leaf.ndim :]) if leaf.ndim else P()
+        fits = [
+            axis if axis is not None and leaf.shape[i] % mesh.shape[axis] == 0 else None
+            for i, axis in enumerate(spec)
+        ]
+        return NamedSharding(mesh, P(*fits))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This host's part of the batch → global arrays split over data and fsdp."""
+    sharding = NamedSharding(mesh, BATCH)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

@@ -1,0 +1,43 @@
+"""Scalars and image panels, to TensorBoard and to a JSONL file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+
+class Writer:
+    """``scalars.jsonl`` has one object a line; the images go to TensorBoard only."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._board = SummaryWriter(str(folder))
+        self._lines = (folder / "scalars.jsonl").open("a")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes every value under its name."""
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+
+    def panel(self, step: int, name: str, images: dict[str, np.ndarray]) -> None:
+        """One picture: a row for each example, a column for each entry of ``images`` [B, H, W, 3]."""
+        grid = tile_panel(images)
+        self._board.add_image(f"{name} ({' | '.join(images)})", grid, step, dataformats="HWC")
+        self._board.flush()
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._board.close()
+        self._lines.close()
+
+
+def tile_panel(images: dict[str, np.ndarray]) -> np.ndarray:
+    """{name: [B, H, W, 3] in [0, 1]} → uint8 [B·H, columns·W, 3]."""
+    columns = [np.concatenate(list(np.asarray(batch)), axis=0) for batch in images.values()]
+    grid = np.concatenate(columns, axis=1)
+    return np.rint(np.clip(grid, 0, 1) * 255).astype(np.uint8)

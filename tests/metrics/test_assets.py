@@ -1,0 +1,60 @@
+"""assets: where files are looked for, and what is said when they are absent."""
+
+import pytest
+
+from maskgit_sr import assets
+from maskgit_sr.errors import UserError
+
+NAME = "lpips_alex.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path, monkeypatch):
+    """No file is found outside tmp_path."""
+    monkeypatch.delenv(assets.ENV, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(assets, "__file__", str(tmp_path / "site-packages/maskgit_sr/assets.py"))
+
+
+def put(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NAME).write_bytes(b"")
+    return folder / NAME
+
+
+def test_order(tmp_path, monkeypatch):
+    cached = put(tmp_path / "cache/maskgit_sr")
+    assert assets.find(NAME) == cached
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "pyproject.toml").touch()
+    monkeypatch.setattr(assets, "__file__", str(checkout / "maskgit_sr/assets.py"))
+    assert assets.find(NAME) == cached
+    shared = put(tmp_path / "shared/metrics")
+    assert assets.find(NAME) == shared
+    monkeypatch.setenv(assets.ENV, str(tmp_path / "env"))
+    assert assets.find(NAME) == shared
+    from_env = put(tmp_path / "env")
+    assert assets.find(NAME) == from_env
+    explicit = put(tmp_path / "explicit")
+    assert assets.find(NAME, tmp_path / "explicit") == explicit
+    assert assets.find(NAME, str(explicit)) == explicit
+
+
+def test_installed_library_ignores_its_neighbours(tmp_path):
+    put(tmp_path / "shared/metrics")
+    with pytest.raises(UserError):
+        assets.find(NAME)
+
+
+def test_absent_is_one_helpful_line(tmp_path):
+    with pytest.raises(UserError) as error:
+        assets.find(NAME)
+    text = str(error.value)
+    assert "\n" not in text and NAME in text and assets.ENV in text and "cache" in text
+
+
+def test_explicit_path_is_the_only_one(tmp_path):
+    put(tmp_path / "cache/maskgit_sr")
+    with pytest.raises(UserError, match="gone: no such file"):
+        assets.find(NAME, tmp_path / "gone")

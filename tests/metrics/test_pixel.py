@@ -1,0 +1,178 @@
+"""metrics.pixel against NumPy and scikit-image; official scores are in test_calibration.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.color import rgb2ycbcr
+from skimage.metrics import structural_similarity
+
+from maskgit_sr.errors import UserError
+from maskgit_sr.metrics import SPECS, create, ms_ssim, psnr, rgb_to_y, ssim
+
+
+def pair(height=24, width=31, batch=2, noise=0.1, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 1, (batch, height // 6 + 1, width // 6 + 1, 3))
+    x = coarse.repeat(6, 1).repeat(6, 2)[:, :height, :width].astype(np.float32)
+    y = np.clip(x + noise * rng.normal(size=x.shape), 0, 1).astype(np.float32)
+    return x, y
+
+
+def luma(x):
+    return np.round(255 * (x @ np.array([0.299, 0.587, 0.114]))) / 255
+
+
+def plane(x, color):
+    """x in `color` as float64 [B,H,W,C]."""
+    x = x.astype(np.float64)
+    if color == "rgb":
+        return x
+    return (rgb2ycbcr(x)[..., :1] / 255) if color == "y" else luma(x)[..., None]
+
+
+def test_rgb_to_y():
+    x = pair()[0]
+    np.testing.assert_allclose(rgb_to_y(jnp.asarray(x)), plane(x, "y"), atol=1e-6)
+    ends = jnp.array([[0.0, 0, 0], [1, 1, 1]])
+    np.testing.assert_allclose(255 * rgb_to_y(ends)[:, 0], [16, 235], rtol=1e-6)
+
+
+@given(
+    height=st.integers(5, 12),
+    width=st.integers(5, 12),
+    border=st.integers(0, 2),
+    color=st.sampled_from(["rgb", "y"]),
+)
+@settings(max_examples=15, deadline=None)
+def test_psnr_is_numpys(height, width, border, color):
+    x, y = pair(height, width)
+    cut = slice(border, -border or None)
+    error = (plane(x, color) - plane(y, color))[:, cut, cut]
+    expected = -10 * np.log10((error**2).mean((1, 2, 3)))
+    np.testing.assert_allclose(psnr(x, y, color=color, border=border), expected, atol=1e-3)
+
+
+def test_psnr_of_equal_images_is_capped():
+    x, _ = pair()
+    np.testing.assert_allclose(psnr(x, x), 100)
+    np.testing.assert_allclose(psnr(x, x + 1e-6, color="y"), 100)
+    assert jnp.isfinite(jax.grad(lambda z: psnr(z, x).sum())(jnp.asarray(x))).all()
+
+
+@given(height=st.integers(11, 20), width=st.integers(11, 20), border=st.integers(0, 3))
+@settings(max_examples=8, deadline=None)
+def test_ssim_is_scikit_images(height, width, border):
+    x, y = pair(height + 2 * border, width + 2 * border)
+    cut = slice(border, -border or None)
+    for color in ("rgb", "y"):
+        a, b = (plane(z, color)[:, cut, cut] for z in (x, y))
+        expected = [skimage_ssim(a[i], b[i]) for i in range(len(a))]
+        np.testing.assert_allclose(ssim(x, y, color=color, border=border), expected, atol=2e-5)
+
+
+def skimage_ssim(a, b):
+    """Mean over the positions where the whole 11x11 window fits."""
+    _, full = structural_similarity(
+        a,
+        b,
+        data_range=1,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        truncate=3.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    return full[5:-5, 5:-5].mean()
+
+
+def test_ssim_of_luma():
+    x, y = pair()
+    a, b = luma(x)[..., None], luma(y)[..., None]
+    expected = [skimage_ssim(a[i], b[i]) for i in range(2)]
+    np.testing.assert_allclose(ssim(x, y, color="luma"), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("score", [ssim, ms_ssim])
+def test_ssim_identity_and_gradient(score):
+    x, y = (jnp.asarray(z) for z in pair(176, 181, batch=1))
+    np.testing.assert_allclose(score(x, x), 1, atol=1e-5)
+    assert 0 < score(x, y)[0] < 1
+    for z in (x, y):
+        assert jnp.isfinite(jax.grad(lambda v: score(v, x).sum())(z)).all()
+
+
+def test_constant_images():
+    """No variance anywhere: only luminance counts, nothing is lost to cancellation."""
+    x = np.full((1, 16, 16, 3), 0.9, np.float32)
+    y = np.full((1, 16, 16, 3), 0.6, np.float32)
+    expected = (2 * 0.9 * 0.6 + 1e-4) / (0.9**2 + 0.6**2 + 1e-4)
+    np.testing.assert_allclose(ssim(x, y, color="rgb"), expected, atol=1e-5)
+
+
+def test_ms_ssim_is_numpys():
+    """Five scales of scikit-image's maps, product."""
+    x, y = pair(176, 180, batch=1, noise=0.2)
+    a, b = plane(x, "y")[0, ..., 0], plane(y, "y")[0, ..., 0]
+    expected = 1.0
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        expected *= (_cs(a, b) if scale < 4 else skimage_ssim(a[..., None], b[..., None])) ** weight
+        h, w = a.shape[0] // 2, a.shape[1] // 2
+        a, b = (z[: 2 * h, : 2 * w].reshape(h, 2, w, 2).mean((1, 3)) for z in (a, b))
+    np.testing.assert_allclose(ms_ssim(x, y)[0], expected, atol=1e-4)
+
+
+def _cs(a, b):
+    t = np.exp(-((np.arange(11) - 5) ** 2) / 4.5)
+    window = np.outer(t, t) / t.sum() ** 2
+
+    def blur(z):
+        return (np.lib.stride_tricks.sliding_window_view(z, (11, 11)) * window).sum((2, 3))
+
+    va, vb = blur(a * a) - blur(a) ** 2, blur(b * b) - blur(b) ** 2
+    return ((2 * (blur(a * b) - blur(a) * blur(b)) + 9e-4) / (va + vb + 9e-4)).mean()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: psnr(x, x[:, 1:]), "one shape"),
+        (lambda x: psnr(x[..., :1], x[..., :1]), "B,H,W,3"),
+        (lambda x: psnr(x, x, color="lab"), "lab"),
+        (lambda x: psnr(x, x, border=12), "border 12"),
+        (lambda x: ssim(x, x, border=7), "at least 11"),
+        (lambda x: ms_ssim(x, x), "at least 176"),
+    ],
+)
+def test_errors(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(jnp.asarray(pair()[0]))
+
+
+def test_create_by_name():
+    x, y = pair()
+    metrics = create(["ssim_rgb", "psnr_y"], border=2)
+    assert list(metrics) == ["ssim_rgb", "psnr_y"]
+    np.testing.assert_array_equal(metrics["psnr_y"](x, y), psnr(x, y, color="y", border=2))
+    np.testing.assert_array_equal(metrics["ssim_rgb"](x, y), ssim(x, y, color="rgb", border=2))
+    assert "border of 2 px cut" in metrics["psnr_y"].spec.protocol
+    assert "no border cut" in SPECS["psnr_y"].protocol
+    with pytest.raises(UserError, match="psnr_rgb"):
+        create(["psnr"])
+    with pytest.raises(UserError, match="border -1"):
+        create(["psnr_y"], border=-1)
+
+
+@pytest.mark.parametrize("name", [n for n in SPECS if not n.startswith("lpips")])
+def test_specs_say_the_smallest_size(name):
+    metric = create([name])[name]
+    side = metric.spec.min_size
+    shape = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    assert jax.eval_shape(metric.score, shape, shape).shape == (1,)
+    if side > 1:
+        small = jax.ShapeDtypeStruct((1, side, side - 1, 3), jnp.float32)
+        with pytest.raises(ValueError, match=f"at least {side}"):
+            jax.eval_shape(metric.score, small, small)

@@ -1,0 +1,326 @@
+"""models.perceptual and losses.perceptual: topology on random weights, gradients, files.
+
+Agreement of the published weights with official scores is in tests/metrics/test_calibration.py.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from maskgit_sr.errors import UserError
+from maskgit_sr.losses.perceptual import build, perceptual_loss
+from maskgit_sr.models import perceptual as P
+
+ALEX_CONVS = {
+    0: (3, 64, 11),
+    3: (64, 192, 5),
+    6: (192, 384, 3),
+    8: (384, 256, 3),
+    10: (256, 256, 3),
+}
+ALEX_LINS = (64, 192, 384, 256, 256)
+SQUEEZE_FIRES = {  # index: (channels in, squeezed, out of each of two expansions)
+    3: (64, 16, 64),
+    4: (128, 16, 64),
+    6: (128, 32, 128),
+    7: (256, 32, 128),
+    9: (256, 48, 192),
+    10: (384, 48, 192),
+    11: (384, 64, 256),
+    12: (512, 64, 256),
+}
+SQUEEZE_LINS = (64, 128, 256, 384, 384, 512, 512)
+VGG_WIDTHS = {1: (64, 2), 2: (128, 2), 3: (256, 4), 4: (512, 4), 5: (512, 4)}
+
+
+def torch_conv(rng, tensors, name, cin, cout, size):
+    weight = rng.normal(0, (2 / (cin * size * size)) ** 0.5, (cout, cin, size, size))
+    tensors[f"{name}.weight"] = weight.astype(np.float32)
+    tensors[f"{name}.bias"] = rng.normal(0, 0.05, cout).astype(np.float32)
+
+
+def alex_tensors():
+    rng, tensors = np.random.default_rng(0), {}
+    for index, shape in ALEX_CONVS.items():
+        torch_conv(rng, tensors, f"features.{index}", *shape)
+    for i, width in enumerate(ALEX_LINS):
+        tensors[f"lin{i}.weight"] = rng.uniform(0, 1, (1, width, 1, 1)).astype(np.float32)
+    return tensors
+
+
+def squeeze_tensors():
+    rng, tensors = np.random.default_rng(1), {}
+    torch_conv(rng, tensors, "features.0", 3, 64, 3)
+    for index, (cin, mid, out) in SQUEEZE_FIRES.items():
+        torch_conv(rng, tensors, f"features.{index}.squeeze", cin, mid, 1)
+        torch_conv(rng, tensors, f"features.{index}.expand1x1", mid, out, 1)
+        torch_conv(rng, tensors, f"features.{index}.expand3x3", mid, out, 3)
+    for i, width in enumerate(SQUEEZE_LINS):
+        tensors[f"lin{i}.weight"] = rng.uniform(0, 1, (1, width, 1, 1)).astype(np.float32)
+    return tensors
+
+
+def vgg_codes():
+    rng, codes, cin = np.random.default_rng(2), {}, 3
+    for block, (width, depth) in VGG_WIDTHS.items():
+        for i in range(1, depth + 1):
+            name = f"conv{block}_{i}"
+            codes[f"{name}/kernel"] = rng.integers(0, 256, (3, 3, cin, width), np.uint8)
+            reach = (6 / (9 * cin)) ** 0.5
+            codes[f"{name}/kernel/affine"] = np.array([2 * reach / 255, -reach], np.float32)
+            codes[f"{name}/bias"] = rng.integers(0, 256, width, np.uint8)
+            codes[f"{name}/bias/affine"] = np.array([0.01, -1], np.float32)
+            cin = width
+    return codes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("assets")
+    save_file(alex_tensors(), path / "lpips_alex.safetensors")
+    save_file(squeeze_tensors(), path / "lpips_squeeze.safetensors")
+    np.savez(path / "vgg19_uint8.npz", **vgg_codes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(folder) -> dict[str, P.Perceptual]:
+    return {
+        "lpips_alex": P.load_lpips("alex", folder),
+        "lpips_squeeze": P.load_lpips("squeeze", folder),
+        "vgg19": P.load_vgg19(folder),
+    }
+
+
+NAMES = ("lpips_alex", "lpips_squeeze", "vgg19")
+SIZES = {"lpips_alex": 31, "lpips_squeeze": 17, "vgg19": 16}
+
+
+def images(seed=0, shape=(2, 33, 37, 3)):
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(0, 1, shape).astype(np.float32)
+    y = np.clip(x + rng.normal(0, 0.1, shape), 0, 1).astype(np.float32)
+    return jnp.asarray(x), jnp.asarray(y)
+
+
+def naive_pool(x, window, stride, ceil):
+    """The definition, written with loops: torch.nn.MaxPool2d(window, stride, ceil_mode=ceil)."""
+
+    def starts(size):
+        last = size - 1 if ceil else size - window
+        # A window that hangs over must still begin within reach of the last full one.
+        return [s for s in range(0, last + 1, stride) if s < size - window + stride]
+
+    rows = starts(x.shape[1])
+    columns = starts(x.shape[2])
+    return np.stack(
+        [
+            np.stack([x[:, r : r + window, c : c + window].max((1, 2)) for c in columns], 1)
+            for r in rows
+        ],
+        1,
+    )
+
+
+@given(
+    height=st.integers(3, 14),
+    width=st.integers(3, 14),
+    kind=st.sampled_from([(3, 2, True), (3, 2, False), (2, 2, False)]),
+)
+@settings(max_examples=25, deadline=None)
+def test_max_pool_is_torchs(height, width, kind):
+    window, stride, ceil = kind
+    x = np.random.default_rng(height * 99 + width).normal(size=(1, height, width, 2))
+    x = x.astype(np.float32)
+    out = P.max_pool(jnp.asarray(x), window, stride, ceil=ceil)
+    np.testing.assert_array_equal(out, naive_pool(x, window, stride, ceil))
+
+
+@pytest.mark.parametrize(
+    ("size", "ceil", "expected"), [(111, True, 55), (32, True, 16), (32, False, 15), (2, True, 1)]
+)
+def test_max_pool_sizes(size, ceil, expected):
+    assert P.max_pool(jnp.zeros((1, size, size, 1)), 3, 2, ceil=ceil).shape[1] == expected
+
+
+def test_max_pool_too_small():
+    with pytest.raises(ValueError, match="too small"):
+        P.max_pool(jnp.zeros((1, 2, 9, 1)), 3, 2)
+
+
+def shapes(features, params, height, width):
+    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    return jax.eval_shape(features, params, image)
+
+
+@pytest.mark.parametrize(
+    ("net", "size", "sides"),
+    [  # as torchvision's own networks give
+        ("alex", 224, (55, 27, 13, 13, 13)),
+        ("alex", 31, (7, 3, 1, 1, 1)),
+        ("squeeze", 224, (111, 55, 27, 13, 13, 13, 13)),
+        ("squeeze", 65, (32, 16, 8, 4, 4, 4, 4)),
+        ("squeeze", 17, (8, 4, 2, 1, 1, 1, 1)),
+    ],
+)
+def test_lpips_feature_shapes(models, net, size, sides):
+    features = P.alex_features if net == "alex" else P.squeeze_features
+    widths = ALEX_LINS if net == "alex" else SQUEEZE_LINS
+    found = shapes(features, models[f"lpips_{net}"].params, size, size + 1)
+    assert [(f.shape[1], f.shape[3]) for f in found] == list(zip(sides, widths, strict=True))
+
+
+def test_vgg_feature_shapes(models):
+    found = shapes(P.vgg19_features, models["vgg19"].params, 65, 33)
+    assert {name: f.shape[1:] for name, f in found.items()} == {
+        "conv1_2": (65, 33, 64),
+        "conv2_2": (32, 16, 128),
+        "conv3_4": (16, 8, 256),
+        "conv4_4": (8, 4, 512),
+        "conv5_4": (4, 2, 512),
+    }
+
+
+def test_vgg_input_and_activation(models):
+    params, x = models["vgg19"].params, images()[0]
+    kernel, bias = params["conv1_1"]["kernel"], params["conv1_1"]["bias"]
+    patch = 255 * np.asarray(x)[0, 3:6, 4:7, ::-1] - np.array([103.939, 116.779, 123.68])
+    expected = (np.einsum("hwi,hwio->o", patch, kernel) + bias) / (255 * 0.225)
+    linear = P.vgg19_features(params, x, layers=("conv1_1",))["conv1_1"]
+    np.testing.assert_allclose(linear[0, 4, 5], expected, rtol=1e-4, atol=1e-4)
+    active = P.vgg19_features(params, x, layers=("conv1_1",), before_relu=False)["conv1_1"]
+    np.testing.assert_allclose(active, np.maximum(linear, 0))
+    with pytest.raises(ValueError, match="conv9_9"):
+        P.vgg19_features(params, x, layers=("conv9_9",))
+
+
+def test_vgg_codes_are_dequantised(models):
+    codes = vgg_codes()
+    scale, minimum = codes["conv3_1/kernel/affine"]
+    np.testing.assert_allclose(
+        models["vgg19"].params["conv3_1"]["kernel"],
+        codes["conv3_1/kernel"] * scale + minimum,
+        rtol=1e-6,
+        atol=1e-7,
+    )
+
+
+def test_lpips_is_its_definition(models):
+    """Equation 1 of the paper in NumPy, from the features."""
+    model, (x, y) = models["lpips_alex"], images()
+    shift, scale = np.array(P.LPIPS_SHIFT), np.array(P.LPIPS_SCALE)
+    stacks = []
+    for z in (x, y):
+        normal = jnp.asarray((2 * np.asarray(z) - 1 - shift) / scale, jnp.float32)
+        stacks.append([np.asarray(f, np.float64) for f in P.alex_features(model.params, normal)])
+    expected = np.zeros(2)
+    for i, (a, b) in enumerate(zip(*stacks, strict=True)):
+        a, b = (f / (np.sqrt((f**2).sum(-1, keepdims=True)) + 1e-10) for f in (a, b))
+        expected += ((a - b) ** 2 @ np.asarray(model.params[f"lin{i}"])).mean((1, 2))
+    np.testing.assert_allclose(model.apply(model.params, x, y), expected, rtol=1e-4)
+
+
+def test_vgg_distance_is_its_definition(models):
+    model, (x, y) = models["vgg19"], images()
+    fx, fy = (P.vgg19_features(model.params, z) for z in (x, y))
+    weights = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1, "conv4_4": 1, "conv5_4": 1}
+    expected = sum(w * np.abs(fx[k] - fy[k]).mean((1, 2, 3)) for k, w in weights.items())
+    np.testing.assert_allclose(model.apply(model.params, x, y), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_distance_is_zero_symmetric_positive_and_per_image(models, name):
+    model, (x, y) = models[name], images()
+    distance = jax.jit(model.apply)
+    np.testing.assert_allclose(distance(model.params, x, x), 0, atol=1e-6)
+    forth, back = distance(model.params, x, y), distance(model.params, y, x)
+    assert forth.shape == (2,) and forth.dtype == jnp.float32 and (forth > 1e-3).all()
+    np.testing.assert_allclose(forth, back, rtol=1e-4)
+    np.testing.assert_allclose(forth[1:], model.apply(model.params, x[1:], y[1:]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_is_finite(models, name):
+    """Between different images, at x == y, and where all features are 0."""
+    model, (x, y) = models[name], images()
+    gradient = jax.jit(jax.grad(lambda p, x, y: model.apply(p, x, y).sum(), argnums=1))
+    assert jnp.linalg.norm(gradient(model.params, x, y)) > 1e-4
+    assert jnp.isfinite(gradient(model.params, x, y)).all()
+    assert jnp.isfinite(gradient(model.params, x, x)).all()
+    dead = jax.tree.map(jnp.zeros_like, model.params)
+    assert jnp.isfinite(gradient(dead, x, y)).all()
+
+
+def test_gradient_is_the_slope(models):
+    model, (x, y) = models["lpips_alex"], images()
+    value = jax.jit(lambda x: model.apply(model.params, x, y).sum())
+    gradient = jax.grad(value)(x)
+    direction = gradient / jnp.linalg.norm(gradient)
+    step = 3e-2
+    slope = (value(x + step * direction) - value(x - step * direction)) / (2 * step)
+    np.testing.assert_allclose(slope, jnp.linalg.norm(gradient), rtol=0.03)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_smallest_size(models, name):
+    model, size = models[name], SIZES[name]
+    apply = partial(jax.eval_shape, model.apply, model.params)
+    fits = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    small = jax.ShapeDtypeStruct((1, size, size - 1, 3), jnp.float32)
+    assert apply(fits, fits).shape == (1,)
+    with pytest.raises(ValueError, match="too small"):
+        apply(small, small)
+    with pytest.raises(ValueError, match="one shape"):
+        apply(fits, small)
+
+
+def test_params_are_not_embedded(models):
+    """The program of a jitted loss holds no weights when the model is an argument."""
+    x, y = images()
+    text = jax.jit(perceptual_loss).lower(models["lpips_squeeze"], x, y).as_text()
+    assert len(text) < 300_000  # 0.7 M weights would be megabytes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_by_name(models, folder, name, monkeypatch):
+    monkeypatch.setenv("MASKGIT_SR_ASSETS", str(folder))
+    model, (x, y) = build(name), images()
+    assert model.name == name
+    loss, gradient = jax.jit(jax.value_and_grad(perceptual_loss, argnums=1))(model, x, y)
+    expected = models[name].apply(models[name].params, x, y).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    assert loss.shape == () and gradient.shape == x.shape
+
+
+def test_loss_takes_bfloat16(models):
+    x, y = images()
+    loss = perceptual_loss(models["lpips_alex"], x.astype(jnp.bfloat16), y)
+    assert loss.dtype == jnp.float32 and jnp.isfinite(loss)
+
+
+def test_no_loss():
+    x, y = images()
+    loss, gradient = jax.value_and_grad(perceptual_loss, argnums=1)(build("none"), x, y)
+    assert loss == 0 and (gradient == 0).all()
+    with pytest.raises(UserError, match="lpips_squeeze"):
+        build("lpips")
+
+
+def test_wrong_files_are_named(folder, tmp_path):
+    with pytest.raises(UserError, match="lpips_alex.safetensors: not the expected network"):
+        P.load_lpips("squeeze", folder / "lpips_alex.safetensors")
+    broken = tmp_path / "vgg19_uint8.npz"
+    broken.write_bytes(b"not an archive")
+    with pytest.raises(UserError, match="vgg19_uint8.npz: not the expected network"):
+        P.load_vgg19(broken)
+    with pytest.raises(UserError, match="no such file"):
+        P.load_lpips("alex", tmp_path)
+    with pytest.raises(UserError, match="expected alex or squeeze"):
+        P.load_lpips("vgg")
