@@ -31,13 +31,13 @@ def _model(size: str) -> dict[str, object]:
         return dict(
             tokenizer=dict(
                 channels=(96, 192), patch=4, encoder_blocks=1, decoder_blocks=2,
-                encoder_bottom=1, decoder_bottom=1, code_width=96,
+                encoder_bottom=1, decoder_bottom=1, code_width=96, narrow_up=True,
             ),
             generator=_transformer(encoder_depth=2, decoder_depth=4, **width),
             critic=_transformer(outputs=1, masked=False, encoder_depth=1, decoder_depth=2, **width),
             discriminator=dict(filters=64, layers=3),
             losses=dict(
-                pixel="l1", perceptual="lpips_squeeze", perceptual_weight=1.0, bypass=0.3,
+                pixel="l1", perceptual="lpips_squeeze", perceptual_weight=0.5, bypass=0.3,
                 adversarial_weight=0.5, adversarial_start=20_000,
             ),
         )
@@ -45,13 +45,13 @@ def _model(size: str) -> dict[str, object]:
     return dict(
         tokenizer=dict(
             channels=(64, 128), patch=4, encoder_blocks=1, decoder_blocks=2,
-            encoder_bottom=0, decoder_bottom=0, code_width=64,
+            encoder_bottom=0, decoder_bottom=0, code_width=64, narrow_up=True,
         ),
         generator=_transformer(encoder_depth=1, decoder_depth=2, **width),
         critic=_transformer(outputs=1, masked=False, encoder_depth=1, decoder_depth=1, **width),
         discriminator=dict(filters=32, layers=3),
         losses=dict(
-            pixel="l1", perceptual="lpips_squeeze", perceptual_weight=1.0, bypass=0.5,
+            pixel="l1", perceptual="lpips_squeeze", perceptual_weight=0.5, bypass=0.5,
             adversarial_weight=0.0,
         ),
     )  # fmt: skip
@@ -80,7 +80,7 @@ def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
     image = dict(warmup=50, clip=1.0)
     return dict(
         tokenizer=common.stage(
-            2500, 16, common.optimizer(1e-3, 5e-5, **image), crop=128, ema=0.99
+            2400, 8, common.optimizer(1e-3, 5e-5, **image), crop=128, ema=0.99
         ),
         generator=common.stage(
             1500, 8, common.optimizer(1.5e-3, 1e-5, warmup=50, clip=1.0, **adamw), ema=0.99

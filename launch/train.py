@@ -58,7 +58,7 @@ def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Valid
         stats = {"codebook": params["codebook"]}
         output = outputs(params, stats, batch)
         scores = {
-            "psnr": metrics.pixel.psnr(output, batch["hr"]),
+            "psnr": metrics.psnr(output, batch["hr"]),
             "lpips": distance(output, batch["hr"]),
         }
         return {name: float(np.mean(value)) for name, value in scores.items()}
@@ -105,8 +105,14 @@ def main(argv: list[str]) -> None:
     """Command-line entry; a user's mistake is one line and exit code 2."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    absl_logging.set_verbosity(absl_logging.INFO)
-    logging.getLogger("maskgit_sr").setLevel(logging.INFO)
+    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax narrates every save at INFO
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("maskgit_sr", "data"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False
     try:
         run(_CONFIG.value, Path(_WORKDIR.value), _MAX_SECONDS.value)
     except (UserError, ValueError) as error:

@@ -255,7 +255,7 @@ def _tidy_exif(raw: bytes) -> bytes | None:
     data = bytearray(raw.removeprefix(b"Exif\0\0"))
     if not data:
         return None
-    order = {b"II": "<", b"MM": ">"}[bytes(data[:2])]
+    order = {b"II*\0": "<", b"MM\0*": ">"}[bytes(data[:4])]
 
     def cut(offset: int, unwanted: set[int]) -> dict[int, int]:
         (count,) = struct.unpack_from(order + "H", data, offset)

@@ -144,15 +144,8 @@ def write(picture: Picture, path: str | os.PathLike[str], *, quality: int = 95) 
         file that cannot be written (full disk, no permission).
     """
     path = Path(path)
-    kind = WRITABLE.get(path.suffix.lower())
-    if kind is None:
-        raise UserError(
-            f"{path}: expected a suffix of {', '.join(WRITABLE)}, found '{path.suffix}'"
-        )
-    alpha = picture.alpha
-    if kind == "JPEG" and alpha is not None:
-        if (alpha < encode.top(alpha.dtype)).any():
-            raise UserError(f"{path}: JPEG cannot hold transparency; use PNG or WebP")
+    kind = check_target(picture, path)
+    if kind == "JPEG":
         picture = dataclasses.replace(picture, alpha=None)
     try:
         data, notes = encode.encode(_samples(picture), kind, quality, picture.icc, picture.exif)
@@ -169,6 +162,28 @@ def write(picture: Picture, path: str | os.PathLike[str], *, quality: int = 95) 
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     return notes
+
+
+def check_target(picture: Picture, path: str | os.PathLike[str], *, scale: float = 1.0) -> str:
+    """Raises the UserError of `write` for what is known before `picture` is upscaled by `scale`.
+
+    Returns:
+      The format that `path` asks for: PNG, JPEG, WEBP or TIFF.
+    """
+    path = Path(path)
+    kind = WRITABLE.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(
+            f"{path}: expected a suffix of {', '.join(WRITABLE)}, found '{path.suffix}'"
+        )
+    height, width = (round(side * scale) for side in picture.color.shape[:2])
+    limit = encode.MAX_SIDE.get(kind, 2**31 - 1)
+    if max(height, width) > limit:
+        raise UserError(f"{path}: {kind} has at most {limit} pixels a side, found {width}x{height}")
+    alpha = picture.alpha
+    if kind == "JPEG" and alpha is not None and (alpha < encode.top(alpha.dtype)).any():
+        raise UserError(f"{path}: JPEG cannot hold transparency; use PNG or WebP")
+    return kind
 
 
 def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:

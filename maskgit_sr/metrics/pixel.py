@@ -84,14 +84,22 @@ def psnr(x: Image, y: Image, *, color: Color = "rgb", border: int = 0) -> Score:
 
 def _blur(x: Array) -> Array:
     """11x11 Gaussian of sigma 1.5 over [B,H,W,C], only where the window fits."""
-    # Sums of slices: on CPU much faster than a depthwise convolution.
+    # A loop over taps: it compiles and runs faster on CPU than a depthwise convolution, and is
+    # exact float32 on accelerators, where a convolution may not be.
+    gauss = jnp.array(_GAUSS)
     for axis in (1, 2):
-        size = x.shape[axis] - _WINDOW + 1
-        x = sum(
-            (w * lax.slice_in_dim(x, i, i + size, axis=axis) for i, w in enumerate(_GAUSS)),
-            start=jnp.zeros((), x.dtype),
-        )
+        x = _blur_axis(x, gauss, axis)
     return x
+
+
+def _blur_axis(x: Array, gauss: Array, axis: int) -> Array:
+    shape = list(x.shape)
+    shape[axis] -= _WINDOW - 1
+
+    def add_tap(i: Array, total: Array) -> Array:
+        return total + gauss[i] * lax.dynamic_slice_in_dim(x, i, shape[axis], axis)
+
+    return lax.fori_loop(0, _WINDOW, add_tap, jnp.zeros(shape))
 
 
 def _ssim_maps(x: Array, y: Array) -> tuple[Array, Array]:

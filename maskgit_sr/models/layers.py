@@ -22,10 +22,10 @@ def _convolve(x: Feature, kernel: jax.Array, stride: int, padding: Any) -> Featu
 
 @jax.custom_vjp
 def conv3x3(x: Feature, kernel: Float[Array, "3 3 C D"]) -> Feature:
-    """Stride-1 3×3 convolution, zero padding 1, whose weight gradient is nine matrix products.
+    """Stride-1 3×3 convolution, zero padding 1, with a weight gradient made for CPUs.
 
-    XLA's CPU weight gradient runs at a quarter of the speed of its forward convolution; the same
-    sum as nine [C, B·h·w]·[B·h·w, D] products is 2–3× faster there. Accelerators keep XLA's own.
+    XLA's CPU weight gradient runs at a quarter of the speed of its forward convolution. The same
+    sum taken image by image, as [D, h·w]·[h·w, 9·C] products, is 2.5–3× faster there.
     """
     return _convolve(x, kernel, 1, "SAME")
 
@@ -38,12 +38,17 @@ def _conv3x3_backward(saved: tuple[jax.Array, jax.Array], grad: Feature) -> tupl
     x, kernel = saved
     _, pull = jax.vjp(lambda x: _convolve(x, kernel, 1, "SAME"), x)
     _, h, w, c = x.shape
+    outputs = grad.shape[-1]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    flat = grad.reshape(-1, grad.shape[-1])
-    products = [
-        padded[:, i : i + h, j : j + w].reshape(-1, c).T @ flat for i in range(3) for j in range(3)
-    ]
-    return pull(grad)[0], jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
+
+    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        source, grad = image
+        taps = [source[i : i + h, j : j + w] for i in range(3) for j in range(3)]
+        columns = jnp.concatenate(taps, axis=-1).reshape(h * w, 9 * c)
+        return total + grad.reshape(h * w, outputs).T @ columns, None
+
+    total, _ = jax.lax.scan(add, jnp.zeros((outputs, 9 * c), kernel.dtype), (padded, grad))
+    return pull(grad)[0], total.T.reshape(kernel.shape)
 
 
 conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
@@ -98,12 +103,17 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Feature) -> Feature:
         b, h, w, c = x.shape
-        grouped = x.astype(jnp.float32).reshape(b, h * w, self.groups, c // self.groups)
-        mean = grouped.mean((1, 3), keepdims=True)
-        variance = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
-        scale = self.scale[...].reshape(self.groups, -1) * jax.lax.rsqrt(variance + self.eps)
-        out = (grouped - mean) * scale + self.bias[...].reshape(self.groups, -1)
+        flat = x.astype(jnp.float32).reshape(b, h * w, c)
+        mean = self._over_groups(flat.mean(1))
+        variance = jnp.maximum(self._over_groups(jnp.square(flat).mean(1)) - jnp.square(mean), 0)
+        gain = jax.lax.rsqrt(variance + self.eps) * self.scale[...]
+        out = flat * gain[:, None] + (self.bias[...] - mean * gain)[:, None]
         return out.reshape(x.shape).astype(x.dtype)
+
+    def _over_groups(self, x: Float[Array, "B C"]) -> Float[Array, "B C"]:
+        """Each channel's group mean; channels stay innermost, which every backend vectorises."""
+        b, c = x.shape
+        return jnp.repeat(x.reshape(b, self.groups, -1).mean(-1), c // self.groups, axis=-1)
 
 
 class ResidualBlock(nnx.Module):
@@ -150,8 +160,8 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Nearest ×2, then conv3."""
 
-    def __init__(self, channels: int, *, dtype: Any, rngs: nnx.Rngs):
-        self.conv = Conv(channels, channels, dtype=dtype, rngs=rngs)
+    def __init__(self, inputs: int, outputs: int, *, dtype: Any, rngs: nnx.Rngs):
+        self.conv = Conv(inputs, outputs, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Feature) -> Feature:
         return self.conv(upsample_nearest(x))

@@ -209,8 +209,8 @@ def vgg19_distance(
     """Sum over layers of weight * mean |f(x) - f(y)|; [B,H,W,3] in [0,1] -> [B].
 
     H and W are at least 16. Features are in the units of `vgg19_features`; a photograph shrunk and
-    enlarged x4 by bicubic is at about 15 from the original. These are Oxford's weights: layer by
-    layer the scale is not that of torchvision's network (conv5_4 weighs about a third).
+    enlarged x4 by bicubic is at about 15 from the original. The published layer weights were
+    chosen for torchvision's VGG19, whose layers relate to each other somewhat differently.
     """
     x, y = _pair(x, y)
     fx, fy = (

@@ -26,6 +26,7 @@ class VQGANConfig:
         encoder_bottom, decoder_bottom: residual blocks at the coarsest resolution besides those.
         code_width: C, width of a code vector.
         codes: K, codebook size.
+        narrow_up: upsampling convolutions go to the next level's width instead of keeping theirs.
     """
 
     channels: tuple[int, ...] = (128, 128, 256, 256)
@@ -36,6 +37,7 @@ class VQGANConfig:
     decoder_bottom: int = 2
     code_width: int = 256
     codes: int = 512
+    narrow_up: bool = False
 
     @property
     def factor(self) -> int:
@@ -86,7 +88,8 @@ class Decoder(nnx.Module):
                 layers.append(block(width, widths[level]))
                 width = widths[level]
             if level > 0:
-                layers.append(Upsample(width, dtype=dtype, rngs=rngs))
+                wide, width = width, widths[level - 1] if config.narrow_up else width
+                layers.append(Upsample(wide, width, dtype=dtype, rngs=rngs))
         self.layers = nnx.List(layers)
         self.norm_out = GroupNorm(width)
         self.conv_out = Conv(width, 3 * config.patch**2, dtype=dtype, rngs=rngs)

@@ -1,0 +1,278 @@
+"""RealSRT's released PyTorch checkpoint (``net_g_80000.pth``) → a bundle.
+
+Only :func:`read_state` needs PyTorch. The rest is driven by the shapes of our own method: every
+parameter of ours names the entry it comes from, and an entry nobody names is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from maskgit_sr import bundles
+from maskgit_sr.arrays import Params
+from maskgit_sr.errors import UserError
+from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
+from maskgit_sr.models.functional import count, flatten, unflatten
+from maskgit_sr.ops.positions import sincos_2d
+
+State = Mapping[str, np.ndarray]
+
+_CODEBOOK = "vae.quantizer.codebooks.0.weight"
+_TRAINING_ONLY = tuple(
+    f"vae.quantizer.codebooks.0.{buffer}" for buffer in ("cluster_size_ema", "embed_ema")
+)
+_TRANSFORMERS = ("generator", "critic")
+_COPIES = tuple(f"{group}.token_emb.weight" for group in _TRANSFORMERS)
+_TOLERANCE = 1e-4
+"""How far a constant may be from its definition. The checkpoint holds moving averages: averaging a
+constant in float32 with decay 0.999 moves it by up to 1.3e-5 of its size."""
+
+# Ours → theirs, applied in order to "group/path/to/parameter".
+_TRANSFORMER_NAMES = (
+    (r"/encoder/(\d+)/attention/", r"/enc_blocks/\1/0/"),
+    (r"/encoder/(\d+)/feed_forward/", r"/enc_blocks/\1/1/"),
+    (r"/decoder/(\d+)/attention/", r"/dec_blocks/\1/0/"),
+    (r"/decoder/(\d+)/cross_attention/", r"/dec_blocks/\1/1/"),
+    (r"/decoder/(\d+)/feed_forward/", r"/dec_blocks/\1/2/"),
+    (r"/encoder_(in|norm)/", r"/enc_\1/"),
+    (r"/decoder_(in|norm)/", r"/dec_\1/"),
+    (r"/logits/", r"/to_logits/"),
+    (r"/norm_in/", r"/0/"),
+    (r"/up/", r"/1/"),
+    (r"/norm_inner/", r"/3/"),
+    (r"/down/", r"/4/"),
+    (r"/query/", r"/to_q/"),
+    (r"/key_value/", r"/to_kv/"),
+    (r"/out/", r"/to_out/"),
+    (r"/null$", r"/null_kv"),
+    (r"/query_scale$", r"/q_scale"),
+    (r"/key_scale$", r"/k_scale"),
+    (r"/scale$", r"/gamma"),
+    (r"/kernel$", r"/weight"),
+)
+_CONVOLUTION_NAMES = (
+    (r"^tokenizer/", r"vae/"),
+    (r"^control/encoder/", r"trainable_copy_encoder/"),
+    (r"^control/fuse_in/", r"fuse_res1/"),
+    (r"^control/fuse_out/", r"fuse_res2/"),
+    (r"^control/zero/", r"zero_out/"),
+    (r"^control/attention/(query|key|value|out)/", r"fuse_attn/\1/"),
+    (r"^control/attention/norm/", r"fuse_attn/norm/gn/"),
+    (r"^fuse_attn/([qkv])[a-z]+/", r"fuse_attn/\1/"),
+    (r"^fuse_attn/out/", r"fuse_attn/proj_out/"),
+    (r"/norm1/", r"/block/0/gn/"),
+    (r"/conv1/", r"/block/2/"),
+    (r"/norm2/", r"/block/3/gn/"),
+    (r"/conv2/", r"/block/5/"),
+    (r"/shortcut/", r"/channel_up/"),
+    (r"/(scale|kernel)$", r"/weight"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Where one of our parameters comes from.
+
+    Attributes:
+        name: key in the checkpoint.
+        shape: the array's shape there.
+        layout: ``conv`` (OIHW), ``linear`` (outputs, inputs), ``codebook`` (a padding row at the
+            end) or ``plain`` (ours, up to axes of length 1).
+        target: our shape.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layout: str
+    target: tuple[int, ...]
+
+    def read(self, state: State) -> np.ndarray:
+        """The array in our layout, float32."""
+        array = state[self.name]
+        if self.layout == "conv":
+            array = array.transpose(2, 3, 1, 0)
+        elif self.layout == "linear":
+            array = array.T
+        elif self.layout == "codebook":
+            array = array[:-1]
+        return np.ascontiguousarray(array, np.float32).reshape(self.target)
+
+
+def entries(config: RealSRTConfig) -> dict[str, Entry]:
+    """The checkpoint's entry for each of our parameters, by our name ("group/path")."""
+    flat = flatten(RealSRT(config).shapes())
+    return {name: _entry(name, tuple(leaf.shape), flat) for name, leaf in flat.items()}
+
+
+def constants(config: RealSRTConfig) -> dict[str, np.ndarray]:
+    """Entries whose value is fixed, which no parameter of ours keeps: positions and norm shifts."""
+    known = {}
+    for group in _TRANSFORMERS:
+        network = getattr(config, group)
+        known[f"{group}.pos_emb"] = sincos_2d(*network.grid, network.dim)[None]
+    for entry in entries(config).values():
+        if entry.name.endswith(".gamma"):
+            name = entry.name.removesuffix("gamma") + "beta"
+            known[name] = np.zeros(entry.shape, np.float32)
+    return known
+
+
+def expected_shapes(config: RealSRTConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of everything a checkpoint must hold."""
+    expected = {entry.name: entry.shape for entry in entries(config).values()}
+    expected |= {name: value.shape for name, value in constants(config).items()}
+    return expected | {name: expected[_CODEBOOK] for name in _COPIES}
+
+
+def map_state(state: State, config: RealSRTConfig, where: str = "checkpoint") -> Params:
+    """Arrays of the PyTorch network → parameters of :class:`RealSRT` with that configuration.
+
+    Raises:
+        UserError: entries missing, unknown or mis-shaped, or fixed entries with another value than
+            this package computes with; the first few are named.
+    """
+    found = {name: array for name, array in state.items() if name not in _TRAINING_ONLY}
+    expected = expected_shapes(config)
+    structs = {name: jax.ShapeDtypeStruct(s, np.float32) for name, s in expected.items()}
+    bundles.check(found, structs, where)
+
+    off = [name for name, value in constants(config).items() if not _close(state[name], value)]
+    if off:
+        named = ", ".join(sorted(off)[:3])
+        raise UserError(
+            f"{where}: expected the published positions and zero shifts, found others: {named}"
+        )
+    codebook = state[_CODEBOOK][:-1]
+    for name in _COPIES:
+        if not _close(state[name][:-1], codebook):
+            raise UserError(f"{where}: {name}: expected a copy of {_CODEBOOK}, found other vectors")
+    return unflatten({name: entry.read(state) for name, entry in entries(config).items()})
+
+
+def read_state(source: Path) -> dict[str, np.ndarray]:
+    """``params_ema`` of a PyTorch checkpoint as float32 arrays; nothing in the file is executed.
+
+    Raises:
+        UserError: PyTorch is not installed, or the file is absent, unreadable or of another kind.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            'convert: reading a .pth file needs PyTorch: pip install "maskgit_sr[convert]"'
+        ) from error
+    if not source.is_file():
+        raise UserError(f"{source}: no such checkpoint")
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{source}: not a readable PyTorch checkpoint: {reason}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("params_ema"), dict):
+        keys = ", ".join(sorted(map(str, content))[:3]) if isinstance(content, dict) else "no table"
+        raise UserError(
+            f"{source}: expected a checkpoint with params_ema, found {keys or 'nothing'}"
+        )
+    tensors = content["params_ema"]
+    other = [str(name) for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
+    if other:
+        raise UserError(
+            f"{source}: expected tensors only, found other values: {', '.join(other[:3])}"
+        )
+    return {str(name): tensor.float().numpy() for name, tensor in tensors.items()}
+
+
+def convert(
+    source: Path, target: Path, *, overwrite: bool = False, config: RealSRTConfig | None = None
+) -> dict[str, Any]:
+    """Writes the bundle of a released RealSRT checkpoint.
+
+    Args:
+        source: ``net_g_80000.pth`` of the public PyTorch code.
+        target: the bundle, ``.safetensors``; float32.
+        overwrite: replace an existing target.
+        config: sizes of the network, the published ones if omitted.
+
+    Returns:
+        ``{"parameters": total, "groups": {group: parameters}}``.
+
+    Raises:
+        UserError: as :func:`read_state` and :func:`map_state`, or the target exists or cannot be
+            written.
+    """
+    if target.exists() and not overwrite:
+        raise UserError(f"{target}: exists already; choose another name or allow overwriting")
+    method = RealSRT(config or RealSRTConfig())
+    params = map_state(read_state(source), method.config, str(source))
+    training: dict[str, Any] = {
+        "source": "converted from the public PyTorch code, USTC-JialunPeng/RealSRT",
+        "file": source.name,
+        "sha256": _digest(source),
+    }
+    if method.config == RealSRTConfig():
+        training["data"] = "DIV2K, Flickr2K, OutdoorScene; second-order degradation of Real-ESRGAN"
+    metadata = bundles.Metadata(
+        method=method.name,
+        config=method.describe(),
+        scale=method.scale,
+        licence="MIT",
+        training=training,
+    )
+    bundles.write(target, params, metadata)
+    groups = {group: count({group: params[group]}) for group in method.bundle_groups}
+    return {"parameters": sum(groups.values()), "groups": groups}
+
+
+def _entry(name: str, shape: tuple[int, ...], flat: Mapping[str, Any]) -> Entry:
+    if name == "codebook/embedding":
+        return Entry(_CODEBOOK, (shape[0] + 1, shape[1]), "codebook", shape)
+    theirs = _sequential(name, flat)
+    rules = _TRANSFORMER_NAMES if name.split("/")[0] in _TRANSFORMERS else _CONVOLUTION_NAMES
+    for pattern, replacement in rules:
+        theirs = re.sub(pattern, replacement, theirs)
+    theirs = theirs.replace("/", ".")
+    if name.endswith("/kernel") and len(shape) == 4:
+        return Entry(theirs, (shape[3], shape[2], *shape[:2]), "conv", shape)
+    if name.endswith("/kernel"):
+        return Entry(theirs, shape[::-1], "linear", shape)
+    if name.endswith("/null"):
+        return Entry(theirs, (*shape[:2], 1, shape[2]), "plain", shape)
+    if name.endswith("/mask_token"):
+        return Entry(theirs, (1, 1, *shape), "plain", shape)
+    return Entry(theirs, shape, "plain", shape)
+
+
+def _sequential(name: str, flat: Mapping[str, Any]) -> str:
+    """Tokenizer parts get their place in one list: conv_in, layers, norm_out, swish, conv_out."""
+    match = re.fullmatch(r"(.*coder)/(conv_in|layers/(\d+)|norm_out|conv_out)/(.*)", name)
+    if match is None:
+        return name
+    stack, part, index, rest = match.groups()
+    last = max(
+        int(n.split("/")[n.split("/").index("layers") + 1])
+        for n in flat
+        if n.startswith(f"{stack}/layers/")
+    )
+    if index is not None:
+        return f"{stack}/model/{int(index) + 1}/{rest}"
+    place = {"conv_in": "0", "norm_out": f"{last + 2}/gn", "conv_out": f"{last + 4}"}[part]
+    return f"{stack}/model/{place}/{rest}"
+
+
+def _close(found: np.ndarray, expected: np.ndarray) -> bool:
+    size = max(1.0, float(np.abs(expected).max()))
+    return bool(np.all(np.abs(found - expected) <= _TOLERANCE * size))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,289 @@
+"""The command line against a library that only enlarges: options, messages and exit codes."""
+
+import dataclasses
+import io
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+import maskgit_sr
+from maskgit_sr import cli
+from maskgit_sr.errors import UserError
+from maskgit_sr.inference import images
+
+
+class FakeUpscaler:
+    """Repeats pixels; fails as it is told to by the size of a picture."""
+
+    def __init__(self):
+        self.loaded = []
+        self.calls = []
+
+    def load(self, name, **options):
+        self.loaded.append((name, options))
+        if name == "nonsense":
+            raise UserError("--model: expected realsrt-nano, found 'nonsense'")
+        return self
+
+    def restore(self, picture, *, scale, progress, confidence, **options):
+        self.calls.append({"scale": scale, "confidence": confidence, **options})
+        height, width = picture.color.shape[:2]
+        trouble = {
+            13: UserError("expected a luckier picture"),
+            14: OSError(28, "No space left on device", "tiles.tmp"),
+            15: RuntimeError("a defect"),
+            16: KeyboardInterrupt(),
+        }.get(width)
+        if trouble:
+            raise trouble
+        progress(1, 2)
+        progress(2, 2)
+        size = round(height * scale), round(width * scale)
+        alpha = None if picture.alpha is None else images.resize(picture.alpha, *size)
+        large = dataclasses.replace(picture, color=images.resize(picture.color, *size), alpha=alpha)
+        sure = np.linspace(0, 1, height * width, dtype=np.float32).reshape(height, width)
+        return types.SimpleNamespace(
+            picture=large, confidence=sure if confidence else None, tokens=np.zeros(4, np.int32)
+        )
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    upscaler = FakeUpscaler()
+    monkeypatch.setattr(maskgit_sr, "load", upscaler.load, raising=False)
+    return upscaler
+
+
+def picture(name, size=(8, 6), mode="RGB", **options):
+    Image.new(mode, size).save(name, **options)
+    return name
+
+
+def opened(name):
+    with Image.open(name) as image:
+        return image.mode, image.size, np.asarray(image)
+
+
+def run(*args):
+    result = CliRunner().invoke(cli.app, [str(arg) for arg in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def refuses(message, *args):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("maskgit-sr: ") and result.stderr.count("\n") == 1
+    assert message in result.stderr
+    return result
+
+
+# ------------------------------------------------------------------ upscale
+
+
+def test_single_picture_with_defaults(fake):
+    result = run("upscale", picture("a.jpg"))
+    assert result.exit_code == 0 and result.stderr == ""
+    assert result.stdout == "a_x4.png\n"
+    assert fake.loaded == [("realsrt-nano", {"batch": None, "device": None, "dtype": None})]
+    assert fake.calls == [
+        {
+            **{"scale": 4.0, "steps": None, "seed": 0, "temperature": 0.0},
+            **{"color_fix": "adain", "confidence": False},
+        }
+    ]
+    assert opened("a_x4.png")[1] == (32, 24)
+
+
+def test_every_option_reaches_the_library(fake):
+    options = "-m other --scale 2.5 --steps 3 --seed 7 --temperature 0.5 --color-fix wavelet"
+    options += " --batch 8 --device cpu --dtype bfloat16"
+    assert run("upscale", picture("a.png"), "-o", "out/b.webp", *options.split()).exit_code == 0
+    assert fake.loaded == [("other", {"batch": 8, "device": "cpu", "dtype": "bfloat16"})]
+    call = {"scale": 2.5, "steps": 3, "seed": 7, "temperature": 0.5, "color_fix": "wavelet"}
+    assert fake.calls == [call | {"confidence": False}]
+    assert opened("out/b.webp")[1] == (20, 15)
+
+
+def test_confidence_map_has_the_size_of_the_output(fake):
+    assert run("upscale", picture("a.png"), "-o", "b.jpg", "--confidence").exit_code == 0
+    mode, size, sure = opened("b_confidence.png")
+    assert (mode, size) == ("L", (32, 24))
+    assert sure[0, 0] == 0 and sure[-1, -1] == 255  # bright where sure
+
+
+def test_notes_are_shown(fake):
+    frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
+    frames[0].save("a.gif", save_all=True, append_images=frames[1:])
+    result = run("upscale", "a.gif")
+    assert result.exit_code == 0
+    assert result.stderr == "maskgit-sr: a.gif: animated: first frame used\n"
+
+
+def test_batch_goes_on_after_failures_and_reports(fake, tmp_path):
+    (tmp_path / "in").mkdir()
+    picture("in/a.png")
+    picture("in/b.png", size=(13, 6))
+    picture("in/c.png", size=(14, 6))
+    (tmp_path / "in/d.png").write_text("not a picture")
+    picture("in/e.png")
+    result = run("upscale", "in", "-o", "out")
+    assert result.exit_code == 1
+    assert result.stdout == "2 restored, 3 failed\n"
+    lines = result.stderr.splitlines()
+    assert lines[:2] == [
+        "maskgit-sr: in/b.png: expected a luckier picture",
+        "maskgit-sr: tiles.tmp: No space left on device",
+    ]
+    assert lines[2].startswith("maskgit-sr: in/d.png: not a picture") and len(lines) == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "e.png"]
+
+
+def test_skip_existing_and_overwrite(fake):
+    picture("a.png")
+    picture("b.png")
+    assert run("upscale", "a.png", "b.png", "-o", "out").stdout == "2 restored, 0 failed\n"
+    refuses("exists already", "upscale", "a.png", "b.png", "-o", "out")
+    result = run("upscale", "a.png", "b.png", "-o", "out", "--skip-existing")
+    assert (result.exit_code, result.stdout) == (0, "0 restored, 0 failed, 2 skipped\n")
+    assert len(fake.loaded) == 1  # nothing to do: the model is not loaded
+    result = run("upscale", "a.png", "-o", "out", "--skip-existing")
+    assert result.stdout == "out/a.png: exists, skipped\n"
+    assert run("upscale", "a.png", "b.png", "-o", "out", "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize("width", [13, 14])
+def test_single_failure_is_one_line(fake, width):
+    message = {13: "a.png: expected a luckier picture", 14: "tiles.tmp: No space left on device"}
+    refuses(message[width], "upscale", picture("a.png", size=(width, 6)))
+
+
+def test_transparency_to_jpeg_is_refused_before_the_work(fake):
+    picture("a.png", mode="RGBA")
+    refuses("JPEG cannot hold transparency", "upscale", "a.png", "-o", "b.jpg")
+    assert fake.calls == []
+
+
+def test_defect_keeps_its_traceback_even_in_a_batch(fake):
+    picture("a.png", size=(15, 6))
+    picture("b.png")
+    with pytest.raises(RuntimeError, match="a defect"):
+        run("upscale", "a.png", "b.png", "-o", "out")
+
+
+def test_interrupt(fake):
+    result = run("upscale", picture("a.png", size=(16, 6)))
+    assert (result.exit_code, result.stderr) == (130, "maskgit-sr: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *[("--scale", value) for value in ("0", "-1", "nan", "inf", "16.5")],
+        *[("--steps", value) for value in ("0", "-3")],
+        *[("--temperature", value) for value in ("-0.1", "nan", "inf")],
+        *[("--batch", "0"), ("--seed", "-1"), ("--seed", str(2**32))],
+        *[("--color-fix", "blue"), ("--device", "abacus"), ("--dtype", "float8")],
+        *[("--format", "gif"), ("--suffix", "a/b")],
+    ],
+)
+def test_invalid_options_are_refused_before_the_model_is_loaded(fake, option, value):
+    refuses(f"{option}: expected ", "upscale", picture("a.png"), f"{option}={value}")
+    assert fake.loaded == []
+
+
+@pytest.mark.parametrize("args", [["--steps", "two"], ["--nonsense"], []])
+def test_usage_errors(fake, args):
+    assert run("upscale", *args).exit_code == 2
+
+
+def test_unknown_model_and_missing_input(fake):
+    refuses("--model: expected realsrt-nano", "upscale", picture("a.png"), "-m", "nonsense")
+    refuses("gone.png: no such file or folder", "upscale", "gone.png")
+
+
+def test_odd_file_names_stay_on_one_line_and_are_no_markup(fake, tmp_path):
+    (tmp_path / "[red]a\nb\x1b[2J.png").write_text("x")
+    result = refuses("[red]a?b?[2J.png: not a picture", "upscale", "[red]a\nb\x1b[2J.png")
+    assert "\x1b" not in result.stderr
+
+
+def test_progress_bar_on_a_terminal(fake, monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(cli, "_errors", Console(file=terminal, force_terminal=True, width=120))
+    picture("a.png")
+    picture("b.png", size=(13, 6))
+    assert run("upscale", "a.png", "b.png", "-o", "out").exit_code == 1
+    shown = terminal.getvalue()
+    assert "tiles/s" in shown and "2/2" in shown
+    assert "maskgit-sr: b.png: expected a luckier picture" in shown
+
+
+# ------------------------------------------------------------------ models, convert, start
+
+
+def test_models(monkeypatch):
+    info = types.SimpleNamespace(
+        **{"name": "realsrt-nano", "path": "x", "method": "realsrt", "scale": 4},
+        **{"parameters": 5_600_000, "size_bytes": 11_200_000, "licence": "Apache-2.0"},
+        **{"scores": {"LPIPS": 0.31234}, "card": "# RealSRT [nano]\nTrained on photographs.\n"},
+    )
+    monkeypatch.setattr(maskgit_sr, "list_models", lambda: [info], raising=False)
+    table = run("models").stdout
+    for cell in ("realsrt-nano", "x4", "5.6 M", "11.2 MB", "Apache-2.0", "LPIPS", "0.3123"):
+        assert cell in table
+    assert run("models", "realsrt-nano").stdout == info.card
+    refuses("models: expected one of realsrt-nano, found 'other'", "models", "other")
+
+
+def test_convert_realsrt(tmp_path, monkeypatch):
+    calls = []
+
+    def convert(source, target, *, overwrite):
+        calls.append((source.name, target.name, overwrite))
+        return {"parameters": 12, "groups": {"tokenizer": 5, "generator": 7}}
+
+    module = types.ModuleType("maskgit_sr.convert.realsrt")
+    module.convert = convert
+    monkeypatch.setitem(sys.modules, "maskgit_sr.convert.realsrt", module)
+    monkeypatch.setattr("maskgit_sr.convert.realsrt", module, raising=False)
+    source, target = tmp_path / "a.pth", tmp_path / "b.safetensors"
+    refuses("a.pth: no such file", "convert", "realsrt", source, target)
+    source.touch()
+    result = run("convert", "realsrt", source, target)
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "parameters: 12\ngroups: tokenizer 5, generator 7\n",
+    )
+    target.touch()
+    refuses("b.safetensors: exists already", "convert", "realsrt", source, target)
+    assert run("convert", "realsrt", source, target, "--overwrite").exit_code == 0
+    assert calls == [("a.pth", "b.safetensors", False), ("a.pth", "b.safetensors", True)]
+
+
+def test_help_needs_none_of_the_heavy_libraries():
+    code = (
+        "import sys; from maskgit_sr.cli import app\n"
+        "try: app(['upscale', '--help'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'jax', 'flax', 'cv2', 'PIL', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--color-fix" in done.stdout
+
+
+def test_module_entry_point_reports_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "maskgit_sr.cli", "upscale", str(tmp_path / "gone.png")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"maskgit-sr: {tmp_path / 'gone.png'}: no such file or folder\n"
