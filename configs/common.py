@@ -5,7 +5,9 @@ from __future__ import annotations
 import ml_collections
 
 
-def optimizer(learning_rate: float, final: float = 0.0, **changes: float) -> ml_collections.ConfigDict:
+def optimizer(
+    learning_rate: float, final: float = 0.0, **changes: float
+) -> ml_collections.ConfigDict:
     """Adam(W) with linear warm-up and cosine decay; ``weight_decay`` 0 means plain Adam."""
     config = ml_collections.ConfigDict(
         dict(
@@ -22,7 +24,9 @@ def optimizer(learning_rate: float, final: float = 0.0, **changes: float) -> ml_
     return config
 
 
-def stage(steps: int, batch: int, optimizer: ml_collections.ConfigDict, **more: object) -> ml_collections.ConfigDict:
+def stage(
+    steps: int, batch: int, optimizer: ml_collections.ConfigDict, **more: object
+) -> ml_collections.ConfigDict:
     """One stage: length, global batch, HR crop side, EMA decay, optimizer."""
     config = ml_collections.ConfigDict(
         dict(steps=steps, batch=batch, crop=256, ema=0.999, optimizer=optimizer)
@@ -44,7 +48,13 @@ def base() -> ml_collections.ConfigDict:
             validate_every=5000,
             checkpoint_every=2000,
             data=dict(
-                root="", validation="", validation_limit=16, preset="medium", cache=False, threads=8, sharpen=False
+                root="",
+                validation="",
+                validation_limit=16,
+                preset="medium",
+                cache=False,
+                threads=8,
+                sharpen=False,
             ),
         )
     )
@@ -61,6 +71,8 @@ def parse(argument: str | None, defaults: dict[str, str]) -> dict[str, str]:
         name, _, value = part.rpartition("=")
         name = name or "size"
         if name not in defaults:
-            raise ValueError(f"config: unknown option {name!r}, expected one of {', '.join(defaults)}")
+            raise ValueError(
+                f"config: unknown option {name!r}, expected one of {', '.join(defaults)}"
+            )
         options[name] = value
     return options

@@ -30,15 +30,25 @@ def _model(size: str) -> dict[str, object]:
         width = dict(dim=192, heads=3, head_dim=64, code_width=96)
         return dict(
             tokenizer=dict(
-                channels=(96, 192), patch=4, encoder_blocks=1, decoder_blocks=2,
-                encoder_bottom=1, decoder_bottom=1, code_width=96, narrow_up=True,
+                channels=(96, 192),
+                patch=4,
+                encoder_blocks=1,
+                decoder_blocks=2,
+                encoder_bottom=1,
+                decoder_bottom=1,
+                code_width=96,
+                narrow_up=True,
             ),
             generator=_transformer(encoder_depth=2, decoder_depth=4, **width),
             critic=_transformer(outputs=1, masked=False, encoder_depth=1, decoder_depth=2, **width),
             discriminator=dict(filters=64, layers=3),
             losses=dict(
-                pixel="l1", perceptual="lpips_squeeze", perceptual_weight=0.5, bypass=0.3,
-                adversarial_weight=0.5, adversarial_start=20_000,
+                pixel="l1",
+                perceptual="lpips_squeeze",
+                perceptual_weight=0.5,
+                bypass=0.3,
+                adversarial_weight=0.5,
+                adversarial_start=20_000,
             ),
         )
     width = dict(dim=128, heads=2, head_dim=64, code_width=64)
@@ -68,7 +78,9 @@ def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
             control=common.stage(80_000, 8, common.optimizer(4e-5, 4e-5)),
         )
     if size == "small":
-        token = common.stage(60_000, 64, common.optimizer(6e-4, 1e-6, warmup=1000, clip=1.0, **adamw))
+        token = common.stage(
+            60_000, 64, common.optimizer(6e-4, 1e-6, warmup=1000, clip=1.0, **adamw)
+        )
         return dict(
             tokenizer=common.stage(
                 60_000, 64, common.optimizer(4e-4, 1e-5, warmup=500, clip=1.0), crop=128

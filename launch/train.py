@@ -1,10 +1,15 @@
-"""Trains one stage: ``python -m launch.train --config configs/realsrt.py:nano,stage=tokenizer --workdir W``."""
+"""Trains one stage.
+
+    python -m launch.train --config configs/realsrt.py:nano,stage=tokenizer --workdir W \\
+        --config.data.root PHOTOS
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +27,9 @@ from maskgit_sr.training.loop import Trainer, Validate
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size,stage=NAME.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; all stages share it.")
-_MAX_SECONDS = flags.DEFINE_float("max_seconds", float("inf"), "Stop cleanly after so many seconds.")
+_MAX_SECONDS = flags.DEFINE_float(
+    "max_seconds", float("inf"), "Stop cleanly after so many seconds."
+)
 
 
 def validation_batch(root: str, method: Method, limit: int) -> dict[str, np.ndarray]:
@@ -49,6 +56,7 @@ def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Valid
 
     distance = lpips.load("alex")
     panel = method.stages[stage].panel
+    hr = jnp.asarray(batch["hr"])
 
     @jax.jit
     def outputs(params: Params, stats: Params, batch: dict[str, jax.Array]) -> jax.Array:
@@ -58,15 +66,15 @@ def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Valid
         stats = {"codebook": params["codebook"]}
         output = outputs(params, stats, batch)
         scores = {
-            "psnr": metrics.psnr(output, batch["hr"]),
-            "lpips": distance(output, batch["hr"]),
+            "psnr": metrics.psnr(output, hr),
+            "lpips": distance(output, hr),
         }
         return {name: float(np.mean(value)) for name, value in scores.items()}
 
     return validate
 
 
-def run(config, workdir: Path, max_seconds: float) -> bool:  # type: ignore[no-untyped-def]
+def run(config: Any, workdir: Path, max_seconds: float) -> bool:
     """Wires data, method and trainer; True when the stage has reached its last step.
 
     Raises:
@@ -114,7 +122,7 @@ def main(argv: list[str]) -> None:
         logger.addHandler(handler)
         logger.propagate = False
     try:
-        run(_CONFIG.value, Path(_WORKDIR.value), _MAX_SECONDS.value)
+        run(_CONFIG.value, Path(_WORKDIR.value or "."), _MAX_SECONDS.value)
     except (UserError, ValueError) as error:
         if not isinstance(error, UserError) and "folder" not in str(error):
             raise

@@ -1,0 +1,41 @@
+"""Masked-token real-world image super-resolution.
+
+>>> import maskgit_sr
+>>> upscaler = maskgit_sr.load("realsrt-nano")
+>>> result = upscaler(image)  # PIL image or array; result.image, result.confidence, result.tokens
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskgit_sr.errors import UserError as UserError
+    from maskgit_sr.inference.models import ModelInfo as ModelInfo
+    from maskgit_sr.inference.models import list_models as list_models
+    from maskgit_sr.inference.models import load as load
+    from maskgit_sr.inference.upscaler import Restoration as Restoration
+    from maskgit_sr.inference.upscaler import Result as Result
+    from maskgit_sr.inference.upscaler import Upscaler as Upscaler
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "UserError": "errors",
+    "ModelInfo": "inference.models",
+    "list_models": "inference.models",
+    "load": "inference.models",
+    "Restoration": "inference.upscaler",
+    "Result": "inference.upscaler",
+    "Upscaler": "inference.upscaler",
+}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    # lazy, so that `import maskgit_sr` and `maskgit-sr --help` do not pay for JAX
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -7,6 +7,7 @@ parameter of ours names the entry it comes from, and an entry nobody names is re
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import pickle
 import re
@@ -107,7 +108,8 @@ class Entry:
         return np.ascontiguousarray(array, np.float32).reshape(self.target)
 
 
-def entries(config: RealSRTConfig) -> dict[str, Entry]:
+@functools.lru_cache(maxsize=2)
+def entries(config: RealSRTConfig) -> Mapping[str, Entry]:
     """The checkpoint's entry for each of our parameters, by our name ("group/path")."""
     flat = flatten(RealSRT(config).shapes())
     return {name: _entry(name, tuple(leaf.shape), flat) for name, leaf in flat.items()}

@@ -5,6 +5,7 @@ Pillow knows the formats; OpenCV reads the 16-bit colour files that Pillow would
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import warnings
@@ -173,12 +174,10 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     source = ImageCms.createProfile("LAB") if image.mode == "LAB" else icc and io.BytesIO(icc)
     converted = None
     if source:
-        try:
+        with contextlib.suppress(ImageCms.PyCMSError):
             converted = ImageCms.profileToProfile(
                 image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
             )
-        except ImageCms.PyCMSError:
-            pass
     converted = converted or image.convert("RGB")
     converted.info = dict(image.info)
     return converted
@@ -210,8 +209,8 @@ def _pillow_samples(image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
     if array.ndim == 2:
         array = array[..., None]
     elif mode in ("P", "PA") and "icc_profile" not in image.info:
-        if (array[..., 0] == array[..., 1]).all() and (array[..., 1] == array[..., 2]).all():
-            array = array[..., 2:]  # a palette of greys
+        grey = bool((array[..., 1:3] == array[..., :1]).all())
+        array = array[..., 2:] if grey else array  # a palette of greys
     return array, ()
 
 

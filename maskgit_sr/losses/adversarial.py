@@ -50,7 +50,8 @@ def balanced_loss(
 
     weight = ‖∂reconstruction/∂W‖ / (‖∂adversarial/∂W‖ + eps), clipped to ``ceiling``, W the last
     layer's kernel. Written naively that takes two extra backward passes through the network; here
-    the loss gradients stop at the image, pass ``tail`` once each, and go on from ``features`` as one.
+    the loss gradients stop at the image, pass ``tail`` once each, and go on from ``features``
+    as one.
 
     Args:
         features: input of the last layer, still attached to the network's parameters.
@@ -69,7 +70,9 @@ def balanced_loss(
             others = pull(image_grad)
             norm, other_norm = (optax.tree.norm(g[0]["kernel"]) for g in (grads, others))
             weight = jnp.clip(norm / (other_norm + eps), 0.0, ceiling)
-            mixed = jax.tree.map(lambda a, b: a + (scale * weight).astype(a.dtype) * b, grads, others)
+            mixed = jax.tree.map(
+                lambda a, b: a + (scale * weight).astype(a.dtype) * b, grads, others
+            )
             return mixed, value, weight
 
         grads, adversarial_value, weight = jax.lax.cond(

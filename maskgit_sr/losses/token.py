@@ -9,7 +9,7 @@ from maskgit_sr.arrays import Confidence, Scalar, TokenLogits, TokenMask, Tokens
 
 
 def masked_cross_entropy(logits: TokenLogits, targets: Tokens, mask: TokenMask) -> Scalar:
-    """Cross-entropy in nats, averaged over the masked positions of the whole batch (RealSRT Eq. 1)."""
+    """Cross-entropy in nats, mean over the masked positions of the whole batch (RealSRT Eq. 1)."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
     return jnp.sum(losses * mask) / jnp.maximum(jnp.sum(mask), 1)
 

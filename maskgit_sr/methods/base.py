@@ -31,7 +31,7 @@ class LossResult(NamedTuple):
 
 
 Loss = Callable[[Params, Params, Batch, jax.Array, jax.Array], tuple[Scalar, LossResult]]
-"""(params, stats, batch, key, step) → (scalar, result). Differentiated in its phase's group only."""
+"""(params, stats, batch, key, step) → (scalar, result). The phase's group is differentiated."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class TileSpec:
-    """How an image is cut: LR tile side, stride, and the confidence grid's cell side in LR pixels."""
+    """How an image is cut: LR tile side and stride; side of a confidence cell in LR pixels."""
 
     size: int = 64
     stride: int = 32
@@ -100,8 +100,11 @@ class Method(Protocol):
     name: str
     scale: int
     tile: TileSpec
-    stages: dict[str, Stage]
     bundle_groups: tuple[str, ...]
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """Training stages by name, in training order."""
 
     def shapes(self) -> Params:
         """Shape and dtype of every parameter, by group; allocates nothing."""

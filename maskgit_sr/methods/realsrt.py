@@ -80,7 +80,9 @@ def _build(cls: Any, values: Mapping[str, Any], where: str) -> Any:
     arguments = {}
     for name, value in values.items():
         if name not in fields:
-            raise ValueError(f"{where}: unknown field {name!r}, expected one of {', '.join(fields)}")
+            raise ValueError(
+                f"{where}: unknown field {name!r}, expected one of {', '.join(fields)}"
+            )
         default = fields[name].default
         if dataclasses.is_dataclass(default):
             value = _build(type(default), value, f"{where}.{name}")
@@ -95,7 +97,7 @@ class RealSRT:
 
     name = "realsrt"
     scale = 4
-    bundle_groups = ("tokenizer", "codebook", "generator", "critic", "control")
+    bundle_groups: tuple[str, ...] = ("tokenizer", "codebook", "generator", "critic", "control")
 
     def __init__(self, config: RealSRTConfig, precision: Precision | None = None):
         """Checks that the parts fit together.
@@ -114,8 +116,8 @@ class RealSRT:
             found = getattr(config, name)
             if found.grid != self.grid or found.code_width != config.tokenizer.code_width:
                 raise ValueError(
-                    f"{name}: expected grid {self.grid} and code width {config.tokenizer.code_width}, "
-                    f"found {found.grid} and {found.code_width}"
+                    f"{name}: expected grid {self.grid} and code width "
+                    f"{config.tokenizer.code_width}, found {found.grid} and {found.code_width}"
                 )
         dtype = self.precision.compute
         self.tokenizer = Network(lambda rngs: VQGAN(config.tokenizer, dtype=dtype, rngs=rngs))

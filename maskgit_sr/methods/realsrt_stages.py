@@ -1,9 +1,10 @@
-"""The four training stages of RealSRT: tokenizer → generator → critic → control (§3.1–3.3, §4.1)."""
+"""RealSRT's four training stages: tokenizer → generator → critic → control (§3.1–3.3, §4.1)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ def build_stages(method: RealSRT) -> dict[str, Stage]:
     uses_gan = method.config.losses.adversarial_weight > 0
     discriminator = ("discriminator",) if uses_gan else ()
 
-    def phases(group: str, loss: gan.Balanced) -> tuple[Phase, ...]:
+    def phases(group: str, loss: Callable[..., Any]) -> tuple[Phase, ...]:
         first = Phase(group, partial(loss, method))
         second = Phase("discriminator", partial(discriminator_loss, method))
         return (first, second) if uses_gan else (first,)
@@ -104,7 +105,7 @@ def _image_losses(method: RealSRT, params: Params, target: jax.Array, step: jax.
 
 def _report(balanced: gan.Balanced, **extra: Scalar) -> dict[str, Scalar]:
     metrics = {"reconstruction": balanced.reconstruction, **extra}
-    if balanced.weight is not None:
+    if balanced.adversarial is not None and balanced.weight is not None:
         metrics |= {"adversarial": balanced.adversarial, "adaptive_weight": balanced.weight}
     return metrics
 
@@ -154,7 +155,7 @@ def tokenizer_loss(
 def control_loss(
     method: RealSRT, params: Params, stats: Params, batch: Batch, key: jax.Array, step: jax.Array
 ) -> tuple[Scalar, LossResult]:
-    """The tokenizer's image losses between the steered decoding and HR; adaptive weight at the zero conv."""
+    """The tokenizer's image losses on the steered decoding; adaptive weight at the zero conv."""
     config = method.config
     hr, upsampled = batch["hr"], method.upsample(batch["lr"])
     keys = jax.random.split(key, hr.shape[0])
@@ -229,7 +230,7 @@ def generator_loss(
 def critic_loss(
     method: RealSRT, params: Params, stats: Params, batch: Batch, key: jax.Array, step: jax.Array
 ) -> tuple[Scalar, LossResult]:
-    """Which tokens did the frozen generator fill in? Its argmax at masked positions; label: the mask."""
+    """Which tokens are the frozen generator's? Its argmax at masked positions; label: the mask."""
     hr_tokens, lr_tokens, mask = _mask_tokens(method, params, batch, key)
     memory = method.memory(params, "generator", lr_tokens)
     predicted = jnp.argmax(method.logits(params, "generator", hr_tokens, mask, memory), -1)

@@ -56,7 +56,7 @@ def update(
     A code whose EMA count falls below ``restart_below`` becomes a random vector of the batch; when
     M < K the vectors are tiled with small noise first (RQ-VAE; methods, RealSRT tokenizer).
     """
-    codes, width = stats.embedding.shape
+    codes = stats.embedding.shape[0]
     vectors = jax.lax.stop_gradient(vectors.astype(jnp.float32))
     one_hot = jax.nn.one_hot(indices, codes, dtype=jnp.float32)
     counts = decay * stats.counts + (1 - decay) * one_hot.sum(0)
@@ -74,7 +74,9 @@ def update(
     return CodebookStats(sums / smoothed[:, None], counts, sums)
 
 
-def _tile_with_noise(vectors: Float[Array, "M C"], codes: int, key: jax.Array) -> Float[Array, "L C"]:
+def _tile_with_noise(
+    vectors: Float[Array, "M C"], codes: int, key: jax.Array
+) -> Float[Array, "L C"]:
     m, width = vectors.shape
     if m >= codes:
         return vectors
@@ -88,7 +90,9 @@ def commitment(vectors: Float[Array, "*n C"], quantized: Float[Array, "*n C"]) -
     return jnp.mean(jnp.square(vectors - jax.lax.stop_gradient(quantized)))
 
 
-def straight_through(vectors: Float[Array, "*n C"], quantized: Float[Array, "*n C"]) -> Float[Array, "*n C"]:
+def straight_through(
+    vectors: Float[Array, "*n C"], quantized: Float[Array, "*n C"]
+) -> Float[Array, "*n C"]:
     """The codes' value with the vectors' gradient."""
     return vectors + jax.lax.stop_gradient(quantized - vectors)
 

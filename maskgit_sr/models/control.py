@@ -1,4 +1,4 @@
-"""The conditional controlling module: LR features steer the decoding of HR tokens (RealSRT §3.3)."""
+"""The conditional controlling module: LR features steer decoding of HR tokens (RealSRT §3.3)."""
 
 from __future__ import annotations
 

@@ -43,7 +43,15 @@ class PatchDiscriminator(nnx.Module):
     def __init__(self, config: DiscriminatorConfig, *, dtype: Any, rngs: nnx.Rngs):
         def conv(inputs: int, outputs: int, stride: int, bias: bool) -> Conv:
             return Conv(
-                inputs, outputs, 4, stride=stride, padding=(1, 1), bias=bias, std=0.02, dtype=dtype, rngs=rngs
+                inputs,
+                outputs,
+                4,
+                stride=stride,
+                padding=(1, 1),
+                bias=bias,
+                std=0.02,
+                dtype=dtype,
+                rngs=rngs,
             )
 
         widths = [config.filters * min(2**i, 8) for i in range(config.layers + 1)]

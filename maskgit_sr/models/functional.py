@@ -29,7 +29,10 @@ class Network(Generic[M]):
         self._graph, state = nnx.split(module)
         self._state = state
         self.shapes: Params = _nest(
-            {path: jax.ShapeDtypeStruct(leaf.get_value().shape, leaf.get_value().dtype) for path, leaf in _leaves(state)}
+            {
+                path: jax.ShapeDtypeStruct(leaf.get_value().shape, leaf.get_value().dtype)
+                for path, leaf in _leaves(state)
+            }
         )
 
     def init(self, key: jax.Array) -> Params:

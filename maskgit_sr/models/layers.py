@@ -1,4 +1,4 @@
-"""Convolutional building blocks shared by the tokenizer, the controlling module and the critic of images."""
+"""Convolutional blocks shared by the tokenizer, the controlling module and the discriminator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def _convolve(x: Feature, kernel: jax.Array, stride: int, padding: Any) -> Feature:
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT
+    )
 
 
 @jax.custom_vjp
@@ -34,7 +36,9 @@ def _conv3x3_forward(x: Feature, kernel: jax.Array) -> tuple[Feature, tuple[jax.
     return conv3x3(x, kernel), (x, kernel)
 
 
-def _conv3x3_backward(saved: tuple[jax.Array, jax.Array], grad: Feature) -> tuple[jax.Array, jax.Array]:
+def _conv3x3_backward(
+    saved: tuple[jax.Array, jax.Array], grad: Feature
+) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     _, pull = jax.vjp(lambda x: _convolve(x, kernel, 1, "SAME"), x)
     _, h, w, c = x.shape
@@ -132,7 +136,7 @@ class ResidualBlock(nnx.Module):
 
 
 class AttentionBlock(nnx.Module):
-    """GN, then single-head self-attention over all positions by 1×1 convolutions, plus the input."""
+    """GN, single-head self-attention over all positions by 1×1 convolutions, plus the input."""
 
     def __init__(self, channels: int, *, dtype: Any, rngs: nnx.Rngs):
         conv = partial(Conv, channels, channels, 1, dtype=dtype, rngs=rngs)

@@ -17,7 +17,7 @@ SCHEDULES: dict[str, Schedule] = {
     "square": lambda r: 1.0 - r**2,
     "cubic": lambda r: 1.0 - r**3,
 }
-"""γ: r in [0, 1] → masked fraction, γ(0) = 1, γ(1) = 0. RealSRT trains and decodes with ``sqrt``."""
+"""γ: r in [0, 1] → masked fraction, γ(0) = 1, γ(1) = 0. RealSRT uses ``sqrt``."""
 
 
 def gamma(name: str) -> Schedule:
@@ -42,7 +42,9 @@ def mask_counts(steps: int, tokens: int, schedule: str = "sqrt") -> np.ndarray:
         ValueError: ``steps`` or ``tokens`` below 1.
     """
     if steps < 1 or tokens < 1:
-        raise ValueError(f"mask counts: steps and tokens must be at least 1, found {steps}, {tokens}")
+        raise ValueError(
+            f"mask counts: steps and tokens must be at least 1, found {steps}, {tokens}"
+        )
     with jax.ensure_compile_time_eval():  # also called while tracing; the counts are constants
         ratios = jnp.arange(1, steps + 1, dtype=jnp.float32) / jnp.float32(steps)
         fractions = np.asarray(gamma(schedule)(ratios), np.float32)

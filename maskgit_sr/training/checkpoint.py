@@ -96,6 +96,6 @@ def require(found: Params, needed: Iterable[str], where: Path) -> None:
     missing = [group for group in needed if group not in found]
     if missing:
         raise UserError(
-            f"{where}: needs trained {', '.join(missing)}: run the earlier stages in the same workdir "
-            "or pass --config.init=BUNDLE"
+            f"{where}: needs trained {', '.join(missing)}: run the earlier stages in the same "
+            "workdir or pass --config.init=BUNDLE"
         )

@@ -41,7 +41,8 @@ class Trainer:
 
     Args:
         config: ``seed``, ``init`` (bundle or ""), ``mesh``, ``log_every``, ``panel_every``,
-            ``validate_every``, ``checkpoint_every`` and ``stage``: ``steps``, ``ema``, ``optimizer``.
+            ``validate_every``, ``checkpoint_every``, ``perceptual`` and ``stage``: ``steps``,
+            ``batch``, ``ema``, ``optimizer``.
         iterator: yields {"hr": [B, H, W, 3], "lr": [B, H/s, W/s, 3], …}; has grain's state.
         validate: (groups with EMA weights) → scores, or None.
         panel_batch: {"hr", "lr"} of fixed images to draw, or None.
@@ -76,7 +77,7 @@ class Trainer:
         self._facts: dict[str, Any] = {}
 
     def run(self, max_seconds: float = float("inf")) -> Outcome:
-        """Trains until the last step or until the time box is full, then leaves everything saved."""
+        """Trains to the last step or until the time box is full, then leaves everything saved."""
         began = time.monotonic()
         folder = self.workdir / self.name
         frozen, state = self._prepare()
@@ -203,7 +204,7 @@ class Trainer:
 
 
 def collect_from(path: Path, groups: tuple[str, ...]) -> Params:
-    """The given groups of one bundle; an unreadable one is the user's mistake, a missing group is not.
+    """Those of ``groups`` that one bundle has; that it lacks some is not an error.
 
     Raises:
         UserError: no such bundle.

@@ -30,7 +30,11 @@ def build(config: Any, steps: int) -> optax.GradientTransformation:
         parts.append(optax.clip_by_global_norm(config.clip))
     parts.append(
         optax.adamw(
-            schedule(config, steps), config.b1, config.b2, weight_decay=config.weight_decay, mask=_decays
+            schedule(config, steps),
+            config.b1,
+            config.b2,
+            weight_decay=config.weight_decay,
+            mask=_decays,
         )
     )
     return optax.chain(*parts)

@@ -20,7 +20,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"/kernel$", P(None, None, None, "fsdp")),
     (r"", P()),
 )
-"""First match wins; the path is "group/…/name". A dimension that the mesh does not divide is replicated."""
+"""First match wins; paths are "group/…/name". What the mesh does not divide is replicated."""
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
@@ -35,7 +35,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
         rest = int(np.prod([s for s in shape if s != -1]))
         shape[shape.index(-1)] = devices // rest
     if int(np.prod(shape)) != devices:
-        raise ValueError(f"mesh: {dict(zip(AXES, shape, strict=True))} does not cover {devices} devices")
+        raise ValueError(
+            f"mesh: {dict(zip(AXES, shape, strict=True))} does not cover {devices} devices"
+        )
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3)
 
 

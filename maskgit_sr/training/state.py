@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,7 +17,8 @@ from maskgit_sr.methods.base import Batch, Stage
 Optimizers = dict[str, optax.GradientTransformation]
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """Everything a run needs to go on bit for bit, but for the data iterator.
 
@@ -38,7 +39,9 @@ class TrainState:
     key: jax.Array
 
 
-def create(stage: Stage, params: Params, stats: Params, optimizers: Optimizers, seed: int) -> TrainState:
+def create(
+    stage: Stage, params: Params, stats: Params, optimizers: Optimizers, seed: int
+) -> TrainState:
     """A fresh state at step 0; to be jitted with out_shardings."""
     trained = {group: params[group] for group in stage.trains}
     return TrainState(
@@ -90,7 +93,9 @@ def make_step(
         # early steps average over what there has been, so that the start does not linger
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = {
-            group: jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema[group], params[group])
+            group: jax.tree.map(
+                lambda e, p: decay * e + (1 - decay) * p, state.ema[group], params[group]
+            )
             for group in state.ema
         }
         return (

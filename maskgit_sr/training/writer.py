@@ -25,7 +25,7 @@ class Writer:
         self._lines.flush()
 
     def panel(self, step: int, name: str, images: dict[str, np.ndarray]) -> None:
-        """One picture: a row for each example, a column for each entry of ``images`` [B, H, W, 3]."""
+        """One picture: a row an example, a column for each entry of ``images`` [B, H, W, 3]."""
         grid = tile_panel(images)
         self._board.add_image(f"{name} ({' | '.join(images)})", grid, step, dataformats="HWC")
         self._board.flush()

@@ -173,7 +173,7 @@ def test_draws_follow_the_settings():
     assert all(0.35 <= r.resize_factor <= 1.3 for r in records)
     assert all(r.jpeg_quality == 0 or 60 <= r.jpeg_quality <= 95 for r in records)
     gaussian = [r.noise_level for r in records if r.noise == "gaussian"]
-    assert 0 <= min(gaussian) and max(gaussian) <= 12 / 255
+    assert min(gaussian) >= 0 and max(gaussian) <= 12 / 255
 
 
 def test_apply_without_any_step_is_the_plain_resize():

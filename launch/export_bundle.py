@@ -1,0 +1,78 @@
+"""Joins the stages of a workdir into one bundle: ``python -m launch.export_bundle --workdir W --output FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from maskgit_sr import bundles
+from maskgit_sr.errors import UserError
+from maskgit_sr.methods import registry
+from maskgit_sr.models.functional import count
+from maskgit_sr.training import checkpoint
+
+_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+
+
+def export(workdir: Path, output: Path, dtype: str, licence: str, about: dict[str, object]) -> int:
+    """Writes the bundle; returns its number of parameters.
+
+    Args:
+        about: more training facts for the metadata: data, hardware, scores (under ``scores``).
+
+    Raises:
+        UserError: a stage is missing, the stages disagree on the configuration, unwritable output.
+    """
+    found = sorted(workdir.glob("*/groups.safetensors"))
+    if not found:
+        raise UserError(f"{workdir}: no trained stage (no */groups.safetensors)")
+    heads = [bundles.read_metadata(path) for path in found]
+    method = registry.build(heads[0].method, heads[0].config)
+    for path, head in zip(found, heads, strict=True):
+        for part in ("tokenizer", "generator", "critic", "tile"):
+            if head.config[part] != heads[0].config[part]:
+                raise UserError(f"{path}: its {part} differs from that of {found[0]}")
+    params, facts = checkpoint.collect(found, method.bundle_groups)
+    checkpoint.require(params, method.bundle_groups, workdir)
+    scores = about.pop("scores", {})
+    metadata = bundles.Metadata(
+        method.name,
+        method.describe(),
+        method.scale,
+        licence,
+        {**facts, **about},
+        scores,  # type: ignore[arg-type]
+    )
+    bundles.write(output, params, metadata, _DTYPES[dtype])
+    bundles.read(output, method.shapes())  # what was written must load
+    return count(params)
+
+
+def main() -> None:
+    """Command-line entry; a user's mistake is one line and exit code 2."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--dtype", choices=sorted(_DTYPES), default="bfloat16")
+    parser.add_argument("--licence", default="Apache-2.0")
+    parser.add_argument("--about", type=Path, help="JSON object with more facts, such as scores")
+    arguments = parser.parse_args()
+    try:
+        about = json.loads(arguments.about.read_text()) if arguments.about else {}
+        number = export(
+            arguments.workdir, arguments.output, arguments.dtype, arguments.licence, about
+        )
+    except (UserError, ValueError, OSError) as error:
+        print(f"launch.export_bundle: {error}", file=sys.stderr)
+        sys.exit(2)
+    size = arguments.output.stat().st_size
+    print(f"{arguments.output}: {number:,} parameters, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

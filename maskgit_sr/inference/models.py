@@ -1,0 +1,130 @@
+"""Finding and loading bundles: those that ship with the package, and the user's own files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from maskgit_sr import bundles
+from maskgit_sr.arrays import Precision, parse_dtype
+from maskgit_sr.errors import UserError
+from maskgit_sr.inference.upscaler import Upscaler
+from maskgit_sr.methods import registry
+from maskgit_sr.models.functional import flatten
+
+DEFAULT = "realsrt-nano"
+_FOLDER = Path(__file__).parent.parent / "weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """A bundle that ships: where it is and what its card and metadata say."""
+
+    name: str
+    path: Path
+    method: str
+    scale: int
+    parameters: int
+    size_bytes: int
+    licence: str
+    scores: dict[str, float]
+    card: str
+
+
+def list_models() -> list[ModelInfo]:
+    """The bundles inside the package, by name."""
+    found = []
+    for path in sorted(_FOLDER.glob("*.safetensors")):
+        params, metadata = bundles.read(path)
+        card = path.with_suffix(".md")
+        found.append(
+            ModelInfo(
+                path.stem,
+                path,
+                metadata.method,
+                metadata.scale,
+                sum(leaf.size for leaf in flatten(params).values()),
+                path.stat().st_size,
+                metadata.licence,
+                metadata.scores,
+                card.read_text(encoding="utf-8") if card.exists() else "",
+            )
+        )
+    return found
+
+
+def resolve(name: str | os.PathLike[str]) -> Path:
+    """A shipped model's name, or a path to a bundle.
+
+    Raises:
+        UserError: neither; the message lists the names.
+    """
+    text = os.fspath(name)
+    shipped = {path.stem: path for path in sorted(_FOLDER.glob("*.safetensors"))}
+    if text in shipped:
+        return shipped[text]
+    path = Path(text)
+    if path.is_file():
+        return path
+    if path.suffix or os.sep in text:
+        raise UserError(f"model: no such bundle: {text}")
+    raise UserError(f"model: expected a path or one of {', '.join(shipped)}, found {text!r}")
+
+
+def pick_device(name: str | None) -> jax.Device:
+    """The first device of ``cpu``, ``gpu``, ``tpu``, or JAX's own choice.
+
+    Raises:
+        UserError: unknown name, or no such device here.
+    """
+    if name is None:
+        return jax.devices()[0]
+    if name not in ("cpu", "gpu", "tpu"):
+        raise UserError(f"device: expected cpu, gpu or tpu, found {name!r}")
+    try:
+        return jax.devices(name)[0]
+    except RuntimeError:
+        raise UserError(f"device: no {name} here; JAX sees {jax.devices()[0].platform}") from None
+
+
+def load(
+    model: str | os.PathLike[str] = DEFAULT,
+    *,
+    batch: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Upscaler:
+    """Loads a bundle.
+
+    Args:
+        model: name of a shipped model, or a path.
+        batch: tiles a device call; by default 4 on CPU and 32 on accelerators.
+        device: ``cpu``, ``gpu`` or ``tpu``; by default whatever JAX prefers.
+        dtype: ``float32`` or ``bfloat16``; by default bfloat16 on accelerators, float32 on CPU.
+
+    Raises:
+        UserError: unknown model, a damaged bundle or one that does not fit its method, no such device.
+    """
+    path = resolve(model)
+    place = pick_device(device)
+    metadata = bundles.read_metadata(path)
+    try:
+        precision = Precision(compute=parse_dtype(dtype, place.platform))
+        method = registry.build(metadata.method, metadata.config, precision)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    params, metadata = bundles.read(path, method.shapes())
+    _check_finite(params, path)
+    size = (4 if place.platform == "cpu" else 32) if batch is None else batch
+    return Upscaler(method, params, metadata, batch=size, device=place)
+
+
+def _check_finite(params: Any, path: Path) -> None:
+    for name, leaf in flatten(params).items():
+        if not np.isfinite(leaf).all():
+            raise UserError(f"{path}: {name} holds values that are not finite")

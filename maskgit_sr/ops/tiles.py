@@ -1,0 +1,108 @@
+"""Cutting an image into overlapping tiles and blending them again, on the host, row by row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """Tiles along one side: ``length`` pixels, ``before`` and ``after`` of padding, tile ``starts``."""
+
+    length: int
+    before: int
+    after: int
+    starts: tuple[int, ...]
+
+
+def plan_axis(length: int, size: int, stride: int) -> Axis:
+    """The fewest tiles of ``size`` every ``stride`` that cover ``length`` pixels, centred.
+
+    For sides above ``size − stride`` this is the reference's padding; shorter ones, where the
+    reference fails, get one tile.
+
+    Raises:
+        ValueError: a length below 1, or a stride outside 1 … size.
+    """
+    if length < 1:
+        raise ValueError(f"tiles: expected a side of at least 1 pixel, found {length}")
+    if not 1 <= stride <= size:
+        raise ValueError(f"tiles: expected a stride from 1 to {size}, found {stride}")
+    extra = max(0, -(-(length - size) // stride))
+    padding = extra * stride + size - length
+    return Axis(length, padding // 2, padding - padding // 2, tuple(range(0, extra * stride + 1, stride)))
+
+
+def pad_reflect(image: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
+    """[H, W, …] padded by reflection without repeating the edge, as often as it takes.
+
+    A side of one pixel has nothing to reflect and is repeated.
+    """
+
+    def indices(axis: Axis) -> np.ndarray:
+        position = np.arange(-axis.before, axis.length + axis.after)
+        if axis.length == 1:
+            return np.zeros_like(position)
+        period = 2 * (axis.length - 1)
+        position = np.abs(position) % period
+        return np.minimum(position, period - position)
+
+    return image[indices(rows)][:, indices(columns)]
+
+
+def gaussian_window(size: int, variance: float) -> np.ndarray:
+    """exp(−x² / (2·variance)), x the distance to the centre over ``size``; float64 [size].
+
+    The tile's weight is the outer product of two of these (RealSRT §3.4, variance 0.05).
+    """
+    x = (np.arange(size) - (size - 1) / 2) / size
+    return np.exp(-(x**2) / (2 * variance))
+
+
+class Blender:
+    """Weighted sum of tiles that arrive in row-major order, of which only one band is in memory.
+
+    The window is separable, so each axis is normalised by itself beforehand and no weight image is
+    needed. Rows come out of :meth:`add` as soon as no later tile can touch them.
+    """
+
+    def __init__(self, rows: Axis, columns: Axis, size: int, scale: int, channels: int, variance: float):
+        self._rows, self._columns, self._scale = rows, columns, scale
+        self._side = size * scale
+        window = gaussian_window(self._side, variance)
+        self._row_weights = self._normalise(rows, window)
+        self._column_weights = self._normalise(columns, window)
+        width = (columns.before + columns.length + columns.after) * scale
+        self._band = np.zeros((self._side, width, channels), np.float32)
+        self._done = 0
+        self._crop = slice(columns.before * scale, (columns.before + columns.length) * scale)
+
+    def _normalise(self, axis: Axis, window: np.ndarray) -> list[np.ndarray]:
+        total = np.zeros((axis.before + axis.length + axis.after) * self._scale)
+        spans = [slice(s * self._scale, s * self._scale + self._side) for s in axis.starts]
+        for span in spans:
+            total[span] += window
+        return [(window / total[span]).astype(np.float32) for span in spans]
+
+    def add(self, tile: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Adds the next tile [side, side, C]; yields (first row, finished rows [n, W·scale, C])."""
+        row, column = divmod(self._done, len(self._columns.starts))
+        self._done += 1
+        left = self._columns.starts[column] * self._scale
+        weight = self._row_weights[row][:, None, None] * self._column_weights[column][:, None]
+        self._band[:, left : left + self._side] += weight * tile
+        if column + 1 < len(self._columns.starts):
+            return
+        top = self._rows.starts[row] * self._scale
+        last = row + 1 == len(self._rows.starts)
+        finished = self._side if last else (self._rows.starts[row + 1] * self._scale - top)
+        first = self._rows.before * self._scale
+        end = first + self._rows.length * self._scale
+        begin, stop = max(top, first), min(top + finished, end)
+        if begin < stop:
+            yield begin - first, self._band[begin - top : stop - top, self._crop].copy()
+        self._band[: self._side - finished] = self._band[finished:].copy()
+        self._band[self._side - finished :] = 0

@@ -1,0 +1,66 @@
+"""Four fake CPU devices, a RealSRT small enough to compile in seconds, and the files beside the repo."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from maskgit_sr.arrays import Params  # noqa: E402
+from maskgit_sr.methods.base import TileSpec  # noqa: E402
+from maskgit_sr.methods.realsrt import LossConfig, RealSRT, RealSRTConfig  # noqa: E402
+from maskgit_sr.models.discriminator import DiscriminatorConfig  # noqa: E402
+from maskgit_sr.models.transformer import TransformerConfig  # noqa: E402
+from maskgit_sr.models.vqgan import VQGANConfig  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of photographs and perceptual nets beside the repository."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> RealSRTConfig:
+    """A 16-pixel LR tile, an 8×8 token grid, 16 codes; every part of RealSRT is there."""
+    transformer = dict(
+        dim=32, heads=2, head_dim=16, encoder_depth=1, decoder_depth=1, code_width=16, grid=(8, 8)
+    )
+    return RealSRTConfig(
+        tokenizer=VQGANConfig(
+            channels=(32, 32),
+            patch=4,
+            encoder_blocks=1,
+            decoder_blocks=1,
+            encoder_bottom=0,
+            decoder_bottom=0,
+            code_width=16,
+            codes=16,
+        ),
+        generator=TransformerConfig(outputs=16, **transformer),
+        critic=TransformerConfig(outputs=1, masked=False, **transformer),
+        discriminator=DiscriminatorConfig(filters=8, layers=1),
+        losses=LossConfig(perceptual="none", perceptual_weight=0.0, control_steps=2),
+        tile=TileSpec(size=16, stride=8),
+    )
+
+
+@pytest.fixture(scope="session")
+def method(tiny: RealSRTConfig) -> RealSRT:
+    """The method of `tiny`."""
+    return RealSRT(tiny)
+
+
+@pytest.fixture(scope="session")
+def params(method: RealSRT) -> Params:
+    """Fresh parameters of every bundle group; the control's zero convolution is filled in."""
+    params, _ = jax.jit(method.init, static_argnums=1)(jax.random.key(0), method.bundle_groups)
+    kernel = params["control"]["zero"]["kernel"]
+    params["control"]["zero"]["kernel"] = 0.1 * jax.random.normal(jax.random.key(1), kernel.shape)
+    return params
