@@ -37,7 +37,7 @@ def _model(size: str) -> dict[str, object]:
                 encoder_bottom=1,
                 decoder_bottom=1,
                 code_width=96,
-                narrow_up=True,
+                narrow_up=True, groups=0,
             ),
             generator=_transformer(encoder_depth=2, decoder_depth=4, **width),
             critic=_transformer(outputs=1, masked=False, encoder_depth=1, decoder_depth=2, **width),
@@ -45,7 +45,7 @@ def _model(size: str) -> dict[str, object]:
             losses=dict(
                 pixel="l1",
                 perceptual="lpips_squeeze",
-                perceptual_weight=0.5,
+                perceptual_weight=0.3,
                 bypass=0.3,
                 adversarial_weight=0.5,
                 adversarial_start=20_000,
@@ -55,14 +55,15 @@ def _model(size: str) -> dict[str, object]:
     return dict(
         tokenizer=dict(
             channels=(64, 128), patch=4, encoder_blocks=1, decoder_blocks=2,
-            encoder_bottom=0, decoder_bottom=0, code_width=64, narrow_up=True,
+            encoder_bottom=0, decoder_bottom=0, code_width=64, narrow_up=True, groups=0,
         ),
         generator=_transformer(encoder_depth=1, decoder_depth=2, **width),
         critic=_transformer(outputs=1, masked=False, encoder_depth=1, decoder_depth=1, **width),
         discriminator=dict(filters=32, layers=3),
         losses=dict(
-            pixel="l1", perceptual="lpips_squeeze", perceptual_weight=0.5, bypass=0.5,
+            pixel="l1", perceptual="lpips_squeeze", perceptual_weight=0.3, bypass=0.5,
             adversarial_weight=0.0,
+            control_steps=2,
         ),
     )  # fmt: skip
 
@@ -90,18 +91,13 @@ def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
             control=common.stage(60_000, 32, common.optimizer(4e-4, 1e-5, warmup=500, clip=1.0)),
         )
     image = dict(warmup=50, clip=1.0)
+    token = dict(warmup=50, clip=1.0, **adamw)
     return dict(
-        tokenizer=common.stage(
-            2400, 8, common.optimizer(1e-3, 5e-5, **image), crop=128, ema=0.99
-        ),
-        generator=common.stage(
-            1500, 8, common.optimizer(1.5e-3, 1e-5, warmup=50, clip=1.0, **adamw), ema=0.99
-        ),
-        critic=common.stage(
-            400, 8, common.optimizer(1e-3, 1e-5, warmup=50, clip=1.0, **adamw), ema=0.98
-        ),
-        control=common.stage(1200, 4, common.optimizer(1e-3, 5e-5, **image), ema=0.99),
-    )  # fmt: skip
+        tokenizer=common.stage(1700, 8, common.optimizer(1e-3, 5e-5, **image), crop=128, ema=0.99),
+        generator=common.stage(600, 4, common.optimizer(1.5e-3, 1e-5, **token), ema=0.99),
+        critic=common.stage(200, 4, common.optimizer(1e-3, 1e-5, **token), ema=0.98),
+        control=common.stage(700, 4, common.optimizer(1e-3, 5e-5, **image), ema=0.99),
+    )
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:

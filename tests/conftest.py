@@ -1,20 +1,22 @@
-"""Four fake CPU devices, a RealSRT small enough to compile in seconds, and the files beside the repo."""
+"""Four fake CPU devices, a RealSRT that compiles in seconds, and the files beside the repository."""
 
 import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+)
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
-from maskgit_sr.arrays import Params  # noqa: E402
-from maskgit_sr.methods.base import TileSpec  # noqa: E402
-from maskgit_sr.methods.realsrt import LossConfig, RealSRT, RealSRTConfig  # noqa: E402
-from maskgit_sr.models.discriminator import DiscriminatorConfig  # noqa: E402
-from maskgit_sr.models.transformer import TransformerConfig  # noqa: E402
-from maskgit_sr.models.vqgan import VQGANConfig  # noqa: E402
+from maskgit_sr.arrays import Params
+from maskgit_sr.methods.base import TileSpec
+from maskgit_sr.methods.realsrt import LossConfig, RealSRT, RealSRTConfig
+from maskgit_sr.models.discriminator import DiscriminatorConfig
+from maskgit_sr.models.transformer import TransformerConfig
+from maskgit_sr.models.vqgan import VQGANConfig
 
 
 @pytest.fixture(scope="session")

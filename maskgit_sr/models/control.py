@@ -21,9 +21,9 @@ class Control(nnx.Module):
     def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs):
         width = 2 * config.code_width
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
-        self.fuse_in = ResidualBlock(width, width, dtype=dtype, rngs=rngs)
-        self.attention = AttentionBlock(width, dtype=dtype, rngs=rngs)
-        self.fuse_out = ResidualBlock(width, width, dtype=dtype, rngs=rngs)
+        self.fuse_in = ResidualBlock(width, width, groups=config.groups, dtype=dtype, rngs=rngs)
+        self.attention = AttentionBlock(width, groups=config.groups, dtype=dtype, rngs=rngs)
+        self.fuse_out = ResidualBlock(width, width, groups=config.groups, dtype=dtype, rngs=rngs)
         self.zero = Conv(width, config.code_width, 1, zero=True, dtype=dtype, rngs=rngs)
 
     def features(self, latent: Latent, upsampled: Image) -> Feature:

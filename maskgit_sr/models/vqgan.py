@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from maskgit_sr.arrays import Image, Latent
-from maskgit_sr.models.layers import Conv, Downsample, Feature, GroupNorm, ResidualBlock, Upsample
+from maskgit_sr.models.layers import Conv, Downsample, Feature, ResidualBlock, Upsample, make_norm
 from maskgit_sr.ops.resize import depth_to_space, space_to_depth
 
 
@@ -27,6 +27,7 @@ class VQGANConfig:
         code_width: C, width of a code vector.
         codes: K, codebook size.
         narrow_up: upsampling convolutions go to the next level's width instead of keeping theirs.
+        groups: of the group norms; 0 leaves them out.
     """
 
     channels: tuple[int, ...] = (128, 128, 256, 256)
@@ -38,6 +39,7 @@ class VQGANConfig:
     code_width: int = 256
     codes: int = 512
     narrow_up: bool = False
+    groups: int = 32
 
     @property
     def factor(self) -> int:
@@ -49,7 +51,7 @@ class Encoder(nnx.Module):
     """Image [B, H, W, 3] → features [B, H/f, W/f, C]."""
 
     def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs):
-        block = partial(ResidualBlock, dtype=dtype, rngs=rngs)
+        block = partial(ResidualBlock, groups=config.groups, dtype=dtype, rngs=rngs)
         self.patch = config.patch
         widths = config.channels
         layers: list[Any] = []
@@ -63,7 +65,7 @@ class Encoder(nnx.Module):
                 layers.append(Downsample(width, dtype=dtype, rngs=rngs))
         layers += [block(width, width) for _ in range(config.encoder_bottom)]
         self.layers = nnx.List(layers)
-        self.norm_out = GroupNorm(width)
+        self.norm_out = make_norm(width, config.groups)
         self.conv_out = Conv(width, config.code_width, dtype=dtype, rngs=rngs)
 
     def __call__(self, image: Image) -> Latent:
@@ -77,7 +79,7 @@ class Decoder(nnx.Module):
     """Features [B, h, w, C] → image [B, h·f, w·f, 3], not clipped, float32."""
 
     def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs):
-        block = partial(ResidualBlock, dtype=dtype, rngs=rngs)
+        block = partial(ResidualBlock, groups=config.groups, dtype=dtype, rngs=rngs)
         self.patch = config.patch
         widths = config.channels
         width = widths[-1]
@@ -91,7 +93,7 @@ class Decoder(nnx.Module):
                 wide, width = width, widths[level - 1] if config.narrow_up else width
                 layers.append(Upsample(wide, width, dtype=dtype, rngs=rngs))
         self.layers = nnx.List(layers)
-        self.norm_out = GroupNorm(width)
+        self.norm_out = make_norm(width, config.groups)
         self.conv_out = Conv(width, 3 * config.patch**2, dtype=dtype, rngs=rngs)
 
     def body(self, latent: Latent) -> Feature:

@@ -5,6 +5,7 @@ Two sources. Plain NumPy in float64, written from the description of each block.
 `CONFIG` and its weights set to `reference_state`, which is why no weights are stored.
 """
 
+import functools
 import json
 import math
 import zlib
@@ -44,7 +45,7 @@ BLOCK = TransformerConfig(**WIDTH)
 
 
 def alive(network, seed=0):
-    """Parameters of ordinary size everywhere, so that no scale of 1 and no bias of 0 hides an error."""
+    """Parameters of ordinary size everywhere: no scale of 1 and no bias of 0 hides an error."""
     leaves, tree = jax.tree.flatten(network.shapes)
     random = np.random.RandomState(seed)
     arrays = [random.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
@@ -112,19 +113,42 @@ def network(build):
     return Network(lambda rngs: build(dtype=jnp.float32, rngs=rngs))
 
 
+def run(net, params, call):
+    return jax.jit(lambda params: net.apply(params, call))(params)
+
+
 def test_attention():
     net = network(lambda **kw: Attention(BLOCK, **kw))
     params, x, context = alive(net), noise(2, 5, 32), noise(2, 7, 32, seed=2)
     p = double(params)
-    agree(net.apply(params, lambda m: m(x)), [attention_oracle(p, row) for row in x])
-    found = net.apply(params, lambda m: m(x, m.key_values(jnp.asarray(context))))
+    agree(run(net, params, lambda m: m(x)), [attention_oracle(p, row) for row in x])
+    found = run(net, params, lambda m: m(x, m.key_values(jnp.asarray(context))))
     agree(found, [attention_oracle(p, *pair) for pair in zip(x, context, strict=True)])
+
+
+@pytest.mark.parametrize("scale", [3.0, 6.0])
+@pytest.mark.parametrize("turned", [False, True])
+def test_attention_with_sharp_logits(scale, turned):
+    """Logits of ±70 and ±290: far outside what exp can take without subtracting the row maximum."""
+    net = network(lambda **kw: Attention(BLOCK, **kw))
+    params, x = alive(net), noise(1, 5, 32)
+    params["query_scale"] = jnp.full((16,), scale)
+    params["key_scale"] = jnp.full((16,), scale)
+    if turned:  # every key opposite to every query: a row's largest logit is far below zero
+        one = jnp.zeros((32, 32)).at[:, ::16].set(1.0)
+        x = 1 + 0.01 * np.abs(x)
+        params["norm"]["scale"] = jnp.zeros(32).at[0].set(1.0)
+        params["query"]["kernel"] = one
+        params["key_value"]["kernel"] = params["key_value"]["kernel"].at[:, :32].set(-one)
+        params["null"] = params["null"].at[0].set(-jnp.zeros((2, 16)).at[:, 0].set(1.0))
+    expected = attention_oracle(double(params), x[0])
+    np.testing.assert_allclose(run(net, params, lambda m: m(x))[0], expected, atol=2e-3)
 
 
 def test_null_entry_comes_first_and_is_normalised_like_a_key():
     net = network(lambda **kw: Attention(BLOCK, **kw))
     params = alive(net)
-    memory = net.apply(params, lambda m: m.key_values(jnp.asarray(noise(1, 4, 32))))
+    memory = run(net, params, lambda m: m.key_values(jnp.asarray(noise(1, 4, 32))))
     assert isinstance(memory, KeyValue)
     assert memory.key.shape == (1, 5, 2, 16)
     p = double(params)
@@ -136,7 +160,7 @@ def test_feed_forward():
     net = network(lambda **kw: FeedForward(32, **kw))
     params, x = alive(net), noise(2, 5, 32)
     assert params["up"]["kernel"].shape == (32, 2 * 85)
-    agree(net.apply(params, lambda m: m(x)), feed_forward_oracle(double(params), x))
+    agree(run(net, params, lambda m: m(x)), feed_forward_oracle(double(params), x))
 
 
 def test_decoder_layer_is_three_residuals_in_order():
@@ -146,7 +170,7 @@ def test_decoder_layer_is_three_residuals_in_order():
     y = x[0] + attention_oracle(p["attention"], x[0])
     y = y + attention_oracle(p["cross_attention"], y, context[0])
     y = y + feed_forward_oracle(p["feed_forward"], y)
-    found = net.apply(params, lambda m: m(x, m.cross_attention.key_values(jnp.asarray(context))))
+    found = run(net, params, lambda m: m(x, m.cross_attention.key_values(jnp.asarray(context))))
     agree(found[0], y)
 
 
@@ -204,7 +228,16 @@ def test_residual_block(outputs):
         shortcut = x[0]
     else:
         shortcut = convolve_oracle(x[0], p["shortcut"], padding=(0, 0))
-    agree(net.apply(params, lambda m: m(x))[0], y + shortcut)
+    agree(run(net, params, lambda m: m(x))[0], y + shortcut)
+
+
+def test_group_norm_far_from_zero():
+    """A spread of 0.1 around 30, as in dark or flat parts: no digits may be lost to the mean."""
+    net = network(lambda **kw: layers.GroupNorm(64))
+    params = alive(net)
+    x = np.float32(30) + np.float32(0.1) * noise(1, 8, 8, 64)
+    expected = group_norm_oracle(x[0].astype(np.float64), double(params))
+    np.testing.assert_allclose(run(net, params, lambda m: m(x))[0], expected, atol=1e-2)
 
 
 def test_attention_block():
@@ -215,7 +248,7 @@ def test_attention_block():
     q, k, v = (y @ p[n]["kernel"][0, 0] + p[n]["bias"] for n in ("query", "key", "value"))
     y = softmax_oracle(q @ k.T / math.sqrt(32)) @ v
     y = y @ p["out"]["kernel"][0, 0] + p["out"]["bias"]
-    agree(net.apply(params, lambda m: m(x))[0], x[0] + y.reshape(3, 4, 32))
+    agree(run(net, params, lambda m: m(x))[0], x[0] + y.reshape(3, 4, 32))
 
 
 def test_downsample():
@@ -223,14 +256,14 @@ def test_downsample():
     params, x = alive(net), noise(1, 6, 4, 3)
     expected = convolve_oracle(x[0], double(params)["conv"], stride=2, padding=(0, 1))
     assert expected.shape == (3, 2, 3)
-    agree(net.apply(params, lambda m: m(x))[0], expected)
+    agree(run(net, params, lambda m: m(x))[0], expected)
 
 
 def test_upsample():
-    net = network(lambda **kw: layers.Upsample(3, **kw))
+    net = network(lambda **kw: layers.Upsample(3, 3, **kw))
     params, x = alive(net), noise(1, 3, 2, 3)
     expected = convolve_oracle(x[0].repeat(2, 0).repeat(2, 1), double(params)["conv"])
-    agree(net.apply(params, lambda m: m(x))[0], expected)
+    agree(run(net, params, lambda m: m(x))[0], expected)
 
 
 def test_bicubic():
@@ -307,25 +340,26 @@ def test_reference_positions(reference):
 def test_reference_tokenizer(reference, method, params):
     upsampled = method.upsample(jnp.asarray(reference["lr"]))
     agree(upsampled, reference["upsampled"])
-    vectors = method.tokenizer.apply(params["tokenizer"], lambda m: m.encode(upsampled))
+    vectors = run(method.tokenizer, params["tokenizer"], lambda m: m.encode(upsampled))
     agree(vectors, reference["vectors"])
-    tokens = method.tokenize(params, upsampled)
+    tokens = jax.jit(method.tokenize)(params, upsampled)
     np.testing.assert_array_equal(tokens, reference["lr_tokens"])
-    image = method.tokenizer.apply(
-        params["tokenizer"], lambda m: m.decode(method.embed(params, tokens))
-    )
+    coded = method.embed(params, tokens)
+    image = run(method.tokenizer, params["tokenizer"], lambda m: m.decode(coded))
     agree(image, reference["reconstruction"])
 
 
 def test_reference_generator_and_critic(reference, method, params):
     lr_tokens = jnp.asarray(reference["lr_tokens"]).reshape(2, -1)
     tokens, mask = jnp.asarray(reference["tokens"]), jnp.asarray(reference["mask"])
-    memory = method.memory(params, "generator", lr_tokens)
-    logits = method.logits(params, "generator", tokens, mask, memory)
-    agree(logits, reference["generator_logits"])
-    memory = method.memory(params, "critic", lr_tokens)
-    logits = method.logits(params, "critic", tokens, None, memory)
-    agree(logits[..., 0], reference["critic_logits"])
+
+    @functools.partial(jax.jit, static_argnames="network")
+    def logits(params, mask, network):
+        memory = method.memory(params, network, lr_tokens)
+        return method.logits(params, network, tokens, mask, memory)
+
+    agree(logits(params, mask, "generator"), reference["generator_logits"])
+    agree(logits(params, None, "critic")[..., 0], reference["critic_logits"])
 
 
 @pytest.mark.parametrize("score", [False, True])
@@ -341,8 +375,9 @@ def test_reference_restoration(reference, method, params, score):
 def test_reference_without_colour_correction(reference, method, params):
     upsampled = jnp.asarray(reference["upsampled"])
     tokens = jnp.asarray(reference["restored_tokens"])
-    agree(method.render(params, tokens, upsampled), reference["raw"])
-    plain = method.render(params, tokens, upsampled, control=False)
+    render = jax.jit(method.render, static_argnames="control")
+    agree(render(params, tokens, upsampled), reference["raw"])
+    plain = render(params, tokens, upsampled, control=False)
     assert np.abs(np.asarray(plain) - reference["raw"]).max() > 0.1  # the module does act
 
 

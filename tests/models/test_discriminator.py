@@ -1,0 +1,41 @@
+"""models.discriminator: patch grid, layer widths and batch statistics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from maskgit_sr.models.discriminator import BatchNorm, DiscriminatorConfig, PatchDiscriminator
+from maskgit_sr.models.functional import Network, count
+
+
+def build(dtype=jnp.float32, **config):
+    return Network(
+        lambda rngs: PatchDiscriminator(DiscriminatorConfig(**config), dtype=dtype, rngs=rngs)
+    )
+
+
+@pytest.mark.parametrize(("layers", "side", "patches"), [(3, 256, 30), (3, 128, 14), (1, 64, 30)])
+def test_patch_grid(layers, side, patches):
+    network = build(jnp.bfloat16, layers=layers)
+    image = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+    found = jax.eval_shape(
+        lambda params, image: network.apply(params, lambda m: m(image)), network.shapes, image
+    )
+    assert found.shape == (2, patches, patches, 1) and found.dtype == jnp.float32
+
+
+def test_published_size():
+    # convolutions 3→64→128→256→512→1 of 4×4; norms after the middle three
+    kernels = 16 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512)
+    assert count(build().shapes) == kernels + 64 + 1 + 2 * (128 + 256 + 512)
+
+
+def test_batch_norm_uses_the_batch():
+    norm = BatchNorm(3, rngs=nnx.Rngs(0))
+    norm.bias[...] = jnp.array([1.0, 2.0, 3.0])
+    x = 5 + 2 * jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
+    unit = (x - x.mean((0, 1, 2))) / np.sqrt(np.var(x, (0, 1, 2)) + 1e-5)
+    expected = unit * norm.scale[...] + norm.bias[...]
+    np.testing.assert_allclose(norm(x), expected, atol=1e-5)

@@ -1,0 +1,95 @@
+"""ops.resize and ops.positions against NumPy written tap by tap."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskgit_sr.ops.positions import sincos_2d
+from maskgit_sr.ops.resize import (
+    depth_to_space,
+    space_to_depth,
+    upsample_bicubic,
+    upsample_nearest,
+)
+
+
+def cubic(distance, a):
+    distance = abs(distance)
+    if distance <= 1:
+        return (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    if distance < 2:
+        return a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    return 0.0
+
+
+def bicubic_pixel(image, scale, a, y, x):
+    """One output pixel as the sum over its 4×4 neighbours, border pixels repeated."""
+    source_y, source_x = (y + 0.5) / scale - 0.5, (x + 0.5) / scale - 0.5
+    top, left = int(np.floor(source_y)), int(np.floor(source_x))
+    total = 0.0
+    for i in range(top - 1, top + 3):
+        for j in range(left - 1, left + 3):
+            weight = cubic(source_y - i, a) * cubic(source_x - j, a)
+            row, column = min(max(i, 0), image.shape[0] - 1), min(max(j, 0), image.shape[1] - 1)
+            total = total + weight * image[row, column].astype(np.float64)
+    return total
+
+
+@pytest.mark.parametrize("a", [-0.75, -0.5])
+def test_bicubic_tap_by_tap(a):
+    image = np.random.default_rng(0).random((5, 3, 2), np.float32)
+    found = np.asarray(upsample_bicubic(image[None], 4, a))[0]
+    expected = np.array([[bicubic_pixel(image, 4, a, y, x) for x in range(12)] for y in range(20)])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_bicubic_keeps_a_flat_image_and_a_single_pixel():
+    np.testing.assert_allclose(upsample_bicubic(jnp.full((1, 6, 7, 3), 0.3), 4), 0.3, atol=1e-6)
+    np.testing.assert_allclose(upsample_bicubic(jnp.full((1, 1, 1, 3), 0.3), 4), 0.3, atol=1e-6)
+
+
+def test_default_is_the_reference_kernel_and_not_clipped():
+    step = np.zeros((1, 8, 8, 1), np.float32)
+    step[:, :, 4:] = 1
+    found = np.asarray(jax.jit(upsample_bicubic, static_argnums=1)(step, 4))
+    np.testing.assert_array_equal(found, upsample_bicubic(step, 4, -0.75))
+    assert found.min() < -0.05 and found.max() > 1.05
+
+
+@pytest.mark.parametrize(
+    ("shape", "block"), [((2, 6, 4, 3), 2), ((1, 4, 12, 2), 4), ((2, 3, 2, 1), 1)]
+)
+def test_blocks_there_and_back(shape, block):
+    batch, height, width, channels = shape[0], shape[1] // block, shape[2] // block, shape[3]
+    image = np.arange(np.prod(shape)).reshape(shape)
+    folded = space_to_depth(jnp.asarray(image), block)
+    assert folded.shape == (batch, height, width, channels * block**2)
+    first = image[:, :block, :block].reshape(batch, -1)
+    np.testing.assert_array_equal(folded[:, 0, 0], first)
+    np.testing.assert_array_equal(depth_to_space(folded, block), image)
+
+
+def test_nearest_repeats_pixels():
+    image = np.arange(12).reshape(1, 2, 2, 3)
+    expected = image.repeat(3, axis=1).repeat(3, axis=2)
+    np.testing.assert_array_equal(upsample_nearest(jnp.asarray(image), 3), expected)
+
+
+def test_sincos_columns_then_rows():
+    height, width, features = 3, 5, 16
+    found = sincos_2d(height, width, features)
+    assert found.shape == (15, features) and found.dtype == np.float32
+    for row in range(height):
+        for column in range(width):
+            expected = []
+            for index in (column, row):
+                angles = [index / 10000 ** (i / 4) for i in range(4)]
+                expected += [np.sin(a) for a in angles] + [np.cos(a) for a in angles]
+            np.testing.assert_allclose(found[row * width + column], expected, atol=1e-6)
+
+
+def test_sincos_needs_a_multiple_of_four():
+    with pytest.raises(ValueError, match="multiple of 4, found 18"):
+        sincos_2d(2, 2, 18)
