@@ -1,4 +1,4 @@
-"""Four fake CPU devices, a RealSRT that compiles in seconds, and the files beside the repository."""
+"""Four fake CPU devices, a RealSRT that compiles in seconds, and the folder beside the repo."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,8 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from maskgit_sr.arrays import Params
@@ -61,8 +63,13 @@ def method(tiny: RealSRTConfig) -> RealSRT:
 
 @pytest.fixture(scope="session")
 def params(method: RealSRT) -> Params:
-    """Fresh parameters of every bundle group; the control's zero convolution is filled in."""
-    params, _ = jax.jit(method.init, static_argnums=1)(jax.random.key(0), method.bundle_groups)
-    kernel = params["control"]["zero"]["kernel"]
-    params["control"]["zero"]["kernel"] = 0.1 * jax.random.normal(jax.random.key(1), kernel.shape)
-    return params
+    """Random parameters of every bundle group, none of them zero, without compiling their init."""
+    rng = np.random.default_rng(0)
+
+    def fill(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        if len(shape.shape) == 1:  # norm scales and biases alike
+            return jnp.asarray(rng.uniform(0.5, 1, shape.shape), jnp.float32)
+        deviation = np.prod(shape.shape[:-1]) ** -0.5
+        return jnp.asarray(rng.normal(0, deviation, shape.shape), jnp.float32)
+
+    return jax.tree.map(fill, method.shapes())

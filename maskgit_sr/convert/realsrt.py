@@ -120,7 +120,8 @@ def constants(config: RealSRTConfig) -> dict[str, np.ndarray]:
     known = {}
     for group in _TRANSFORMERS:
         network = getattr(config, group)
-        known[f"{group}.pos_emb"] = sincos_2d(*network.grid, network.dim)[None]
+        height, width = network.grid
+        known[f"{group}.pos_emb"] = sincos_2d(height, width, network.dim)[None]
     for entry in entries(config).values():
         if entry.name.endswith(".gamma"):
             name = entry.name.removesuffix("gamma") + "beta"

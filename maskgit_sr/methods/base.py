@@ -112,6 +112,9 @@ class Method(Protocol):
     def init(self, key: jax.Array, groups: tuple[str, ...]) -> tuple[Params, Params]:
         """Fresh (params, stats) of those groups."""
 
+    def continued_stats(self, params: Params) -> Params:
+        """Statistics to go on with from trained groups, for those groups that keep any."""
+
     def restore(
         self, params: Params, lr: Float[Array, "B H W 3"], keys: Keys, options: RestoreOptions
     ) -> Restored:

@@ -163,6 +163,12 @@ class RealSRT:
                 params[group] = getattr(self, group).init(group_key)
         return params, stats
 
+    def continued_stats(self, params: Params) -> Params:
+        """The codebook's statistics from a trained codebook."""
+        if "codebook" not in params:
+            return {}
+        return {"codebook": codebook.continued(params["codebook"]["embedding"])._asdict()}
+
     def upsample(self, lr: Image) -> Image:
         """The ×4 bicubic image that the tokenizer and the controlling module see."""
         return upsample_bicubic(lr, self.scale)

@@ -29,6 +29,12 @@ def init(key: jax.Array, codes: int, width: int) -> CodebookStats:
     return CodebookStats(embedding, jnp.zeros((codes,), jnp.float32), embedding)
 
 
+def continued(embedding: Float[Array, "K C"]) -> CodebookStats:
+    """Statistics to go on with from trained codes: counts just high enough that none restarts."""
+    counts = jnp.full(embedding.shape[:1], 2.0, jnp.float32)
+    return CodebookStats(embedding, counts, embedding * 2.0)
+
+
 def nearest(vectors: Float[Array, "*n C"], embedding: Float[Array, "K C"]) -> Int[Array, "*n"]:
     """Index of the code nearest in Euclidean distance, ties to the lower index; float32."""
     flat = vectors.astype(jnp.float32).reshape(-1, vectors.shape[-1])

@@ -109,7 +109,7 @@ class GroupNorm(nnx.Module):
         b, h, w, c = x.shape
         flat = x.astype(jnp.float32).reshape(b, h * w, c)
         mean = self._over_groups(flat.mean(1))
-        variance = jnp.maximum(self._over_groups(jnp.square(flat).mean(1)) - jnp.square(mean), 0)
+        variance = self._over_groups(jnp.square(flat - mean[:, None]).mean(1))
         gain = jax.lax.rsqrt(variance + self.eps) * self.scale[...]
         out = flat * gain[:, None] + (self.bias[...] - mean * gain)[:, None]
         return out.reshape(x.shape).astype(x.dtype)

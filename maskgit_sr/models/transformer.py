@@ -92,15 +92,21 @@ def attend(query: Heads, key: Heads, value: Heads, scale: float) -> Heads:
     """softmax(scale · q·kᵀ)·v for each head, softmax in float32.
 
     Accelerators get JAX's fused attention. On CPU the row maximum, a pass over the whole N×N matrix,
-    is replaced by the bound scale·‖q‖·‖k‖ that normalised queries and keys make tight; its ceiling
-    keeps exp above float32's underflow, and sums of up to e^88 below its overflow.
+    is replaced by the bound scale·‖q‖·‖k‖ that normalised queries and keys make tight. That is exact
+    while e^(−2·bound) is a float32; sharper logits take the maximum after all.
     """
     if jax.default_backend() != "cpu":
         return jax.nn.dot_product_attention(query, key, value, scale=scale)
     query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
-    longest = jnp.sqrt(jnp.max(jnp.sum(query**2, -1)) * jnp.max(jnp.sum(key**2, -1)))
-    shift = jax.lax.stop_gradient(jnp.minimum(scale * longest, 40.0))
-    weights = jnp.exp(jnp.einsum("bqhd,bkhd->bhqk", query * scale, key) - shift)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key)
+    longest = [jnp.max(jnp.sum(jnp.square(x), -1), axis=(1, 2)) for x in (query, key)]
+    bound = (scale * jnp.sqrt(longest[0] * longest[1]))[:, None, None, None]
+    shift = jax.lax.cond(
+        jnp.all(bound <= 40.0),
+        lambda: jnp.broadcast_to(bound, (*logits.shape[:3], 1)),
+        lambda: jnp.max(logits, axis=-1, keepdims=True),
+    )
+    weights = jnp.exp(logits - jax.lax.stop_gradient(shift))
     total = jnp.sum(weights, axis=-1).transpose(0, 2, 1)[..., None]
     return (jnp.einsum("bhqk,bkhd->bqhd", weights, value) / total).astype(value.dtype)
 

@@ -100,10 +100,7 @@ class Trainer:
                 state, pending = step_fn(state, frozen, sharding.put_batch(arrays, self.mesh))
                 step += 1
                 if step % self.config.log_every == 0 or step == steps:
-                    scalars = {k: float(v) for k, v in pending.items()}
-                    if not np.isfinite(list(scalars.values())).all():
-                        bad = [k for k, v in scalars.items() if not np.isfinite(v)]
-                        raise FloatingPointError(f"step {step}: {', '.join(bad)} not finite")
+                    scalars = _finite(pending, step)
                     elapsed = time.monotonic() - mark
                     count = (step - mark_step) * len(batch["hr"]) * jax.process_count()
                     scalars |= {
@@ -117,15 +114,19 @@ class Trainer:
                     _LOG.info("%s %d/%d %s", self.name, step, steps, _line(scalars))
                     mark, mark_step, waited = time.monotonic(), step, 0.0
                 if step % self.config.checkpoint_every == 0:
+                    _finite(pending, step)
                     checkpoints.save(state, self.iterator)
                 if step % self.config.panel_every == 0 or step == steps:
                     self._draw(writer, step, frozen, state)
                 if step % self.config.validate_every == 0 or step == steps:
                     self._score(writer, step, frozen, state)
-        finally:
-            # an exception here means the step was not usable; what is saved is the last good state
-            if np.all([np.isfinite(float(v)) for v in pending.values()]):
+            _finite(pending, step)
+            checkpoints.save(state, self.iterator)
+        except KeyboardInterrupt:  # between steps the state is whole; within one it is given away
+            if not state.step.is_deleted():
                 checkpoints.save(state, self.iterator)
+            raise
+        finally:
             checkpoints.close()
             writer.close()
         seconds = spent + time.monotonic() - began
@@ -144,10 +145,11 @@ class Trainer:
         fresh = tuple(dict.fromkeys((*stage.trains, *stage.fresh_stats)))
         initial = {}
         if self.config.init:  # go on from a bundle's own weights for the trained groups too
-            initial = collect_from(Path(self.config.init), stage.trains)
+            initial = collect_from(Path(self.config.init), (*stage.trains, *stage.fresh_stats))
 
         def build(frozen: Params, initial: Params) -> TrainState:
             params, stats = self.method.init(jax.random.key(self.config.seed), fresh)
+            stats |= self.method.continued_stats(initial)
             params = stage.start(frozen | params) | initial
             return create(stage, params, stats, self.optimizers, self.config.seed)
 
@@ -211,6 +213,19 @@ def collect_from(path: Path, groups: tuple[str, ...]) -> Params:
     """
     params, _ = bundles.read(path)
     return {group: params[group] for group in groups if group in params}
+
+
+def _finite(metrics: dict[str, jax.Array], step: int) -> dict[str, float]:
+    """The metrics on the host.
+
+    Raises:
+        FloatingPointError: one is not finite; nothing is saved after that.
+    """
+    scalars = {name: float(value) for name, value in metrics.items()}
+    bad = [name for name, value in scalars.items() if not np.isfinite(value)]
+    if bad:
+        raise FloatingPointError(f"step {step}: {', '.join(bad)} not finite")
+    return scalars
 
 
 def _line(scalars: dict[str, float]) -> str:

@@ -136,13 +136,13 @@ def test_attention_with_sharp_logits(scale, turned):
     params["key_scale"] = jnp.full((16,), scale)
     if turned:  # every key opposite to every query: a row's largest logit is far below zero
         one = jnp.zeros((32, 32)).at[:, ::16].set(1.0)
-        x = 1 + 0.01 * np.abs(x)
+        x[..., 0] = 10.0
         params["norm"]["scale"] = jnp.zeros(32).at[0].set(1.0)
         params["query"]["kernel"] = one
         params["key_value"]["kernel"] = params["key_value"]["kernel"].at[:, :32].set(-one)
-        params["null"] = params["null"].at[0].set(-jnp.zeros((2, 16)).at[:, 0].set(1.0))
+        params["null"] = params["null"].at[0].set(0.0).at[0, :, 0].set(-1.0)
     expected = attention_oracle(double(params), x[0])
-    np.testing.assert_allclose(run(net, params, lambda m: m(x))[0], expected, atol=2e-3)
+    np.testing.assert_allclose(run(net, params, lambda m: m(x))[0], expected, atol=1e-4)
 
 
 def test_null_entry_comes_first_and_is_normalised_like_a_key():
@@ -237,7 +237,7 @@ def test_group_norm_far_from_zero():
     params = alive(net)
     x = np.float32(30) + np.float32(0.1) * noise(1, 8, 8, 64)
     expected = group_norm_oracle(x[0].astype(np.float64), double(params))
-    np.testing.assert_allclose(run(net, params, lambda m: m(x))[0], expected, atol=1e-2)
+    np.testing.assert_allclose(run(net, params, lambda m: m(x))[0], expected, atol=1e-3)
 
 
 def test_attention_block():

@@ -5,9 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def test_zero_convolution_is_identity_and_features_follow_both_inputs(method):
-    params = jax.jit(method.control.init)(jax.random.key(0))
-    assert not params["zero"]["kernel"].any() and not params["zero"]["bias"].any()
+def test_fresh_module_ends_in_zeros(method):
+    zero = jax.jit(lambda key: method.control.init(key)["zero"])(jax.random.key(0))
+    assert zero["kernel"].shape == (1, 1, 32, 16)
+    assert not zero["kernel"].any() and not zero["bias"].any()
+
+
+def test_zeros_are_identity_and_features_follow_both_inputs(method, params):
+    params = params["control"] | {"zero": jax.tree.map(jnp.zeros_like, params["control"]["zero"])}
     latent = jax.random.normal(jax.random.key(1), (2, 8, 8, 16))
     upsampled = jax.random.uniform(jax.random.key(2), (2, 64, 64, 3))
 
@@ -22,7 +27,7 @@ def test_zero_convolution_is_identity_and_features_follow_both_inputs(method):
     for other in (run(params, latent + 1, upsampled), run(params, latent, upsampled[::-1])):
         assert not jnp.allclose(other[1], features, atol=1e-3)
 
-    params["zero"]["kernel"] += 0.1
+    params["zero"]["kernel"] = params["zero"]["kernel"] + 0.1
     moved, _ = run(params, latent, upsampled)
     expected = latent + 0.1 * features.sum(-1, keepdims=True)
     np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-4)

@@ -64,7 +64,7 @@ def test_conv(size, stride, padding, pad):
     conv.bias[...] = jnp.array([1.0, -2.0, 0.5])
     x = normal(3, 2, 6, 8, 2)
     expected = convolve(np.asarray(x), np.asarray(conv.kernel[...]), stride, pad)
-    np.testing.assert_allclose(conv(x), expected + [1.0, -2.0, 0.5], atol=1e-5)
+    np.testing.assert_allclose(conv(x), expected + np.array([1.0, -2.0, 0.5]), atol=1e-5)
 
 
 def test_group_norm():

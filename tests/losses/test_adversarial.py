@@ -1,0 +1,119 @@
+"""losses.adversarial: hinge values, and one backward pass equal to the three of the definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskgit_sr.losses.adversarial import balanced_loss, hinge_discriminator, hinge_generator
+
+EPS, CEILING = 1e-4, 1e4
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_hinge():
+    real, fake = np.array([-0.5, 0.2, 3.0]), np.array([-2.0, 0.5, 1.0])
+    expected = 0.5 * (np.mean([1.5, 0.8, 0.0]) + np.mean([0.0, 1.5, 2.0]))
+    np.testing.assert_allclose(hinge_discriminator(jnp.asarray(real), jnp.asarray(fake)), expected)
+    np.testing.assert_allclose(hinge_generator(jnp.asarray(fake)), -fake.mean(), rtol=1e-6)
+
+
+X, TARGET, JUDGE = normal(0, 2, 6), normal(1, 2, 3), normal(2, 3, 4)
+PARAMS = {
+    "first": normal(3, 6, 5),
+    "last": {"kernel": normal(4, 5, 3), "bias": normal(5, 3)},
+}
+
+
+def features_of(first):
+    return jnp.tanh(X @ first)
+
+
+def tail(last, features):
+    return jnp.sin(features @ last["kernel"] + last["bias"])
+
+
+def reconstruction(image):
+    return jnp.mean((image - TARGET) ** 2)
+
+
+def adversarial(image):
+    return -jnp.mean(jnp.tanh(image @ JUDGE))
+
+
+def naive(scale, boost):
+    """Gradient of reconstruction + scale · weight · adversarial with the weight's definition."""
+
+    def losses(params):
+        image = tail(params["last"], features_of(params["first"]))
+        return reconstruction(image), boost * adversarial(image)
+
+    grads = [jax.grad(lambda p, i=i: losses(p)[i])(PARAMS) for i in (0, 1)]
+    norms = [jnp.linalg.norm(g["last"]["kernel"]) for g in grads]
+    weight = jnp.clip(norms[0] / (norms[1] + EPS), 0, CEILING)
+    mixed = jax.tree.map(lambda a, b: a + scale * weight * b, *grads)
+    return losses(PARAMS), weight, mixed
+
+
+@pytest.mark.parametrize(("scale", "boost"), [(1.0, 1.0), (0.8, 3.0), (1.0, 1e-9)])
+def test_gradient_is_the_definitions(scale, boost):
+    def loss(params):
+        found = balanced_loss(
+            features_of(params["first"]),
+            params["last"],
+            tail,
+            reconstruction,
+            lambda image: boost * adversarial(image),
+            scale,
+        )
+        return found.surrogate, found
+
+    (value, found), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS)
+    losses, weight, expected = naive(scale, boost)
+    assert value == 0
+    np.testing.assert_allclose(found.image, tail(PARAMS["last"], features_of(PARAMS["first"])))
+    np.testing.assert_allclose((found.reconstruction, found.adversarial), losses, rtol=1e-5)
+    np.testing.assert_allclose(found.weight, weight, rtol=1e-4)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [None, adversarial], ids=["no GAN", "before it starts"])
+def test_without_the_adversarial_part(given):
+    def loss(params):
+        features = features_of(params["first"])
+        found = balanced_loss(features, params["last"], tail, reconstruction, given, 0.0)
+        return found.surrogate, found
+
+    grads, found = jax.jit(jax.grad(loss, has_aux=True))(PARAMS)
+
+    def plain(params):
+        return reconstruction(tail(params["last"], features_of(params["first"])))
+
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(jax.grad(plain)(PARAMS)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert found.weight is None or found.weight == 0
+
+
+def test_no_gradient_flows_through_the_weight():
+    """Doubling the discriminator changes the weight, and then nothing else."""
+
+    def grads(boost):
+        def loss(params):
+            features = features_of(params["first"])
+            return balanced_loss(
+                features,
+                params["last"],
+                tail,
+                reconstruction,
+                lambda i: boost * adversarial(i),
+                eps=0.0,
+            ).surrogate
+
+        return jax.grad(loss)(PARAMS)
+
+    for a, b in zip(jax.tree.leaves(grads(1.0)), jax.tree.leaves(grads(2.0)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)

@@ -1,0 +1,144 @@
+"""methods.realsrt: restoration of tiles, configuration, and the groups of parameters."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskgit_sr.arrays import Precision
+from maskgit_sr.decoding.policies import Policy
+from maskgit_sr.methods import registry
+from maskgit_sr.methods.base import RestoreOptions, TileSpec
+from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
+from maskgit_sr.models.functional import flatten
+from maskgit_sr.ops.color import adain
+
+LR = jax.random.uniform(jax.random.key(0), (3, 16, 16, 3))
+KEYS = jax.random.split(jax.random.key(1), 3)
+SCORED = RestoreOptions(Policy(3, score=True))
+
+
+@pytest.fixture(scope="module")
+def restore(method):
+    return jax.jit(method.restore, static_argnames="options")
+
+
+@pytest.fixture(scope="module")
+def scored(restore, params):
+    return restore(params, LR, KEYS, options=SCORED)
+
+
+def test_restored_tiles(scored):
+    assert scored.image.shape == (3, 64, 64, 3) and scored.image.dtype == jnp.float32
+    assert jnp.isfinite(scored.image).all()
+    assert scored.tokens.shape == scored.confidence.shape == (3, 8, 8)
+    assert ((scored.tokens >= 0) & (scored.tokens < 16)).all()
+    assert ((scored.confidence >= 0) & (scored.confidence <= 1)).all()
+    np.testing.assert_allclose(scored.image.mean((1, 2)), LR.mean((1, 2)), atol=1e-4)
+
+
+def test_stages_of_restoration_give_the_same(method, params, scored):
+    """Upsampling, tokens, rendering and colour, called one by one."""
+
+    @jax.jit
+    def by_hand(params):
+        upsampled = method.upsample(LR)
+        decoded = method.generate(params, upsampled, KEYS, SCORED.policy)
+        tokens = decoded.tokens.reshape(3, 8, 8)
+        return tokens, adain(method.render(params, tokens, upsampled), LR)
+
+    tokens, image = by_hand(params)
+    np.testing.assert_array_equal(tokens, scored.tokens)
+    np.testing.assert_allclose(image, scored.image, atol=1e-4)
+
+
+def test_a_tile_does_not_depend_on_its_neighbours(restore, params, scored):
+    turned = restore(params, LR[::-1], KEYS[::-1], options=SCORED)
+    np.testing.assert_array_equal(turned.tokens[::-1], scored.tokens)
+    np.testing.assert_allclose(turned.image[::-1], scored.image, atol=1e-4)
+
+
+def test_without_critic_and_control(restore, params, scored):
+    """A bundle of tokenizer and generator restores too; no options, no colour fix, one step."""
+    few = {group: params[group] for group in ("tokenizer", "codebook", "generator")}
+    policy = Policy(1, "generator", temperature=0.5)
+    options = RestoreOptions(policy, color_fix="none", control=False)
+    found = restore(few, LR, KEYS, options=options)
+    assert found.confidence is None and jnp.isfinite(found.image).all()
+    other = restore(few, LR, jax.random.split(jax.random.key(9), 3), options=options)
+    assert (found.tokens != other.tokens).any()
+    with pytest.raises(ValueError, match="bundle has no critic"):
+        restore(few, LR, KEYS, options=SCORED)
+
+
+def test_control_steers_the_image_but_not_the_tokens(method, params, scored):
+    render = jax.jit(method.render, static_argnames="control")
+    upsampled = method.upsample(LR)
+    steered = render(params, scored.tokens, upsampled, control=True)
+    plain = render(params, scored.tokens, upsampled, control=False)
+    assert not jnp.allclose(steered, plain, atol=1e-2)
+
+
+def test_configuration_survives_json(method, tiny):
+    text = json.dumps(method.describe())
+    assert RealSRTConfig.from_dict(json.loads(text)) == tiny
+    again = registry.build("realsrt", json.loads(text), Precision(compute=jnp.bfloat16))
+    assert again.precision.compute == jnp.bfloat16
+    assert flatten(again.shapes()) == flatten(method.shapes())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"generater": {}}, "realsrt: unknown field 'generater', expected one of tokenizer, "),
+        ({"generator": {"depth": 3}}, "realsrt.generator: unknown field 'depth'"),
+    ],
+)
+def test_unknown_fields_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        RealSRTConfig.from_dict(values)
+
+
+def test_parts_must_fit(tiny):
+    with pytest.raises(ValueError, match="tile: size × 4 must be a multiple of 8"):
+        RealSRT(dataclasses.replace(tiny, tile=TileSpec(size=15)))
+    with pytest.raises(ValueError, match=r"generator: expected grid \(16, 16\) and code width 16"):
+        RealSRT(dataclasses.replace(tiny, tile=TileSpec(size=32)))
+    critic = dataclasses.replace(tiny.critic, code_width=8)
+    with pytest.raises(ValueError, match="critic: expected grid .* found .* and 8"):
+        RealSRT(dataclasses.replace(tiny, critic=critic))
+
+
+def test_unknown_method():
+    with pytest.raises(ValueError, match="method: expected one of realsrt, found 'sr9'"):
+        registry.build("sr9", {})
+
+
+def test_a_groups_start_does_not_depend_on_the_others(method):
+    """Stages that start apart give what one start of everything gives."""
+
+    @jax.jit
+    def both(key):
+        together, stats = method.init(key, method.bundle_groups)
+        alone, _ = method.init(key, ("critic",))
+        codes, own = method.init(key, ("codebook",))
+        kernels = [p["critic"]["logits"]["kernel"] for p in (together, alone)]
+        return kernels, [together["codebook"], codes["codebook"]], [stats, own]
+
+    for pair in both(jax.random.key(3)):
+        np.testing.assert_equal(*jax.device_get(pair))
+
+
+def test_stages_name_what_they_need(method):
+    stages = method.stages
+    assert list(stages) == ["tokenizer", "generator", "critic", "control"]
+    exported = [group for stage in stages.values() for group in stage.exports]
+    assert sorted(exported) == sorted(method.bundle_groups)
+    ready = {"perceptual"}
+    for stage in stages.values():
+        assert set(stage.needs) <= ready
+        assert [phase.group for phase in stage.phases] == list(stage.trains)
+        ready |= set(stage.exports)

@@ -1,0 +1,154 @@
+"""bundles: what is written comes back, and what is wrong with a file is said in one line."""
+
+import json
+import os
+import struct
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from maskgit_sr import bundles
+from maskgit_sr.bundles import Metadata
+from maskgit_sr.errors import UserError
+
+RNG = np.random.default_rng(0)
+PARAMS = {
+    "codebook": {"embedding": RNG.normal(size=(5, 3)).astype(np.float32)},
+    "generator": {
+        "layers": {"0": {"kernel": RNG.normal(size=(2, 3, 4)).astype(np.float32)}},
+        "scale": RNG.normal(size=4).astype(np.float32),
+    },
+}
+METADATA = Metadata(
+    "realsrt",
+    {"tokenizer": {"channels": [1, 2]}, "name": "γ"},
+    4,
+    "Apache-2.0",
+    training={"tokenizer": {"steps": 3}},
+    scores={"set5/psnr_y": 25.5},
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "new folder" / "model.safetensors"
+    bundles.write(path, PARAMS, METADATA)
+    return path
+
+
+def rewrite(path, change):
+    """Changes the header of a written bundle in place."""
+    blob = path.read_bytes()
+    (size,) = struct.unpack("<Q", blob[:8])
+    header = json.loads(blob[8 : 8 + size])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + blob[8 + size :])
+
+
+def error(path, shapes=None):
+    with pytest.raises(UserError) as caught:
+        bundles.read(path, shapes)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and "\n" not in text
+    return text
+
+
+def test_float32_comes_back_bit_for_bit(path):
+    params, metadata = bundles.read(path, PARAMS)
+    assert metadata == METADATA == bundles.read_metadata(path)
+    np.testing.assert_equal(params, PARAMS)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_bfloat16_rounds_all_but_the_codebook(tmp_path):
+    path = tmp_path / "half.safetensors"
+    bundles.write(path, PARAMS, METADATA, ml_dtypes.bfloat16)
+    params, _ = bundles.read(path, PARAMS)
+    np.testing.assert_array_equal(params["codebook"]["embedding"], PARAMS["codebook"]["embedding"])
+    kernel = PARAMS["generator"]["layers"]["0"]["kernel"]
+    found = params["generator"]["layers"]["0"]["kernel"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, kernel.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+def test_missing_unknown_and_misshaped_entries_are_named(path):
+    shapes = {
+        "codebook": {"embedding": np.zeros((5, 4))},
+        "critic": {name: np.zeros(1) for name in "abcde"},
+        "generator": {"layers": PARAMS["generator"]["layers"]},
+    }
+    text = error(path, shapes)
+    assert "missing: critic/a, critic/b, critic/c and 2 more" in text
+    assert "unknown: generator/scale" in text
+    assert "mis-shaped: codebook/embedding (expected (5, 4), found (5, 3))" in text
+
+
+def test_no_such_file_and_truncated_files(path, tmp_path):
+    assert "no such bundle" in error(tmp_path / "gone.safetensors")
+    blob = path.read_bytes()
+    for length in (0, 4, 40, len(blob) // 2, len(blob) - 1):
+        path.write_bytes(blob[:length])
+        assert "not a readable bundle, it may be cut short" in error(path)
+    assert "not a readable bundle" in error(tmp_path)  # a folder
+
+
+def test_other_files(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"x": np.zeros(3, np.float32)}, path)
+    assert "expected a maskgit_sr bundle, found another safetensors file" in error(path)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    assert "not a readable bundle" in error(path)
+
+
+def test_another_dtype_is_named(path):
+    def change(header):
+        header["generator/scale"]["dtype"] = "I32"
+
+    rewrite(path, change)
+    assert "generator/scale: expected F32 or BF16, found I32" in error(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m | {"version": 2}, "expected bundle format 1, found 2"),
+        (lambda m: m | {"surprise": 1}, "metadata is damaged"),
+        (lambda m: {k: v for k, v in m.items() if k != "version"}, "metadata is damaged"),
+        (lambda m: [m], "metadata is damaged"),
+    ],
+)
+def test_metadata_of_another_time(path, change, message):
+    def rewrite_metadata(header):
+        own = header["__metadata__"]
+        own["maskgit_sr"] = json.dumps(change(json.loads(own["maskgit_sr"])))
+
+    rewrite(path, rewrite_metadata)
+    assert message in error(path)
+
+
+def test_broken_json(path):
+    rewrite(path, lambda header: header["__metadata__"].update(maskgit_sr="{"))
+    assert "metadata is damaged" in error(path)
+
+
+def test_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"before")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match="cannot write the bundle: No space left on device"):
+        bundles.write(path, PARAMS, METADATA)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"before"
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot write the bundle"):
+        bundles.write(tmp_path / "file" / "model.safetensors", PARAMS, METADATA)
