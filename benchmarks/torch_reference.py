@@ -9,8 +9,11 @@ Weights are random at the published sizes, because speed does not depend on thei
 programs get the same ones, so the largest difference between their images is printed as well. One
 measurement is a 64×64 tile to 256×256 in four decoding steps with the controlling module and colour
 correction, float32, compilation and loading excluded. The two alternate, so that other load on the
-machine meets both; on a busy machine the ratio of CPU times says more. A tile takes the PyTorch code about 2.1 TFLOP and this package 1.7: it encodes
-the LR tokens once for all steps and asks no critic after the last one.
+machine meets both. On a busy machine use ``--threads 1`` and compare CPU times: threads that wait
+for each other are counted as working.
+
+A tile takes the PyTorch code about 2.1 TFLOP and this package 1.7: it encodes the LR tokens once
+for all steps and asks no critic after the last one.
 """
 
 from __future__ import annotations

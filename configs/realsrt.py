@@ -49,6 +49,7 @@ def _model(size: str) -> dict[str, object]:
                 bypass=0.3,
                 adversarial_weight=0.5,
                 adversarial_start=20_000,
+                tune_decoder=True,
             ),
         )
     width = dict(dim=128, heads=2, head_dim=64, code_width=64)
@@ -64,6 +65,7 @@ def _model(size: str) -> dict[str, object]:
             pixel="l1", perceptual="lpips_squeeze", perceptual_weight=0.3, bypass=0.5,
             adversarial_weight=0.0,
             control_steps=2,
+            tune_decoder=True,
         ),
     )  # fmt: skip
 

@@ -37,7 +37,8 @@ def export(workdir: Path, output: Path, dtype: str, licence: str, about: dict[st
         for part in ("tokenizer", "generator", "critic", "tile"):
             if head.config[part] != heads[0].config[part]:
                 raise UserError(f"{path}: its {part} differs from that of {found[0]}")
-    params, facts = checkpoint.collect(found, method.bundle_groups)
+    later_first = [checkpoint.stage_file(workdir, name) for name in reversed(method.stages)]
+    params, facts = checkpoint.collect(later_first, method.bundle_groups)
     checkpoint.require(params, method.bundle_groups, workdir)
     scores = about.pop("scores", {})
     metadata = bundles.Metadata(

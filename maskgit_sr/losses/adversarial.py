@@ -43,6 +43,7 @@ def balanced_loss(
     adversarial: Callable[[Image], Scalar] | None,
     scale: jax.Array | float = 1.0,
     *,
+    kernel: Callable[[Any], jax.Array] = lambda layer: layer["kernel"],
     eps: float = 1e-4,
     ceiling: float = 1e4,
 ) -> Balanced:
@@ -55,7 +56,8 @@ def balanced_loss(
 
     Args:
         features: input of the last layer, still attached to the network's parameters.
-        last_layer: parameters of the last layer, with the kernel at ``["kernel"]``.
+        last_layer: parameters of the last layer, or all that ``tail`` trains.
+        kernel: picks W from such parameters.
         tail: (last_layer, features) → image.
         scale: factor on the adversarial part (0 before the GAN starts).
     """
@@ -68,7 +70,7 @@ def balanced_loss(
         def balance() -> tuple[Any, Scalar, Scalar]:
             value, image_grad = jax.value_and_grad(adversarial)(image)
             others = pull(image_grad)
-            norm, other_norm = (optax.tree.norm(g[0]["kernel"]) for g in (grads, others))
+            norm, other_norm = (jnp.linalg.norm(kernel(g[0])) for g in (grads, others))
             weight = jnp.clip(norm / (other_norm + eps), 0.0, ceiling)
             mixed = jax.tree.map(
                 lambda a, b: a + (scale * weight).astype(a.dtype) * b, grads, others

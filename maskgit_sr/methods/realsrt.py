@@ -40,6 +40,8 @@ class LossConfig:
         bypass: share of tokenizer examples decoded from continuous vectors, which keeps the decoder
             able to follow the controlling module's continuous residual. 0 in the paper.
         control_steps: decoding steps T that make the tokens the control stage learns from.
+        tune_decoder: the control stage goes on training the tokenizer's decoder, which tokens do
+            not depend on. Off in the paper; small decoders are the bottleneck without it.
     """
 
     pixel: str = "l2"
@@ -50,6 +52,7 @@ class LossConfig:
     commitment: float = 0.25
     bypass: float = 0.0
     control_steps: int = 4
+    tune_decoder: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 def build_stages(method: RealSRT) -> dict[str, Stage]:
     """The stages by name, in training order."""
     uses_gan = method.config.losses.adversarial_weight > 0
+    tunes_decoder = method.config.losses.tune_decoder
     discriminator = ("discriminator",) if uses_gan else ()
 
     def phases(group: str, loss: Callable[..., Any]) -> tuple[Phase, ...]:
@@ -64,9 +65,10 @@ def build_stages(method: RealSRT) -> dict[str, Stage]:
             trains=("control", *discriminator),
             needs=(*base, "generator", "critic", "perceptual"),
             phases=phases("control", control_loss),
-            exports=("control",),
+            exports=("control", "tokenizer") if tunes_decoder else ("control",),
             panel=partial(token_panel, method, "control"),
-            start=_copy_encoder,
+            start=partial(_copy_networks, tunes_decoder),
+            finish=_keep_decoder,
         ),
     }
 
@@ -75,9 +77,18 @@ def _keep_codebook(params: Params, stats: Params) -> Params:
     return params | {"codebook": {"embedding": stats["codebook"]["embedding"]}}
 
 
-def _copy_encoder(params: Params) -> Params:
-    encoder = jax.tree.map(jnp.copy, params["tokenizer"]["encoder"])
-    return params | {"control": params["control"] | {"encoder": encoder}}
+def _copy_networks(tunes_decoder: bool, params: Params) -> Params:
+    names = ("encoder", "decoder") if tunes_decoder else ("encoder",)
+    copies = {name: jax.tree.map(jnp.copy, params["tokenizer"][name]) for name in names}
+    return params | {"control": params["control"] | copies}
+
+
+def _keep_decoder(params: Params, stats: Params) -> Params:
+    control = dict(params["control"])
+    if "decoder" not in control:
+        return params
+    tokenizer = params["tokenizer"] | {"decoder": control.pop("decoder")}
+    return params | {"control": control, "tokenizer": tokenizer}
 
 
 def _image_losses(method: RealSRT, params: Params, target: jax.Array, step: jax.Array):  # type: ignore[no-untyped-def]
@@ -167,14 +178,25 @@ def control_loss(
     control = method.control.bind(params["control"])
     features = control.features(latent, upsampled)
 
-    def tail(last: Params, features: jax.Array) -> jax.Array:
+    trained = {"zero": params["control"]["zero"]}
+    if config.losses.tune_decoder:
+        trained["decoder"] = params["control"]["decoder"]
+
+    def tail(trained: Params, features: jax.Array) -> jax.Array:
         residual = method.control.apply(
-            params["control"] | {"zero": last}, lambda m: m.zero(features)
+            params["control"] | {"zero": trained["zero"]}, lambda m: m.zero(features)
         )
-        return tokenizer.decoder(latent + residual)
+        decoder = trained.get("decoder", params["tokenizer"]["decoder"])
+        return method.tokenizer.apply(
+            params["tokenizer"] | {"decoder": decoder}, lambda m: m.decoder(latent + residual)
+        )
 
     balanced = gan.balanced_loss(
-        features, params["control"]["zero"], tail, *_image_losses(method, params, hr, step)
+        features,
+        trained,
+        tail,
+        *_image_losses(method, params, hr, step),
+        kernel=lambda trained: trained["zero"]["kernel"],
     )
     return balanced.surrogate, LossResult(_report(balanced), stats, {"fake": balanced.image})
 

@@ -136,7 +136,8 @@ class Trainer:
 
     def _prepare(self) -> tuple[Params, TrainState]:
         stage, needed = self.stage, [g for g in self.stage.needs if g != "perceptual"]
-        sources = [checkpoint.stage_file(self.workdir, name) for name in self.method.stages]
+        stages = reversed(self.method.stages)  # a later stage may have gone on with a group
+        sources = [checkpoint.stage_file(self.workdir, name) for name in stages]
         if self.config.init:
             sources.append(Path(self.config.init))
         found, self._facts = checkpoint.collect(sources, self.method.bundle_groups)
@@ -150,7 +151,8 @@ class Trainer:
         def build(frozen: Params, initial: Params) -> TrainState:
             params, stats = self.method.init(jax.random.key(self.config.seed), fresh)
             stats |= self.method.continued_stats(initial)
-            params = stage.start(frozen | params) | initial
+            params = stage.start(frozen | params)
+            params |= {g: params[g] | initial[g] for g in initial.keys() & params.keys()}
             return create(stage, params, stats, self.optimizers, self.config.seed)
 
         shapes = jax.eval_shape(build, frozen, initial)

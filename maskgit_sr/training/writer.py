@@ -27,7 +27,8 @@ class Writer:
     def panel(self, step: int, name: str, images: dict[str, np.ndarray]) -> None:
         """One picture: a row an example, a column for each entry of ``images`` [B, H, W, 3]."""
         grid = tile_panel(images)
-        self._board.add_image(f"{name} ({' | '.join(images)})", grid, step, dataformats="HWC")
+        tag = f"{name}/{'-'.join(images)}"  # TensorBoard's names know letters, digits, - / _ only
+        self._board.add_image(tag, grid, step, dataformats="HWC")
         self._board.flush()
 
     def close(self) -> None:

@@ -1,0 +1,28 @@
+"""A small data set of pictures that are not noise, as the pipeline would give it."""
+
+from collections.abc import Callable
+
+import grain
+import numpy as np
+import pytest
+
+
+def example(index: int) -> dict[str, np.ndarray]:
+    """Waves of a random direction and tint: {"hr": [64, 64, 3], "lr": [16, 16, 3]} in [0, 1]."""
+    rng = np.random.default_rng(index)
+    y, x = np.mgrid[:64, :64] / 64
+    phase = rng.uniform(0, 6) + 2 * np.pi * (rng.uniform(1, 4) * x + rng.uniform(1, 4) * y)
+    hr = 0.5 + 0.4 * np.sin(phase)[..., None] * rng.uniform(0.3, 1, 3)
+    lr = hr.reshape(16, 4, 16, 4, 3).mean((1, 3))
+    return {"hr": hr.astype(np.float32), "lr": lr.astype(np.float32)}
+
+
+@pytest.fixture(scope="session")
+def batches() -> Callable[[], grain.DatasetIterator]:
+    """Makes iterators over batches of four, shuffled, without end, always the same."""
+
+    def make() -> grain.DatasetIterator:
+        dataset = grain.MapDataset.range(12).shuffle(seed=0).map(example).repeat()
+        return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0)).batch(4))
+
+    return make

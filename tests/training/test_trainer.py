@@ -1,0 +1,205 @@
+"""training.loop: the four stages in order, exact resumption, the time box and broken steps."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common
+from maskgit_sr import bundles
+from maskgit_sr.errors import UserError
+from maskgit_sr.methods.realsrt import RealSRT
+from maskgit_sr.models.functional import flatten
+from maskgit_sr.training.loop import Trainer
+
+
+class Killed(BaseException):
+    """What nothing in the trainer catches."""
+
+
+@pytest.fixture(scope="module")
+def make(method, batches):
+    """Makes trainers of the tiny method."""
+
+    def make(workdir, stage, iterator=None, validate=None, panel=None, model=method, **changes):
+        config = common.base()
+        config.perceptual = "none"
+        config.stage = common.stage(6, 4, common.optimizer(3e-3, 1e-3), crop=64, ema=0.9)
+        config.update(log_every=1, checkpoint_every=3)
+        config.update_from_flattened_dict(changes)
+        iterator = batches() if iterator is None else iterator
+        return Trainer(model, stage, config, workdir, iterator, validate, panel)
+
+    return make
+
+
+def scalars(workdir, stage):
+    lines = (workdir / stage / "scalars.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def groups(outcome):
+    params, metadata = bundles.read(outcome.groups)
+    return flatten(params), metadata
+
+
+def losses(workdir, stage):
+    """What the steps measured, without anything that a clock has measured."""
+    timed = ("examples_per_second", "input_wait_share")
+    return [{k: v for k, v in line.items() if k not in timed} for line in scalars(workdir, stage)]
+
+
+@pytest.fixture(scope="module")
+def finished(make, batches, tmp_path_factory):
+    """A workdir with the tokenizer (with its GAN) trained for six steps in one go."""
+    workdir = tmp_path_factory.mktemp("run")
+    seen = []
+
+    def validate(groups):
+        seen.append(sorted(groups))
+        return {"score": 1.0}
+
+    outcome = make(workdir, "tokenizer", None, validate, next(batches()), panel_every=6).run()
+    assert seen == [["codebook", "tokenizer"]]
+    return workdir, outcome
+
+
+def test_a_finished_stage(finished, method):
+    workdir, outcome = finished
+    assert outcome.finished and outcome.step == 6
+    params, metadata = groups(outcome)
+    expected = flatten({g: method.shapes()[g] for g in ("tokenizer", "codebook")})
+    assert {k: v.shape for k, v in params.items()} == {k: v.shape for k, v in expected.items()}
+    facts = metadata.training["tokenizer"]
+    assert facts["steps"] == 6 and facts["batch"] == 4 and facts["seconds"] > 0
+    lines = scalars(workdir, "tokenizer")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 6]
+    assert lines[-1] == {"step": 6, "validation/score": 1.0}
+    assert all(np.isfinite(list(line.values())).all() for line in lines)
+    assert {"tokenizer/adaptive_weight", "discriminator/real", "tokenizer/perplexity"} <= set(
+        lines[0]
+    )
+    first, last = (lines[i]["tokenizer/reconstruction"] for i in (0, 5))
+    assert last < 0.8 * first
+
+
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt, Killed])
+def test_a_stopped_run_goes_on_bit_for_bit(finished, make, tmp_path, trouble):
+    """Interrupted after step 4, where the state is saved; or killed there, and step 4 is redone."""
+    workdir, whole = finished
+
+    def stop(groups):
+        raise trouble
+
+    with pytest.raises(trouble):
+        make(tmp_path, "tokenizer", validate=stop, validate_every=4).run()
+    assert not (tmp_path / "tokenizer" / "groups.safetensors").exists()
+    outcome = make(tmp_path, "tokenizer").run()
+    steps = [line["step"] for line in losses(tmp_path, "tokenizer")]
+    assert steps == [1, 2, 3, 4, 5, 6] if trouble is KeyboardInterrupt else [1, 2, 3, 4, 4, 5, 6]
+    last = losses(tmp_path, "tokenizer")[-1]
+    assert last == losses(workdir, "tokenizer")[5]
+    found, expected = groups(outcome)[0], groups(whole)[0]
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_a_finished_stage_is_not_trained_again(finished, make):
+    workdir, before = finished
+    expected = groups(before)
+    again = make(workdir, "tokenizer").run()
+    assert again.step == 6 and again.finished
+    np.testing.assert_equal(groups(again)[0], expected[0])
+
+
+def test_the_time_box(make, tmp_path):
+    outcome = make(tmp_path, "tokenizer").run(max_seconds=0)
+    assert outcome.step == 0 and not outcome.finished and outcome.groups.exists()
+
+
+def test_stages_come_in_order(finished, make, tmp_path):
+    workdir, _ = finished
+    with pytest.raises(UserError, match="needs trained tokenizer, codebook: run the earlier"):
+        make(tmp_path, "generator").run()
+    with pytest.raises(UserError, match="needs trained generator: "):
+        make(workdir, "critic").run()
+    with pytest.raises(UserError, match="stage: expected one of tokenizer, .*, found 'gan'"):
+        make(tmp_path, "gan")
+
+
+def test_later_stages_learn_and_leave_the_earlier_ones_alone(finished, make, batches):
+    workdir, tokenizer = finished
+    before = {tokenizer.groups: tokenizer.groups.read_bytes()}
+    for stage, key in (("generator", "cross_entropy"), ("critic", "binary_cross_entropy")):
+        outcome = make(workdir, stage, panel=next(batches()), panel_every=6).run()
+        params, metadata = groups(outcome)
+        assert {name.split("/")[0] for name in params} == {stage}
+        assert list(metadata.training) == sorted([*metadata.training])
+        assert {"tokenizer", stage} <= metadata.training.keys()
+        values = [line[f"{stage}/{key}"] for line in scalars(workdir, stage)]
+        assert np.isfinite(values).all() and np.mean(values[-2:]) < values[0]
+        for path, blob in before.items():
+            assert path.read_bytes() == blob
+        before[outcome.groups] = outcome.groups.read_bytes()
+
+
+def test_control_starts_as_a_copy_of_the_encoder(make, method, params, tmp_path):
+    """From a bundle with everything, whose own control goes on; and without one, from a copy."""
+    path = tmp_path / "all.safetensors"
+    few = {group: tree for group, tree in params.items() if group != "control"}
+    metadata = bundles.Metadata("realsrt", method.describe(), 4)
+    bundles.write(path, jax.device_get(few), metadata)
+    outcome = make(tmp_path / "copy", "control", init=str(path)).run(max_seconds=0)
+    found, _ = groups(outcome)
+    for name, array in flatten(params["tokenizer"]["encoder"]).items():
+        np.testing.assert_array_equal(found[f"control/encoder/{name}"], array)
+    assert not found["control/zero/kernel"].any()
+
+    bundles.write(path, jax.device_get(params), metadata)
+    outcome = make(tmp_path / "own", "control", init=str(path), **{"stage.steps": 1}).run()
+    lines = scalars(tmp_path / "own", "control")
+    assert np.isfinite(list(lines[0].values())).all() and "control/adaptive_weight" in lines[0]
+    found, _ = groups(outcome)
+    moved = [
+        name
+        for name, x in flatten(params["control"]).items()
+        if (found[f"control/{name}"] != x).any()
+    ]
+    assert "zero/kernel" in moved and "encoder/conv_in/kernel" in moved
+
+
+def test_a_broken_step_keeps_the_last_good_checkpoint(make, batches, tiny, tmp_path):
+    """A loss that is not finite ends the run; the step before it can be continued from."""
+    no_gan = dataclasses.replace(tiny.losses, adversarial_weight=0.0)
+    plain = RealSRT(dataclasses.replace(tiny, losses=no_gan))
+
+    class Breaks:
+        """The fourth batch has a pixel that is not a number."""
+
+        def __init__(self):
+            self.inner, self.count = batches(), 0
+
+        def __next__(self):
+            self.count += 1
+            batch = next(self.inner)
+            if self.count == 4:
+                batch["hr"][0, 0, 0, 0] = np.nan
+            return batch
+
+        def get_state(self):
+            return self.inner.get_state()
+
+        def set_state(self, state):
+            self.inner.set_state(state)
+
+    options = {"log_every": 100, "checkpoint_every": 1}
+    with pytest.raises(FloatingPointError, match="step 4: tokenizer/.* not finite"):
+        make(tmp_path, "tokenizer", Breaks(), model=plain, **options).run()
+    assert not (tmp_path / "tokenizer" / "groups.safetensors").exists()
+    outcome = make(tmp_path, "tokenizer", model=plain, **options).run()
+    assert outcome.finished
+    assert all(np.isfinite(array).all() for array in groups(outcome)[0].values())
+    assert [line["step"] for line in scalars(tmp_path, "tokenizer")] == [6]
