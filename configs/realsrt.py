@@ -27,7 +27,7 @@ def _model(size: str) -> dict[str, object]:
     if size == "base":
         return {}  # RealSRTConfig's defaults are the published network
     if size == "small":
-        width = dict(dim=192, heads=3, head_dim=64, code_width=96)
+        width = dict(dim=192, heads=3, head_dim=64, code_width=96, sharpness=2.0)
         return dict(
             tokenizer=dict(
                 channels=(96, 192),
@@ -52,7 +52,7 @@ def _model(size: str) -> dict[str, object]:
                 tune_decoder=True,
             ),
         )
-    width = dict(dim=128, heads=2, head_dim=64, code_width=64)
+    width = dict(dim=128, heads=2, head_dim=64, code_width=64, sharpness=2.0)
     return dict(
         tokenizer=dict(
             channels=(64, 128), patch=4, encoder_blocks=1, decoder_blocks=2,

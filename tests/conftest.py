@@ -21,6 +21,19 @@ from maskgit_sr.models.transformer import TransformerConfig
 from maskgit_sr.models.vqgan import VQGANConfig
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that parallel workers end together."""
+    long = ("training", "launch", "methods", "convert")
+    items.sort(key=lambda item: item.path.parent.name not in long)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilations(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Equal programs are compiled once a session: a resumed run makes the same ones again."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of photographs and perceptual nets beside the repository."""

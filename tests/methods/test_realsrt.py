@@ -12,7 +12,7 @@ from maskgit_sr.arrays import Precision
 from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import RestoreOptions, TileSpec
-from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
+from maskgit_sr.methods.realsrt import LossConfig, RealSRT, RealSRTConfig
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.ops.color import adain
 
@@ -142,3 +142,47 @@ def test_stages_name_what_they_need(method):
         assert set(stage.needs) <= ready
         assert [phase.group for phase in stage.phases] == list(stage.trains)
         ready |= set(stage.exports)
+
+
+@pytest.mark.parametrize("gan", [True, False], ids=["GAN", "no GAN"])
+@pytest.mark.parametrize("tune", [True, False], ids=["decoder goes on", "decoder fixed"])
+def test_every_stage_of_the_published_size_can_be_traced(gan, tune):
+    """Losses, gradients and panels of `base` by shape alone; nothing is computed."""
+    losses = LossConfig(
+        perceptual="none", perceptual_weight=0.0, adversarial_weight=float(gan), tune_decoder=tune
+    )
+    method = RealSRT(RealSRTConfig(losses=losses))
+    batch = {"hr": (4, 256, 256, 3), "lr": (4, 64, 64, 3)}
+    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in batch.items()}
+    every = (*method.bundle_groups, "discriminator")
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params, stats = jax.eval_shape(lambda key: method.init(key, every), key)
+    for name, stage in method.stages.items():
+        ready = jax.eval_shape(stage.start, params)
+        carry = {}
+        for phase in stage.phases:
+
+            def loss(trained, params, batch, key, phase=phase):
+                everything = params | {phase.group: trained}
+                return phase.loss(everything, stats_of(params), batch, key, jnp.int32(0))
+
+            def stats_of(params):
+                embedding = params["codebook"]["embedding"]
+                counts = jnp.ones(len(embedding))
+                return {"codebook": dict(embedding=embedding, counts=counts, sums=embedding)}
+
+            grads, result = jax.eval_shape(
+                jax.grad(loss, has_aux=True), ready[phase.group], ready, batch | carry, key
+            )
+            assert jax.tree.map(lambda x: x.shape, grads) == jax.tree.map(
+                lambda x: x.shape, ready[phase.group]
+            )
+            assert all(x.shape == () for x in result.metrics.values())
+            carry = result.carry
+        exported = jax.eval_shape(stage.finish, ready, stats)
+        shapes = method.shapes()
+        for group in stage.exports:
+            assert flatten(exported[group]) == flatten(shapes[group])
+        panel = jax.eval_shape(stage.panel, exported, stats, batch, key)
+        assert {"hr", "output"} <= panel.keys(), name
+        assert {image.shape for image in panel.values()} == {(4, 256, 256, 3)}

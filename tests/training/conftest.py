@@ -19,10 +19,17 @@ def example(index: int) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def batches() -> Callable[[], grain.DatasetIterator]:
-    """Makes iterators over batches of four, shuffled, without end, always the same."""
+    """Makes iterators over batches of four, shuffled, without end, always the same.
 
-    def make() -> grain.DatasetIterator:
+    Batch number `broken` holds pixels that are not numbers.
+    """
+
+    def make(broken: int = -1) -> grain.DatasetIterator:
+        def spoil(index: int, example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {k: x * np.nan for k, x in example.items()} if index // 4 == broken else example
+
         dataset = grain.MapDataset.range(12).shuffle(seed=0).map(example).repeat()
+        dataset = dataset.map_with_index(spoil)
         return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0)).batch(4))
 
     return make

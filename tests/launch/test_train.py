@@ -1,0 +1,170 @@
+"""From photographs to a bundle that restores: config, data, four stages, export."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import ml_collections
+import numpy as np
+import pytest
+
+import maskgit_sr
+from configs import realsrt
+from launch import export_bundle, train
+from maskgit_sr import bundles
+from maskgit_sr.errors import UserError
+from maskgit_sr.models.functional import flatten
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two smooth pictures with edges."""
+    root = tmp_path_factory.mktemp("photos")
+    y, x = np.mgrid[:96, :128]
+    for index, angle in enumerate((0.1, 0.25)):
+        waves = np.sin(angle * x + 0.05 * y)[..., None] * [60, 90, 40] + 128
+        waves[30:60, 40:80] = [200, 180, 20 + 60 * index]
+        cv2.imwrite(str(root / f"{index}.png"), waves.astype(np.uint8))
+    return root
+
+
+def config(stage, root, tiny, **changes):
+    """The nano config of a stage with the tiny networks and a handful of steps."""
+    found = realsrt.get_config(f"nano,stage={stage}")
+    found.model = ml_collections.ConfigDict(dataclasses.asdict(tiny))
+    found.model.losses.update(adversarial_weight=0.0, tune_decoder=True)
+    found.perceptual = "none"
+    found.data.update(root=str(root), threads=0)
+    found.stage.update(steps=STEPS, batch=4, crop=64, ema=0.5)
+    found.stage.optimizer.update(learning_rate=3e-3, warmup=0)
+    found.log_every = 1
+    found.update_from_flattened_dict(changes)
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tiny, tmp_path_factory):
+    """A workdir in which every stage has taken its steps."""
+    workdir = tmp_path_factory.mktemp("work")
+    for stage in realsrt.STAGES:
+        assert train.run(config(stage, photos, tiny), workdir, float("inf"))
+    return workdir
+
+
+def groups(workdir, stage):
+    params, metadata = bundles.read(workdir / stage / "groups.safetensors")
+    return flatten(params), metadata
+
+
+@pytest.mark.parametrize(
+    ("stage", "loss"),
+    [
+        ("tokenizer", "reconstruction"),
+        ("generator", "cross_entropy"),
+        ("critic", "binary_cross_entropy"),
+        ("control", "reconstruction"),
+    ],
+)
+def test_every_stage_learns(trained, stage, loss):
+    lines = (trained / stage / "scalars.jsonl").read_text().splitlines()
+    values = [json.loads(line)[f"{stage}/{loss}"] for line in lines]
+    assert len(values) == STEPS and np.isfinite(values).all()
+    assert np.mean(values[-2:]) < values[0]
+    saved = json.loads((trained / f"config-{stage}.json").read_text())
+    assert saved["stage_name"] == stage and saved["stage"]["steps"] == STEPS
+
+
+def test_a_stage_leaves_the_earlier_ones_alone(trained):
+    before, _ = groups(trained, "tokenizer")
+    assert {name.split("/")[0] for name in before} == {"tokenizer", "codebook"}
+    for stage in ("generator", "critic"):
+        assert {name.split("/")[0] for name in groups(trained, stage)[0]} == {stage}
+    after, metadata = groups(trained, "control")
+    assert {name.split("/")[0] for name in after} == {"control", "tokenizer"}
+    changed = {
+        name.split("/")[1]
+        for name, x in after.items()
+        if name in before and (x != before[name]).any()
+    }
+    assert changed == {"decoder"}  # which tune_decoder lets it go on with
+    assert list(metadata.training) == sorted(realsrt.STAGES)
+
+
+def test_exported_bundle_restores_a_picture(trained, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    number = export_bundle.export(trained, path, "bfloat16", "CC0-1.0", {"scores": {"a/b": 1.0}})
+    metadata = bundles.read_metadata(path)
+    assert metadata.licence == "CC0-1.0" and metadata.scores == {"a/b": 1.0}
+    arrays, _ = bundles.read(path)
+    assert number == sum(x.size for x in flatten(arrays).values())
+    tuned, _ = groups(trained, "control")
+    kernel = "tokenizer/decoder/conv_out/kernel"
+    np.testing.assert_allclose(flatten(arrays)[kernel], tuned[kernel], rtol=0.01)
+    picture = np.random.default_rng(0).integers(0, 256, (7, 21, 3)).astype(np.uint8)
+    result = maskgit_sr.load(path, batch=2)(picture)
+    assert result.image.shape == (28, 84, 3) and result.confidence.shape == (7, 21)
+
+
+def test_export_says_what_is_missing(trained, tmp_path):
+    with pytest.raises(UserError, match="no trained stage"):
+        export_bundle.export(tmp_path, tmp_path / "x", "float32", "none", {})
+    part = tmp_path / "part"
+    (part / "tokenizer").mkdir(parents=True)
+    (part / "tokenizer" / "groups.safetensors").symlink_to(
+        trained / "tokenizer" / "groups.safetensors"
+    )
+    with pytest.raises(UserError, match="needs trained generator, critic, control"):
+        export_bundle.export(part, tmp_path / "x", "float32", "none", {})
+    assert not (tmp_path / "x").exists()
+
+
+def test_no_data_root(tiny, tmp_path):
+    with pytest.raises(UserError, match="--config.data.root: expected a folder"):
+        train.run(config("tokenizer", "", tiny), tmp_path, float("inf"))
+
+
+def test_validation_tiles_are_the_centres(method, tmp_path):
+    rng = np.random.default_rng(0)
+    large = rng.integers(0, 256, (96, 80, 3)).astype(np.uint8)
+    (tmp_path / "hr").mkdir()
+    cv2.imwrite(str(tmp_path / "hr" / "a.png"), large)
+    cv2.imwrite(str(tmp_path / "hr" / "small.png"), large[:32, :32])
+    batch = train.validation_batch(str(tmp_path), method, 5)
+    assert batch["lr"].shape == (1, 16, 16, 3) and batch["hr"].shape == (1, 64, 64, 3)
+    expected = large[16:80, 8:72, ::-1] / 255.0
+    np.testing.assert_allclose(batch["hr"][0], expected, atol=1e-6)
+    small = expected.reshape(16, 4, 16, 4, 3).mean((1, 3))
+    assert abs(batch["lr"][0] - small).mean() < 0.1
+    with pytest.raises(UserError, match="no validation image with sides of at least 16"):
+        (tmp_path / "hr" / "a.png").unlink()
+        train.validation_batch(str(tmp_path), method, 5)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        (
+            "launch.train",
+            ["--config", "configs/realsrt.py:nano,stage=tokenizer", "--workdir", "{tmp}"],
+            "launch.train: --config.data.root: expected a folder of photographs, found nothing",
+        ),
+        (
+            "launch.export_bundle",
+            ["--workdir", "{tmp}", "--output", "{tmp}/x.safetensors"],
+            "launch.export_bundle: {tmp}: no trained stage",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(module, arguments, message, tmp_path):
+    arguments = [a.format(tmp=tmp_path) for a in arguments]
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(message.format(tmp=tmp_path))
