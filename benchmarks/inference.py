@@ -1,4 +1,6 @@
-"""Restoration speed and memory: ``python -m benchmarks.inference [--model NAME|PATH] [--sides 128 256]``.
+"""Restoration speed and memory.
+
+    python -m benchmarks.inference [--model NAME|PATH] [--sides 128 256]
 
 Each input size runs in a process of its own, so that peak memory is that size's. Seconds are the
 median of the runs after the first, which compiles. "peak over" is peak memory less what the process
@@ -22,14 +24,16 @@ from rich.table import Table
 
 
 def photograph(side: int) -> np.ndarray:
-    """A smooth synthetic picture with some texture, uint8 [side, side, 3]; content does not matter."""
+    """A smooth picture with some texture, uint8 [side, side, 3]; content does not matter."""
     y, x = np.mgrid[:side, :side] / side
     rng = np.random.default_rng(0)
     base = np.stack([x, y, (x + y) / 2], -1) * 200 + rng.normal(0, 12, (side, side, 3))
     return np.clip(base + 20, 0, 255).astype(np.uint8)
 
 
-def measure(model: str, side: int, runs: int, batch: int | None, device: str | None) -> dict[str, Any]:
+def measure(
+    model: str, side: int, runs: int, batch: int | None, device: str | None
+) -> dict[str, Any]:
     """Seconds, tiles and peak memory (bytes) of one input size in this process."""
     import maskgit_sr
 
@@ -76,7 +80,16 @@ def main() -> None:
         )
         sys.stdout.write(json.dumps(found))
         return
-    table = Table("input", "tiles", "first run s", "seconds", "tiles/s", "peak MB", "peak over MB", "images MB")
+    table = Table(
+        "input",
+        "tiles",
+        "first run s",
+        "seconds",
+        "tiles/s",
+        "peak MB",
+        "peak over MB",
+        "images MB",
+    )
     rows = []
     for side in arguments.sides:
         command = [sys.executable, "-m", "benchmarks.inference", "--model", arguments.model]

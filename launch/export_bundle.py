@@ -1,4 +1,7 @@
-"""Joins the stages of a workdir into one bundle: ``python -m launch.export_bundle --workdir W --output FILE``."""
+"""Joins the stages of a workdir into one bundle.
+
+python -m launch.export_bundle --workdir W --output FILE
+"""
 
 from __future__ import annotations
 

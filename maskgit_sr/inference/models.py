@@ -103,12 +103,12 @@ def load(
 
     Args:
         model: name of a shipped model, or a path.
-        batch: tiles a device call; by default 1 on CPU, where more gains nothing, and 32 on accelerators.
+        batch: tiles a device call; by default 1 on CPU, where more gains nothing, and 32 else.
         device: ``cpu``, ``gpu`` or ``tpu``; by default whatever JAX prefers.
         dtype: ``float32`` or ``bfloat16``; by default bfloat16 on accelerators, float32 on CPU.
 
     Raises:
-        UserError: unknown model, a damaged bundle or one that does not fit its method, no such device.
+        UserError: unknown model or device, a damaged bundle, or one that does not fit its method.
     """
     path = resolve(model)
     place = pick_device(device)

@@ -1,4 +1,4 @@
-"""Any image in, restored image out: fixed-shape tiles on the device, everything else on the host."""
+"""Any image in, restored image out: fixed-shape tiles on the device, the rest on the host."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Upscaler:
         confidence: bool = True,
         **options: Any,
     ) -> Result:
-        """Restores a PIL image of any mode or an array [H, W], [H, W, 1 … 4] (uint8, uint16, float).
+        """Restores a PIL image of any mode or an array (uint8, uint16, float; 1 to 4 channels).
 
         Args:
             scale: output side over input side; the network makes ×4, then an antialiased resize.
@@ -91,8 +91,9 @@ class Upscaler:
         Raises:
             UserError: an array of another dtype or shape, or an option out of range.
         """
-        like_array = isinstance(image, np.ndarray)
-        picture = images.from_array(image) if like_array else images.from_pil(image)
+        picture = (
+            images.from_array(image) if isinstance(image, np.ndarray) else images.from_pil(image)
+        )
         restored = self.restore(
             picture,
             scale=scale,
@@ -128,7 +129,9 @@ class Upscaler:
         if not 0 < scale <= MAX_SCALE:
             raise UserError(f"scale: expected above 0 and at most {MAX_SCALE:g}, found {scale:g}")
         if color_fix not in COLOR_FIXES:
-            raise UserError(f"color_fix: expected one of {', '.join(COLOR_FIXES)}, found {color_fix!r}")
+            raise UserError(
+                f"color_fix: expected one of {', '.join(COLOR_FIXES)}, found {color_fix!r}"
+            )
         if policy is None:
             policy = "critic" if "critic" in self.params else "generator"
         if policy not in CONFIDENCES:
@@ -213,7 +216,7 @@ class Upscaler:
         yield waiting[0], jax.device_get(waiting[1])
 
     def _compile(self, options: RestoreOptions) -> Any:
-        """One compilation for each (options, batch); the tile's index in its image seeds its samples."""
+        """One compilation for each options; a tile's index in its image seeds its samples."""
         if options not in self._compiled:
 
             def run(params: Params, lr: jax.Array, indices: jax.Array, key: jax.Array) -> Restored:

@@ -78,9 +78,26 @@ def _keep_codebook(params: Params, stats: Params) -> Params:
 
 
 def _copy_networks(tunes_decoder: bool, params: Params) -> Params:
+    """The encoder's copy; with a trained decoder also its copy and a start at the autoencoder.
+
+    The published start adds nothing to the tokens' latent. When the decoder trains too, the module
+    starts instead by replacing that latent with the autoencoder's own of the LR image: fusion
+    blocks pass through, and the last convolution is −1 on the latent and quant_conv followed by
+    post_quant_conv on the encoder's features. From there it learns what the tokens are worth.
+    """
+    tokenizer, control = params["tokenizer"], params["control"]
     names = ("encoder", "decoder") if tunes_decoder else ("encoder",)
-    copies = {name: jax.tree.map(jnp.copy, params["tokenizer"][name]) for name in names}
-    return params | {"control": params["control"] | copies}
+    control = control | {name: jax.tree.map(jnp.copy, tokenizer[name]) for name in names}
+    if tunes_decoder:
+        first, second = tokenizer["quant_conv"], tokenizer["post_quant_conv"]
+        through = first["kernel"][0, 0] @ second["kernel"][0, 0]
+        kernel = jnp.concatenate([-jnp.eye(through.shape[0]), through])[None, None]
+        bias = first["bias"] @ second["kernel"][0, 0] + second["bias"]
+        control["zero"] = {"kernel": kernel, "bias": bias}
+        for block, layer in (("fuse_in", "conv2"), ("attention", "out"), ("fuse_out", "conv2")):
+            nothing = jax.tree.map(jnp.zeros_like, control[block][layer])
+            control[block] = control[block] | {layer: nothing}
+    return params | {"control": control}
 
 
 def _keep_decoder(params: Params, stats: Params) -> Params:

@@ -139,9 +139,7 @@ def make_norm(channels: int, groups: int) -> GroupNorm | Identity:
 class ResidualBlock(nnx.Module):
     """GN – swish – conv3 – GN – swish – conv3 plus the input, through a 1×1 when widths differ."""
 
-    def __init__(
-        self, inputs: int, outputs: int, *, groups: int = 32, dtype: Any, rngs: nnx.Rngs
-    ):
+    def __init__(self, inputs: int, outputs: int, *, groups: int = 32, dtype: Any, rngs: nnx.Rngs):
         conv = partial(Conv, dtype=dtype, rngs=rngs)
         self.norm1, self.conv1 = make_norm(inputs, groups), conv(inputs, outputs)
         self.norm2, self.conv2 = make_norm(outputs, groups), conv(outputs, outputs)

@@ -94,9 +94,9 @@ def _unit(x: jax.Array) -> jax.Array:
 def attend(query: Heads, key: Heads, value: Heads, scale: float) -> Heads:
     """softmax(scale · q·kᵀ)·v for each head, softmax in float32.
 
-    Accelerators get JAX's fused attention. On CPU the row maximum, a pass over the whole N×N matrix,
-    is replaced by the bound scale·‖q‖·‖k‖ that normalised queries and keys make tight. That is exact
-    while e^(−2·bound) is a float32; sharper logits take the maximum after all.
+    Accelerators get JAX's fused attention. On CPU the row maximum, a pass over the whole N×N
+    matrix, is replaced by the bound scale·‖q‖·‖k‖ that normalised queries and keys make tight. That
+    is exact while e^(−2·bound) is a float32; sharper logits take the maximum after all.
     """
     if jax.default_backend() != "cpu":
         return jax.nn.dot_product_attention(query, key, value, scale=scale)

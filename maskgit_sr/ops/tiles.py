@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Tiles along one side: ``length`` pixels, ``before`` and ``after`` of padding, tile ``starts``."""
+    """Tiles along one side: ``length`` pixels, padding ``before`` and ``after``, ``starts``."""
 
     length: int
     before: int
@@ -33,7 +33,9 @@ def plan_axis(length: int, size: int, stride: int) -> Axis:
         raise ValueError(f"tiles: expected a stride from 1 to {size}, found {stride}")
     extra = max(0, -(-(length - size) // stride))
     padding = extra * stride + size - length
-    return Axis(length, padding // 2, padding - padding // 2, tuple(range(0, extra * stride + 1, stride)))
+    return Axis(
+        length, padding // 2, padding - padding // 2, tuple(range(0, extra * stride + 1, stride))
+    )
 
 
 def pad_reflect(image: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
@@ -69,7 +71,9 @@ class Blender:
     needed. Rows come out of :meth:`add` as soon as no later tile can touch them.
     """
 
-    def __init__(self, rows: Axis, columns: Axis, size: int, scale: int, channels: int, variance: float):
+    def __init__(
+        self, rows: Axis, columns: Axis, size: int, scale: int, channels: int, variance: float
+    ):
         self._rows, self._columns, self._scale = rows, columns, scale
         self._side = size * scale
         window = gaussian_window(self._side, variance)

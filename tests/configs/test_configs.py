@@ -8,12 +8,19 @@ from maskgit_sr.methods import registry
 from maskgit_sr.training import optimizers
 
 
+@pytest.fixture(scope="module", params=realsrt.SIZES)
+def sized(request):
+    """(size, its method); the model is the same in every stage."""
+    config = realsrt.get_config(request.param)
+    return request.param, registry.build(config.method, config.model.to_dict())
+
+
 @pytest.mark.parametrize("stage", realsrt.STAGES)
-@pytest.mark.parametrize("size", realsrt.SIZES)
-def test_every_config_loads(size, stage):
+def test_every_config_loads(sized, stage):
+    size, method = sized
     config = realsrt.get_config(f"{size},stage={stage}")
     assert config.stage_name == stage
-    method = registry.build(config.method, config.model.to_dict())
+    assert type(method.config).from_dict(config.model.to_dict()) == method.config
     assert list(method.stages) == list(realsrt.STAGES)
     assert method.config.losses.perceptual == config.perceptual
     assert config.stage.crop % method.config.tokenizer.factor == 0

@@ -31,7 +31,7 @@ def test_a_bundle_from_a_path_restores(bundle):
     assert result.confidence.shape == (20, 11)
     assert 0 <= result.confidence.min() <= result.confidence.max() <= 1
     assert result.tokens.shape == (2, 1, 8, 8)
-    assert ((0 <= result.tokens) & (result.tokens < 16)).all()
+    assert ((result.tokens >= 0) & (result.tokens < 16)).all()
 
 
 def test_options_of_the_method_change_the_result(bundle):

@@ -12,7 +12,7 @@ from maskgit_sr.arrays import Precision
 from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import RestoreOptions, TileSpec
-from maskgit_sr.methods.realsrt import LossConfig, RealSRT, RealSRTConfig
+from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.ops.color import adain
 
@@ -144,15 +144,12 @@ def test_stages_name_what_they_need(method):
         ready |= set(stage.exports)
 
 
-@pytest.mark.parametrize("gan", [True, False], ids=["GAN", "no GAN"])
-@pytest.mark.parametrize("tune", [True, False], ids=["decoder goes on", "decoder fixed"])
-def test_every_stage_of_the_published_size_can_be_traced(gan, tune):
-    """Losses, gradients and panels of `base` by shape alone; nothing is computed."""
-    losses = LossConfig(
-        perceptual="none", perceptual_weight=0.0, adversarial_weight=float(gan), tune_decoder=tune
-    )
-    method = RealSRT(RealSRTConfig(losses=losses))
-    batch = {"hr": (4, 256, 256, 3), "lr": (4, 64, 64, 3)}
+@pytest.mark.parametrize(("gan", "tune"), [(1.0, True), (0.0, False)])
+def test_every_stage_fits_together(tiny, gan, tune):
+    """Losses, gradients, panels and exports by shape alone; nothing is computed."""
+    losses = dataclasses.replace(tiny.losses, adversarial_weight=gan, tune_decoder=tune)
+    method = RealSRT(dataclasses.replace(tiny, losses=losses))
+    batch = {"hr": (4, 64, 64, 3), "lr": (4, 16, 16, 3)}
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in batch.items()}
     every = (*method.bundle_groups, "discriminator")
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -185,4 +182,4 @@ def test_every_stage_of_the_published_size_can_be_traced(gan, tune):
             assert flatten(exported[group]) == flatten(shapes[group])
         panel = jax.eval_shape(stage.panel, exported, stats, batch, key)
         assert {"hr", "output"} <= panel.keys(), name
-        assert {image.shape for image in panel.values()} == {(4, 256, 256, 3)}
+        assert {image.shape for image in panel.values()} == {(4, 64, 64, 3)}
