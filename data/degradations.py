@@ -194,6 +194,16 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
             jpeg_probability=0.3,
             jpeg_quality=(80, 97),
         ),
+        "camera": Settings(
+            blur_sigma=(0.8, 4.5),
+            resize_probabilities=(0.1, 0.2, 0.7),
+            resize_range=(0.6, 1.2),
+            noise_probability=0.4,
+            noise_sigma=(0.0, 4 / 255),
+            poisson_scale=(0.05, 0.2),
+            jpeg_probability=0.2,
+            jpeg_quality=(85, 97),
+        ),
     }
 )
 

@@ -49,7 +49,7 @@ def decode(
     Raises:
         ValueError: the policy needs a critic and there is none.
     """
-    if policy.confidence == "critic" and doubt is None:
+    if policy.asks_critic and doubt is None:
         raise ValueError("confidence: the bundle has no critic; use confidence='generator'")
     counts = jnp.asarray(mask_counts(policy.steps, tokens, policy.schedule))
 
@@ -75,7 +75,8 @@ def decode(
         jnp.ones((batch, tokens), bool),
         jnp.zeros((batch, tokens), jnp.float32),
     )
-    carry = jax.lax.fori_loop(0, policy.steps - 1, body, carry)
+    if policy.steps > 1:  # a loop of no turns would still trace, and need, the critic
+        carry = jax.lax.fori_loop(0, policy.steps - 1, body, carry)
     carry = fill(policy.steps - 1, carry)
     if not policy.score:
         return Decoded(carry.tokens, None)

@@ -48,3 +48,8 @@ class Policy:
     def revocable(self) -> bool:
         """Whether a token that was kept may be masked again later."""
         return self.confidence == "critic"
+
+    @property
+    def asks_critic(self) -> bool:
+        """Whether decoding calls the critic at all; one unscored step does not."""
+        return self.confidence == "critic" and (self.steps > 1 or self.score)

@@ -205,16 +205,11 @@ class RealSRT:
         lr_tokens = self.tokenize(params, upsampled).reshape(batch, -1)
         memory = self.memory(params, "generator", lr_tokens)
         doubt = None
-        if policy.confidence == "critic" and "critic" in params:
-            if policy.steps > 1 or policy.score:
-                critic_memory = self.memory(params, "critic", lr_tokens)
+        if policy.asks_critic and "critic" in params:
+            critic_memory = self.memory(params, "critic", lr_tokens)
 
-                def doubt(tokens: Tokens) -> jax.Array:
-                    return self.logits(params, "critic", tokens, None, critic_memory)[..., 0]
-            else:
-
-                def doubt(tokens: Tokens) -> jax.Array:
-                    raise AssertionError("one unscored step needs no critic")
+            def doubt(tokens: Tokens) -> jax.Array:
+                return self.logits(params, "critic", tokens, None, critic_memory)[..., 0]
 
         return decode(
             lambda tokens, mask: self.logits(params, "generator", tokens, mask, memory),

@@ -44,7 +44,7 @@ def test_a_step_on_a_mesh(method, params, batches, stage, mesh):
     )
     assert any(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(many.params))
     for name, value in metrics.items():
-        np.testing.assert_allclose(mesh_metrics[name], value, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(mesh_metrics[name], value, rtol=1e-3, err_msg=name)
     moved = 0.0
     for a, b, before in zip(
         jax.tree.leaves((one.params, one.stats)),
