@@ -31,16 +31,20 @@ def export(workdir: Path, output: Path, dtype: str, licence: str, about: dict[st
     Raises:
         UserError: a stage is missing, the stages disagree on the configuration, unwritable output.
     """
-    found = sorted(workdir.glob("*/groups.safetensors"))
+    found = list(workdir.glob("*/groups.safetensors"))
     if not found:
         raise UserError(f"{workdir}: no trained stage (no */groups.safetensors)")
-    heads = [bundles.read_metadata(path) for path in found]
-    method = registry.build(heads[0].method, heads[0].config)
-    for path, head in zip(found, heads, strict=True):
-        for part in ("tokenizer", "generator", "critic", "tile"):
-            if head.config[part] != heads[0].config[part]:
-                raise UserError(f"{path}: its {part} differs from that of {found[0]}")
-    later_first = [checkpoint.stage_file(workdir, name) for name in reversed(method.stages)]
+    heads = {path.parent.name: bundles.read_metadata(path) for path in found}
+    stages = registry.build(next(iter(heads.values())).method, {}).stages
+    newest = heads[[name for name in stages if name in heads][-1]]
+    method = registry.build(newest.method, newest.config)
+    described = method.describe()
+    for name, head in heads.items():  # what a stage trained must be what the last one describes
+        config = registry.build(head.method, head.config).describe()
+        for part in {"tokenizer", "tile", *stages[name].trains} & described.keys():
+            if part != "discriminator" and config[part] != described[part]:
+                raise UserError(f"{workdir}: the {part} of stage {name} differs from the last one")
+    later_first = [checkpoint.stage_file(workdir, name) for name in reversed(stages)]
     params, facts = checkpoint.collect(later_first, method.bundle_groups)
     checkpoint.require(params, method.bundle_groups, workdir)
     scores = about.pop("scores", {})

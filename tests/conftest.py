@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from maskgit_sr.arrays import Params
 from maskgit_sr.methods.base import TileSpec
@@ -23,6 +24,10 @@ from maskgit_sr.methods.realsrt import LossConfig, RealSRT, RealSRTConfig
 from maskgit_sr.models.discriminator import DiscriminatorConfig
 from maskgit_sr.models.transformer import TransformerConfig
 from maskgit_sr.models.vqgan import VQGANConfig
+
+
+settings.register_profile("no deadline", deadline=None)  # how fast a machine is proves nothing
+settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,3 +1,5 @@
+"""maskgit_sr.load and inference.models: bundles by path and by name, devices and options."""
+
 import jax
 import numpy as np
 import pytest
@@ -6,13 +8,10 @@ import maskgit_sr
 from maskgit_sr import bundles
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import models
-from maskgit_sr.methods.realsrt import RealSRT
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny, tmp_path_factory):
-    method = RealSRT(tiny)
-    params, _ = jax.jit(lambda key: method.init(key, method.bundle_groups))(jax.random.key(0))
+def bundle(method, params, tmp_path_factory):
     path = tmp_path_factory.mktemp("bundle") / "tiny.safetensors"
     bundles.write(
         path, jax.device_get(params), bundles.Metadata("realsrt", method.describe(), method.scale)

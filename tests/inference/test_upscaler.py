@@ -1,3 +1,5 @@
+"""inference.upscaler around a method that only enlarges: sizes, modes, tiles and scales."""
+
 import dataclasses
 
 import jax

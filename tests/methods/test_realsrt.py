@@ -144,6 +144,10 @@ def test_stages_name_what_they_need(method):
         ready |= set(stage.exports)
 
 
+def shape_of(tree):
+    return jax.tree.map(lambda x: x.shape, tree)
+
+
 @pytest.mark.parametrize(("gan", "tune"), [(1.0, True), (0.0, False)])
 def test_every_stage_fits_together(tiny, gan, tune):
     """Losses, gradients, panels and exports by shape alone; nothing is computed."""
@@ -151,35 +155,30 @@ def test_every_stage_fits_together(tiny, gan, tune):
     method = RealSRT(dataclasses.replace(tiny, losses=losses))
     batch = {"hr": (4, 64, 64, 3), "lr": (4, 16, 16, 3)}
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in batch.items()}
-    every = (*method.bundle_groups, "discriminator")
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params, stats = jax.eval_shape(lambda key: method.init(key, every), key)
-    for name, stage in method.stages.items():
-        ready = jax.eval_shape(stage.start, params)
-        carry = {}
+    shapes = method.shapes()
+    params = shapes | {"discriminator": method.discriminator.shapes}
+    codes = {"counts": jax.ShapeDtypeStruct((16,), jnp.float32)}
+    stats = {"codebook": params["codebook"] | codes | {"sums": params["codebook"]["embedding"]}}
+    for stage in method.stages.values():
+        ready, inputs = jax.eval_shape(stage.start, params), dict(batch)
         for phase in stage.phases:
 
-            def loss(trained, params, batch, key, phase=phase):
-                everything = params | {phase.group: trained}
-                return phase.loss(everything, stats_of(params), batch, key, jnp.int32(0))
+            def run(ready, stats, inputs, key, phase=phase):
+                def loss(trained):
+                    everything = ready | {phase.group: trained}
+                    return phase.loss(everything, stats, inputs, key, jnp.int32(0))
 
-            def stats_of(params):
-                embedding = params["codebook"]["embedding"]
-                counts = jnp.ones(len(embedding))
-                return {"codebook": dict(embedding=embedding, counts=counts, sums=embedding)}
+                return jax.grad(loss, has_aux=True)(ready[phase.group])
 
-            grads, result = jax.eval_shape(
-                jax.grad(loss, has_aux=True), ready[phase.group], ready, batch | carry, key
-            )
-            assert jax.tree.map(lambda x: x.shape, grads) == jax.tree.map(
-                lambda x: x.shape, ready[phase.group]
-            )
-            assert all(x.shape == () for x in result.metrics.values())
-            carry = result.carry
+            grads, result = jax.eval_shape(run, ready, stats, inputs, key)
+            assert shape_of(grads) == shape_of(ready[phase.group])
+            assert shape_of(result.stats) == shape_of(stats)
+            assert {x.shape for x in result.metrics.values()} == {()}
+            inputs |= result.carry
         exported = jax.eval_shape(stage.finish, ready, stats)
-        shapes = method.shapes()
         for group in stage.exports:
-            assert flatten(exported[group]) == flatten(shapes[group])
+            assert shape_of(exported[group]) == shape_of(shapes[group])
         panel = jax.eval_shape(stage.panel, exported, stats, batch, key)
-        assert {"hr", "output"} <= panel.keys(), name
+        assert {"hr", "output"} <= panel.keys()
         assert {image.shape for image in panel.values()} == {(4, 64, 64, 3)}

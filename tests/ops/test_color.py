@@ -16,7 +16,7 @@ def images(seed=0, size=16, scale=4):
     return jnp.asarray(content), jnp.asarray(style)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(0, 2**16))
 def test_adain_takes_mean_and_deviation(seed):
     content, style = images(seed)

@@ -19,7 +19,7 @@ def jitted():
     return jax.jit(top_mask)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     scores=st.lists(VALUES, min_size=ROWS * TOKENS, max_size=ROWS * TOKENS),
     counts=st.lists(st.integers(0, TOKENS), min_size=ROWS, max_size=ROWS),

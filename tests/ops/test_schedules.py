@@ -19,7 +19,7 @@ def test_ends(name):
     np.testing.assert_allclose(found, [1, 0], atol=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from([1, 2, 3, 4, 7, 12, 40]),
     st.integers(1, 2048),

@@ -1,3 +1,5 @@
+"""ops.tiles: plans, padding, and tiles that blend into the image they were cut from."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings

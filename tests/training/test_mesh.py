@@ -26,7 +26,7 @@ def test_a_step_on_a_mesh(method, params, batches, stage, mesh):
     counts = jnp.ones(len(embedding)).at[3].set(0)
     stats = {"codebook": {"embedding": embedding, "counts": counts, "sums": embedding}}
     # plain gradient descent: Adam would turn the last bit of a tiny gradient into a whole step
-    optimizers = {group: optax.sgd(0.05) for group in stage.trains}
+    optimizers = {group: optax.sgd(0.02) for group in stage.trains}
     batch = next(batches())
     step = make_step(stage, optimizers, 0.9)
 
