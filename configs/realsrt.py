@@ -40,8 +40,8 @@ def _model(size: str) -> dict[str, object]:
                 narrow_up=True,
                 groups=0,
             ),
-            generator=_transformer(encoder_depth=2, decoder_depth=4, **width),
-            critic=_transformer(outputs=1, masked=False, encoder_depth=1, decoder_depth=2, **width),
+            generator=_transformer(encoder_depth=2, decoder_depth=3, **width),
+            critic=_transformer(outputs=1, masked=False, encoder_depth=1, decoder_depth=1, **width),
             discriminator=dict(filters=64, layers=3),
             losses=dict(
                 pixel="l1",

@@ -25,7 +25,6 @@ from maskgit_sr.models.discriminator import DiscriminatorConfig
 from maskgit_sr.models.transformer import TransformerConfig
 from maskgit_sr.models.vqgan import VQGANConfig
 
-
 settings.register_profile("no deadline", deadline=None)  # how fast a machine is proves nothing
 settings.load_profile("no deadline")
 

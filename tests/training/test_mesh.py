@@ -52,6 +52,7 @@ def test_a_step_on_a_mesh(method, params, batches, stage, mesh):
         jax.tree.leaves((start().params, start().stats)),
         strict=True,
     ):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        # Adam's first step divides by the gradient's own size, so rounding in tiny ones shows
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5)
         moved = max(moved, float(jnp.abs(a - before).max()))
     assert moved > 1e-3
