@@ -10,11 +10,17 @@ from maskgit_sr.training import sharding
 from maskgit_sr.training.state import create, make_step
 
 
+# the GAN's adaptive weight is a quotient of two small norms, which magnifies rounding
 @pytest.mark.parametrize(
-    ("stage", "mesh"), [("tokenizer", (2, 2, 1)), ("generator", (1, 2, 2))], ids=lambda x: str(x)
+    ("stage", "mesh", "share"),
+    [("tokenizer", (2, 2, 1), 1e-3), ("generator", (1, 2, 2), 0.0)],
+    ids=["tokenizer and GAN", "generator"],
 )
-def test_a_step_on_a_mesh(method, params, batches, stage, mesh):
-    """Codebook, discriminator statistics and losses are those of the global batch."""
+def test_a_step_on_a_mesh(method, params, batches, stage, mesh, share):
+    """Codebook, discriminator statistics and losses are those of the global batch.
+
+    Parameters agree to 1e-5 plus `share` of the largest update.
+    """
     rng = np.random.default_rng(5)
     discriminator = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(0, 0.1, x.shape), jnp.float32), method.discriminator.shapes
@@ -45,14 +51,14 @@ def test_a_step_on_a_mesh(method, params, batches, stage, mesh):
     assert any(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(many.params))
     for name, value in metrics.items():
         np.testing.assert_allclose(mesh_metrics[name], value, rtol=1e-3, err_msg=name)
-    moved = 0.0
+    largest = 0.0
     for a, b, before in zip(
         jax.tree.leaves((one.params, one.stats)),
         jax.tree.leaves((many.params, many.stats)),
         jax.tree.leaves((start().params, start().stats)),
         strict=True,
     ):
-        # Adam's first step divides by the gradient's own size, so rounding in tiny ones shows
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5)
-        moved = max(moved, float(jnp.abs(a - before).max()))
-    assert moved > 1e-3
+        update = float(jnp.abs(a - before).max())
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 + share * update)
+        largest = max(largest, update)
+    assert largest > 1e-3
