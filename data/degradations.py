@@ -195,7 +195,7 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
             jpeg_quality=(80, 97),
         ),
         "camera": Settings(
-            blur_sigma=(0.8, 4.5),
+            blur_sigma=(0.8, 3.2),
             resize_probabilities=(0.1, 0.2, 0.7),
             resize_range=(0.6, 1.2),
             noise_probability=0.4,

@@ -94,24 +94,35 @@ def _unit(x: jax.Array) -> jax.Array:
 def attend(query: Heads, key: Heads, value: Heads, scale: float) -> Heads:
     """softmax(scale · q·kᵀ)·v for each head, softmax in float32.
 
-    Accelerators get JAX's fused attention. On CPU the row maximum, a pass over the whole N×N
-    matrix, is replaced by the bound scale·‖q‖·‖k‖ that normalised queries and keys make tight. That
-    is exact while e^(−2·bound) is a float32; sharper logits take the maximum after all.
+    Accelerators get JAX's fused attention. CPUs take one head of one image at a time, whose N×N
+    matrix stays in cache, and replace the row maximum by the bound scale·‖q‖·‖k‖ that normalised
+    queries and keys make tight. That is exact while e^(−2·bound) is a float32; sharper logits take
+    the maximum after all.
     """
     if jax.default_backend() != "cpu":
         return jax.nn.dot_product_attention(query, key, value, scale=scale)
-    query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
-    logits = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key)
-    longest = [jnp.max(jnp.sum(jnp.square(x), -1), axis=(1, 2)) for x in (query, key)]
-    bound = (scale * jnp.sqrt(longest[0] * longest[1]))[:, None, None, None]
-    shift = jax.lax.cond(
-        jnp.all(bound <= 40.0),
-        lambda: jnp.broadcast_to(bound, (*logits.shape[:3], 1)),
-        lambda: jnp.max(logits, axis=-1, keepdims=True),
+    batch, count, heads, width = query.shape
+    q, k, v = (
+        x.astype(jnp.float32).transpose(0, 2, 1, 3).reshape(batch * heads, -1, width)
+        for x in (query, key, value)
     )
-    weights = jnp.exp(logits - jax.lax.stop_gradient(shift))
-    total = jnp.sum(weights, axis=-1).transpose(0, 2, 1)[..., None]
-    return (jnp.einsum("bhqk,bkhd->bqhd", weights, value) / total).astype(value.dtype)
+    longest = [jnp.max(jnp.sum(jnp.square(x), -1), axis=1) for x in (q, k)]
+    bound = scale * jnp.sqrt(longest[0] * longest[1])
+    tight = jnp.all(bound <= 40.0)
+
+    def head(args: tuple[jax.Array, ...]) -> jax.Array:
+        q, k, v, bound = args
+        logits = (q * scale) @ k.T
+        shift = jax.lax.cond(
+            tight,
+            lambda: jnp.full((count, 1), bound),
+            lambda: jnp.max(logits, axis=-1, keepdims=True),
+        )
+        weights = jnp.exp(logits - jax.lax.stop_gradient(shift))
+        return (weights @ v) / jnp.sum(weights, axis=-1, keepdims=True)
+
+    out = jax.lax.map(head, (q, k, v, bound)).reshape(batch, heads, count, width)
+    return out.transpose(0, 2, 1, 3).astype(value.dtype)
 
 
 class Attention(nnx.Module):

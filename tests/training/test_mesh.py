@@ -10,22 +10,20 @@ from maskgit_sr.training import sharding
 from maskgit_sr.training.state import create, make_step
 
 
-# the GAN's adaptive weight is a quotient of two small norms, which magnifies rounding
 @pytest.mark.parametrize(
-    ("stage", "mesh", "share"),
-    [("tokenizer", (2, 2, 1), 1e-3), ("generator", (1, 2, 2), 0.0)],
+    ("stage", "mesh"),
+    [("tokenizer", (2, 2, 1)), ("generator", (1, 2, 2))],
     ids=["tokenizer and GAN", "generator"],
 )
-def test_a_step_on_a_mesh(method, params, batches, stage, mesh, share):
-    """Codebook, discriminator statistics and losses are those of the global batch.
-
-    Parameters agree to 1e-5 plus `share` of the largest update.
-    """
+def test_a_step_on_a_mesh(method, params, batches, stage, mesh):
+    """Codebook, discriminator statistics and losses are those of the global batch."""
     rng = np.random.default_rng(5)
     discriminator = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(0, 0.1, x.shape), jnp.float32), method.discriminator.shapes
     )
-    everything = params | {"discriminator": discriminator}
+    everything = jax.tree.map(jnp.copy, params | {"discriminator": discriminator})
+    # batch statistics of a nearly flat picture would magnify rounding
+    everything["tokenizer"]["decoder"]["conv_out"]["kernel"] *= 5
     stage = method.stages[stage]
     frozen = {g: params[g] for g in stage.needs if g in params}
     embedding = params["codebook"]["embedding"]
@@ -59,6 +57,6 @@ def test_a_step_on_a_mesh(method, params, batches, stage, mesh, share):
         strict=True,
     ):
         update = float(jnp.abs(a - before).max())
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 + share * update)
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
         largest = max(largest, update)
     assert largest > 1e-3
