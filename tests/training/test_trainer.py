@@ -140,3 +140,30 @@ def test_a_broken_step_keeps_the_last_good_checkpoint(make, batches, tmp_path):
     assert outcome.finished
     assert all(np.isfinite(array).all() for array in groups(outcome)[0].values())
     assert [line["step"] for line in scalars(tmp_path, "tokenizer")] == [6]
+
+
+def test_a_run_goes_on_from_another_runs_bundle(finished, make, tmp_path):
+    """--config.init: weights and codebook are the other run's, step and optimizer are fresh."""
+    _, other = finished
+    init = {"init": str(other.groups)}
+    outcome = make(tmp_path / "whole", "tokenizer", **init).run(max_seconds=0)
+    expected, found = groups(other)[0], groups(outcome)[0]
+    assert outcome.step == 0 and found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    again = make(tmp_path / "more", "tokenizer", **init).run()
+    first = scalars(tmp_path / "more", "tokenizer")[0]["tokenizer/reconstruction"]
+    fresh = scalars(finished[0], "tokenizer")[0]["tokenizer/reconstruction"]
+    assert again.finished and first < 0.9 * fresh
+
+
+def test_a_later_stage_takes_the_earlier_ones_from_a_bundle(finished, make, tmp_path):
+    _, other = finished
+    outcome = make(tmp_path, "generator", **{"init": str(other.groups)}).run(max_seconds=0)
+    assert {name.split("/")[0] for name in groups(outcome)[0]} == {"generator"}
+    assert "tokenizer" in groups(outcome)[1].training
+
+
+def test_a_bundle_to_go_on_from_that_is_not_there(make, tmp_path):
+    with pytest.raises(UserError, match="nowhere.safetensors"):
+        make(tmp_path, "tokenizer", **{"init": str(tmp_path / "nowhere.safetensors")}).run()
