@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 
+_ORDER = ("lr", "output", "hr", "confidence")  # jit hands dictionaries back sorted by name
+
 
 class Writer:
     """``scalars.jsonl`` has one object a line; the images go to TensorBoard only."""
@@ -25,7 +27,12 @@ class Writer:
         self._lines.flush()
 
     def panel(self, step: int, name: str, images: dict[str, np.ndarray]) -> None:
-        """One picture: a row an example, a column for each entry of ``images`` [B, H, W, 3]."""
+        """One picture: a row an example, a column for each entry of ``images`` [B, H, W, 3].
+
+        Columns read input, output, target, confidence; entries of other names come after them.
+        """
+        rank = {name: place for place, name in enumerate(_ORDER)}
+        images = dict(sorted(images.items(), key=lambda item: rank.get(item[0], len(rank))))
         grid = tile_panel(images)
         tag = f"{name}/{'-'.join(images)}"  # TensorBoard's names know letters, digits, - / _ only
         self._board.add_image(tag, grid, step, dataformats="HWC")

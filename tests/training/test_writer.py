@@ -11,7 +11,8 @@ def test_scalars_and_panels(tmp_path):
     for step in (1, 2):  # a resumed run goes on in the same file
         writer = Writer(tmp_path / "run")
         writer.scalars(step, {"loss": 0.5 / step})
-        images = {"lr": np.zeros((2, 4, 4, 3)), "hr": np.ones((2, 4, 4, 3))}
+        names = ("confidence", "extra", "hr", "lr", "output")  # as jit sorts them
+        images = {name: np.zeros((2, 4, 4, 3)) for name in names}
         writer.panel(step, "generator", images)
         writer.close()
     lines = (tmp_path / "run" / "scalars.jsonl").read_text().splitlines()
@@ -20,7 +21,7 @@ def test_scalars_and_panels(tmp_path):
         {"step": 2, "loss": 0.25},
     ]
     events = list((tmp_path / "run").glob("events*"))
-    assert events and b"generator/lr-hr" in events[0].read_bytes()
+    assert events and b"generator/lr-output-hr-confidence-extra" in events[0].read_bytes()
 
 
 def test_panel_has_a_row_an_example_and_a_column_an_entry():
