@@ -12,21 +12,9 @@ from PIL import Image, ImageCms, ImageOps
 
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import images
+from tests.inference.pictures import gradient, noise
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def noise(height, width, channels, dtype=np.uint8, seed=0):
-    rng = np.random.default_rng(seed)
-    shape = (height, width, channels) if channels else (height, width)
-    if np.dtype(dtype).kind == "f":
-        return rng.random(shape).astype(dtype)
-    return rng.integers(0, np.iinfo(dtype).max + 1, shape, dtype)
-
-
-def gradient(height=24, width=40):
-    y, x = np.mgrid[:height, :width]
-    return np.stack([y * 5, x * 5, (x + y) * 3], axis=-1).astype(np.uint8)
 
 
 def chunk(name, data):
