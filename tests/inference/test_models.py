@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import maskgit_sr
-from maskgit_sr import bundles
+from maskgit_sr import bundles, metrics
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import models
 
@@ -57,7 +58,29 @@ def test_shipped_models_have_cards_and_fit_their_size():
     assert nano.method == "realsrt" and nano.scale == 4
     assert nano.parameters <= 4_000_000 and nano.size_bytes <= 8_000_000
     assert nano.licence and nano.card.startswith("# realsrt-nano")
-    assert 0 < nano.scores["realsr/lpips_alex"] < 1
+    # bicubic has 0.452 and 0.458
+    assert nano.scores["realsr/lpips_alex"] < 0.42
+    assert nano.scores["drealsr/lpips_alex"] < 0.42
+
+
+@pytest.mark.parametrize("kind", ["realsr", "drealsr"])
+def test_the_shipped_model_is_perceptually_closer_than_bicubic(shared, kind):
+    """Whole pipeline on photographs all through the set: mean LPIPS below the enlarged inputs'."""
+    lpips = metrics.create(["lpips_alex"], assets=shared / "metrics")["lpips_alex"]
+    folder = shared / "data" / "val" / kind
+    names = sorted(path.name for path in (folder / "hr").iterdir())
+    upscaler = maskgit_sr.load()
+    distances = []
+    for name in names[len(names) // 8 :: len(names) // 4]:
+        low, high = (Image.open(folder / side / name).convert("RGB") for side in ("lr", "hr"))
+        outputs = (
+            upscaler(low, confidence=False).image,
+            low.resize(high.size, Image.Resampling.BICUBIC),
+        )
+        target, *found = (np.asarray(x, np.float32)[None] / 255 for x in (high, *outputs))
+        distances.append([float(lpips(image, target)[0]) for image in found])
+    ours, bicubic = np.mean(distances, axis=0)
+    assert len(distances) >= 4 and ours < bicubic - 0.02, distances
 
 
 @pytest.mark.parametrize(
