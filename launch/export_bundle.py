@@ -34,9 +34,12 @@ def export(workdir: Path, output: Path, dtype: str, licence: str, about: dict[st
     found = list(workdir.glob("*/groups.safetensors"))
     if not found:
         raise UserError(f"{workdir}: no trained stage (no */groups.safetensors)")
-    heads = {path.parent.name: bundles.read_metadata(path) for path in found}
-    stages = registry.build(next(iter(heads.values())).method, {}).stages
-    newest = heads[[name for name in stages if name in heads][-1]]
+    stages = registry.build(bundles.read_metadata(found[0]).method, {}).stages
+    files = {name: checkpoint.stage_file(workdir, name) for name in stages}
+    heads = {name: bundles.read_metadata(path) for name, path in files.items() if path in found}
+    if not heads:
+        raise UserError(f"{workdir}: no folder of a stage among {', '.join(stages)}")
+    newest = list(heads.values())[-1]  # they stand in training order
     method = registry.build(newest.method, newest.config)
     described = method.describe()
     for name, head in heads.items():  # what a stage trained must be what the last one describes
@@ -44,8 +47,7 @@ def export(workdir: Path, output: Path, dtype: str, licence: str, about: dict[st
         for part in {"tokenizer", "tile", *stages[name].trains} & described.keys():
             if part != "discriminator" and config[part] != described[part]:
                 raise UserError(f"{workdir}: the {part} of stage {name} differs from the last one")
-    later_first = [checkpoint.stage_file(workdir, name) for name in reversed(stages)]
-    params, facts = checkpoint.collect(later_first, method.bundle_groups)
+    params, facts = checkpoint.collect(reversed(files.values()), method.bundle_groups)
     checkpoint.require(params, method.bundle_groups, workdir)
     scores = about.pop("scores", {})
     metadata = bundles.Metadata(

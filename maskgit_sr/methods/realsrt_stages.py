@@ -67,7 +67,7 @@ def build_stages(method: RealSRT) -> dict[str, Stage]:
             phases=phases("control", control_loss),
             exports=("control", "tokenizer") if tunes_decoder else ("control",),
             panel=partial(token_panel, method, "control"),
-            start=partial(_copy_networks, tunes_decoder),
+            start=partial(_start_control, tunes_decoder),
             finish=_keep_decoder,
         ),
     }
@@ -77,7 +77,7 @@ def _keep_codebook(params: Params, stats: Params) -> Params:
     return params | {"codebook": {"embedding": stats["codebook"]["embedding"]}}
 
 
-def _copy_networks(tunes_decoder: bool, params: Params) -> Params:
+def _start_control(tunes_decoder: bool, params: Params) -> Params:
     """The encoder's copy; with a trained decoder also its copy and a start at the autoencoder.
 
     The published start adds nothing to the tokens' latent. When the decoder trains too, the module

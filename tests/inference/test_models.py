@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 import maskgit_sr
+from data.sources import PairedFolder
 from maskgit_sr import bundles, metrics
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import models
@@ -67,17 +68,15 @@ def test_shipped_models_have_cards_and_fit_their_size():
 def test_the_shipped_model_is_perceptually_closer_than_bicubic(shared, kind):
     """Whole pipeline on photographs all through the set: mean LPIPS below the enlarged inputs'."""
     lpips = metrics.create(["lpips_alex"], assets=shared / "metrics")["lpips_alex"]
-    folder = shared / "data" / "val" / kind
-    names = sorted(path.name for path in (folder / "hr").iterdir())
+    pairs = PairedFolder(shared / "data" / "val" / kind)
     upscaler = maskgit_sr.load()
     distances = []
-    for name in names[len(names) // 8 :: len(names) // 4]:
-        low, high = (Image.open(folder / side / name).convert("RGB") for side in ("lr", "hr"))
-        outputs = (
-            upscaler(low, confidence=False).image,
-            low.resize(high.size, Image.Resampling.BICUBIC),
-        )
-        target, *found = (np.asarray(x, np.float32)[None] / 255 for x in (high, *outputs))
+    for index in range(len(pairs) // 8, len(pairs), len(pairs) // 4):
+        pair = pairs[index]
+        low, high = pair["lr"], pair["hr"]
+        enlarged = Image.fromarray(low).resize(high.shape[1::-1], Image.Resampling.BICUBIC)
+        outputs = (high, upscaler(low, confidence=False).image, enlarged)
+        target, *found = (np.asarray(x, np.float32)[None] / 255 for x in outputs)
         distances.append([float(lpips(image, target)[0]) for image in found])
     ours, bicubic = np.mean(distances, axis=0)
     assert len(distances) >= 4 and ours < bicubic - 0.02, distances

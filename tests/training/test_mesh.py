@@ -48,7 +48,7 @@ def test_a_step_on_a_mesh(method, params, batches, stage, mesh):
     )
     assert any(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(many.params))
     for name, value in metrics.items():
-        np.testing.assert_allclose(mesh_metrics[name], value, rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(mesh_metrics[name], value, rtol=1e-4, err_msg=name)
     largest = 0.0
     for a, b, before in zip(
         jax.tree.leaves((one.params, one.stats)),
@@ -56,7 +56,6 @@ def test_a_step_on_a_mesh(method, params, batches, stage, mesh):
         jax.tree.leaves((start().params, start().stats)),
         strict=True,
     ):
-        update = float(jnp.abs(a - before).max())
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
-        largest = max(largest, update)
+        largest = max(largest, float(jnp.abs(a - before).max()))
     assert largest > 1e-3
