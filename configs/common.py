@@ -48,13 +48,18 @@ def base() -> ml_collections.ConfigDict:
             validate_every=5000,
             checkpoint_every=2000,
             data=dict(
-                root="",
+                root="",  # data.sources.open_source; several: "A*0.7;B*0.3"
                 validation="",
                 validation_limit=16,
-                preset="medium",
-                cache=False,
-                threads=8,
+                preset="realesrgan",
+                margin=144,  # so that 400 pixels are degraded for a crop of 256
                 sharpen=False,
+                small="pad",
+                contrast=2.0,  # skies and walls without any texture teach nothing
+                sharpness=0.0,
+                cache=False,
+                workers=-1,  # one for each core but one
+                threads=2,
             ),
         )
     )

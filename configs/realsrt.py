@@ -125,7 +125,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.perceptual = config.model.get("losses", {}).get("perceptual", "vgg19")
     if size == "nano":
         config.update(log_every=25, panel_every=500, validate_every=500, checkpoint_every=250)
-        config.data.update(cache=True, threads=2, validation_limit=8)
-        if stage != "tokenizer":
-            config.data.preset = "camera"
+        config.data.update(cache=True, workers=0, margin=32, validation_limit=8, preset="camera")
+    if stage == "tokenizer":  # learns to reconstruct photographs, and sees no LR image
+        config.data.update(preset="none", margin=0)
     return config

@@ -1,5 +1,6 @@
-"""Host-side training and validation data: NumPy, OpenCV and grain; no JAX.
+"""Host-side data: NumPy, OpenCV, Pillow and grain; no JAX of its own.
 
-`sources` finds and decodes images, `degradations` makes the low-resolution input out of the
-high-resolution photograph, `pipeline` puts both together into deterministic, resumable batches.
+`sources` and `records` find images, `readers` passes over bad ones, `kernels`, `operations`, `chain`
+and `degradations` turn HR into LR, `examples` and `pipeline` make training batches, `validation`
+gives fixed pairs. `python -m data.prepare`, `data.degrade` and `data.preview` are the commands.
 """

@@ -1,304 +1,365 @@
-"""Low-resolution inputs from high-resolution photographs: the simple, first-order chain.
+"""How degradations are drawn: the presets.
 
-Images are float32 [H, W, 3], RGB, in [0, 1]. All functions are pure. One example's random choices
-are drawn once into a `Degradation`, a flat record that `dataclasses.asdict` turns into JSON-ready
-values; `apply` then repeats the same degradation bit for bit.
-
-Chain: blur → random resize → (noise → JPEG → final resize), or, as a camera works, (final resize →
-noise → JPEG). The parts are those of Real-ESRGAN (Wang et al., ICCVW 2021, Sec. 3), one order only.
+`draw(rng, preset, height, width, scale)` gives the record of one degradation (`data.chain`) of an
+HR image of that size; every choice comes from `rng`, so equal generators give equal records.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Protocol
 
-import cv2
 import numpy as np
 
-MODES = ("area", "bilinear", "bicubic")
-_CV2_MODES = {
-    "area": cv2.INTER_AREA,
-    "bilinear": cv2.INTER_LINEAR,
-    "bicubic": cv2.INTER_CUBIC,
-}
+from data.chain import (
+    Blur,
+    CorrelatedNoise,
+    Degradation,
+    GaussianNoise,
+    Jpeg,
+    PoissonNoise,
+    Resize,
+    Sharpen,
+    Step,
+)
+from data.kernels import Kernel
+
+Range = tuple[float, float]
+_TORCH_MODES = ("adaptive", "bilinear", "bicubic")  # what `F.interpolate` calls area, …
+_CV2_MODES = ("bilinear", "bicubic", "area")
 
 
-def gaussian_kernel(
-    size: int, sigma_x: float, sigma_y: float | None = None, theta: float = 0.0
-) -> np.ndarray:
-    """Gaussian blur kernel, float32 [size, size], sum 1 (Real-ESRGAN Sec. 3.1).
+class Settings(Protocol):
+    """What a preset is: something that draws the steps."""
 
-    Args:
-      size: odd number of pixels.
-      sigma_x, sigma_y: standard deviations in pixels along the two axes; one value → isotropic.
-      theta: rotation of the axes in radians.
-    """
-    if size < 1 or size % 2 == 0:
-        raise ValueError(f"kernel size must be odd and positive, got {size}")
-    sigma_y = sigma_x if sigma_y is None else sigma_y
-    if min(sigma_x, sigma_y) <= 0:
-        raise ValueError(f"kernel sigma must be positive, got {sigma_x}, {sigma_y}")
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    u = (x * np.cos(theta) + y * np.sin(theta)) / sigma_x
-    v = (y * np.cos(theta) - x * np.sin(theta)) / sigma_y
-    kernel = np.exp(-0.5 * (u * u + v * v))
-    return (kernel / kernel.sum()).astype(np.float32)
-
-
-def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Correlates every channel with `kernel` [k, k]; the border is reflected without its edge."""
-    return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
-
-
-def resize(
-    image: np.ndarray, height: int, width: int, mode: str, *, antialias: bool = False
-) -> np.ndarray:
-    """Resizes to [height, width, 3]; bicubic may leave [0, 1].
-
-    Args:
-      mode: "area" (mean over the covered pixels; cv2 INTER_AREA), "bilinear" or "bicubic".
-      antialias: False: the kernel keeps its width when shrinking, so fine detail aliases, as
-        torch's `F.interpolate` (bicubic a = -0.75) and Real-ESRGAN do. True: the kernel is widened
-        by the reduction, as in PIL, MATLAB and `jax.image.resize` (bicubic a = -0.5). "area" is
-        antialiased by nature.
-    """
-    if mode not in MODES:
-        raise ValueError(f"resize mode must be one of {', '.join(MODES)}, got {mode!r}")
-    if image.shape[:2] == (height, width):
-        return image
-    if antialias and mode != "area":
-        rows = _antialiased_weights(image.shape[0], height, mode)
-        columns = _antialiased_weights(image.shape[1], width, mode)
-        return _along_rows(columns, _along_rows(rows, image).swapaxes(0, 1)).swapaxes(0, 1).copy()
-    return cv2.resize(image, (width, height), interpolation=_CV2_MODES[mode])
-
-
-def _along_rows(weights: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """weights [M, N] times image [N, K, 3] → [M, K, 3]."""
-    flat = np.ascontiguousarray(image, np.float32).reshape(image.shape[0], -1)
-    # Not NumPy's matmul: a BLAS that starts threads of its own stalls the reading threads.
-    product = cv2.gemm(weights, flat, 1, None, 0)  # type: ignore[call-overload]
-    return product.reshape(len(weights), *image.shape[1:])
-
-
-@functools.lru_cache(maxsize=256)
-def _antialiased_weights(size_in: int, size_out: int, mode: str) -> np.ndarray:
-    """Resampling matrix, float32 [size_out, size_in], rows sum to 1."""
-    stretch = max(size_in / size_out, 1.0)
-    centres = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
-    d = np.abs(np.arange(size_in)[None, :] - centres[:, None]) / stretch
-    if mode == "bilinear":
-        weights = np.maximum(1 - d, 0)
-    else:  # Keys' cubic with a = -0.5
-        near = (1.5 * d - 2.5) * d * d + 1
-        far = ((-0.5 * d + 2.5) * d - 4) * d + 2
-        weights = np.where(d < 1, near, np.where(d < 2, far, 0.0))
-    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    weights.flags.writeable = False  # shared through the cache
-    return weights
-
-
-def gaussian_noise(
-    image: np.ndarray, sigma: float, rng: np.random.Generator, *, grey: bool = False
-) -> np.ndarray:
-    """Adds N(0, sigma²), sigma in units of the [0, 1] range; `grey`: the same in all channels."""
-    shape = (*image.shape[:2], 1 if grey else image.shape[2])
-    return image + rng.standard_normal(shape, dtype=np.float32) * np.float32(sigma)
-
-
-def poisson_noise(
-    image: np.ndarray, scale: float, rng: np.random.Generator, *, grey: bool = False
-) -> np.ndarray:
-    """Adds `scale` times shot noise (Real-ESRGAN Sec. 3.1 and its released settings).
-
-    The image, rounded to 8 bits, counts as the mean of a Poisson variable whose full range is the
-    number of different levels in it, rounded up to a power of two. `grey`: noise of the luma
-    (BT.601), the same in all channels.
-    """
-    clean = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] if grey else image
-    levels = _to_bytes(clean)
-    counts = np.count_nonzero(np.bincount(levels.ravel(), minlength=256))
-    full = 2.0 ** np.ceil(np.log2(counts))
-    clean = levels.astype(np.float32) / np.float32(255)
-    noise = (rng.poisson(clean * full) / full).astype(np.float32) - clean
-    return image + noise * np.float32(scale)
-
-
-def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """JPEG round trip at `quality` 1..100 (4:2:0 chroma); rounds to 8 bits first."""
-    bgr = cv2.cvtColor(_to_bytes(image), cv2.COLOR_RGB2BGR)
-    _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
-    decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.float32) / np.float32(255)
-
-
-def usm_sharpen(
-    image: np.ndarray, amount: float = 0.5, radius: int = 50, threshold: float = 10
-) -> np.ndarray:
-    """Unsharp masking where detail is above a threshold (Real-ESRGAN Sec. 3.3: sharper targets).
-
-    Args:
-      amount: weight of the detail (image minus its blur) that is added.
-      radius: side of the Gaussian window in pixels, made odd; its sigma is OpenCV's default for
-        that side (8 for 50).
-      threshold: least detail, in levels of 255, that is sharpened; the mask is blurred likewise.
-    """
-    side = radius + 1 - radius % 2
-    border = cv2.BORDER_REFLECT_101
-    detail = image - cv2.GaussianBlur(image, (side, side), 0, borderType=border)
-    edges = (np.abs(detail) * 255 > threshold).astype(np.float32)
-    mask = cv2.GaussianBlur(edges, (side, side), 0, borderType=border)
-    sharp = np.clip(image + np.float32(amount) * detail, 0, 1)
-    return mask * sharp + (1 - mask) * image
+    def steps(
+        self, rng: np.random.Generator, height: int, width: int, scale: int
+    ) -> list[Step]: ...
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How strong the drawn degradations are: ranges (uniform) and probabilities.
+class Order:
+    """One round of blur → resize → noise → JPEG: ranges (uniform) and probabilities.
 
-    The defaults are the preset "medium".
+    The defaults are the first order of Real-ESRGAN's released settings.
     """
 
-    blur_probability: float = 0.85
-    anisotropic_probability: float = 0.35
+    blur: float = 1.0
+    sinc: float = 0.1  # of the blurred
+    # Else Gaussian, generalised, plateau, each isotropic and then anisotropic.
+    kernels: tuple[float, ...] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
     kernel_sizes: tuple[int, ...] = (7, 9, 11, 13, 15, 17, 19, 21)
-    blur_sigma: tuple[float, float] = (0.2, 4.0)  # HR pixels
-    resize_probabilities: tuple[float, float, float] = (0.15, 0.35, 0.5)  # up, down, keep
-    resize_range: tuple[float, float] = (0.35, 1.3)  # of the HR side; below 1 = down
-    # The final resize: area, bilinear, bicubic; how often the last two are antialiased.
-    final_mode_probabilities: tuple[float, float, float] = (0.4, 0.2, 0.4)
-    antialias_probability: float = 0.5
-    resize_first_probability: float = 0.5  # noise and JPEG after the final resize, at LR size
-    noise_probability: float = 0.6
-    poisson_probability: float = 0.3  # of the noisy examples
-    noise_sigma: tuple[float, float] = (0.0, 12 / 255)
-    poisson_scale: tuple[float, float] = (0.05, 0.6)
-    grey_noise_probability: float = 0.4
-    jpeg_probability: float = 0.5
-    jpeg_quality: tuple[int, int] = (60, 95)
+    sigma: Range = (0.2, 3.0)
+    generalized_beta: Range = (0.5, 4.0)
+    plateau_beta: Range = (1.0, 2.0)
+    resize: tuple[float, float, float] = (0.2, 0.7, 0.1)  # up, down, keep
+    resize_range: Range = (0.15, 1.5)
+    noise: float = 1.0
+    gaussian: float = 0.5  # of the noisy; the others get shot noise
+    gaussian_sigma: Range = (1.0, 30.0)  # levels of 255
+    poisson_scale: Range = (0.05, 3.0)
+    grey: float = 0.4
+    jpeg: float = 1.0
+    jpeg_quality: tuple[int, int] = (30, 95)
 
+    def draw_blur(self, rng: np.random.Generator) -> list[Step]:
+        return [Blur(self._kernel(rng))] if rng.random() < self.blur else []
+
+    def _kernel(self, rng: np.random.Generator) -> Kernel:
+        size = int(rng.choice(self.kernel_sizes))
+        if rng.random() < self.sinc:
+            lowest = math.pi / 3 if size < 13 else math.pi / 5
+            return Kernel("sinc", size, cutoff=float(rng.uniform(lowest, math.pi)))
+        shape, anisotropic = divmod(int(rng.choice(6, p=self.kernels)), 2)
+        sigma_x, sigma_y = map(float, rng.uniform(*self.sigma, size=2))
+        theta = float(rng.uniform(-math.pi, math.pi))
+        beta = 1.0
+        if shape:  # half below 1, half above
+            low, high = self.generalized_beta if shape == 1 else self.plateau_beta
+            beta = float(rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high))
+        return Kernel(
+            ("gaussian", "generalized", "plateau")[shape],
+            size,
+            sigma_x,
+            sigma_y if anisotropic else sigma_x,
+            theta if anisotropic else 0.0,
+            beta,
+        )
+
+    def draw_factor(self, rng: np.random.Generator) -> float:
+        low, high = self.resize_range
+        direction = rng.choice(3, p=self.resize)
+        return float((rng.uniform(1, high), rng.uniform(low, 1), 1.0)[direction])
+
+    def draw_noise(self, rng: np.random.Generator) -> list[Step]:
+        if rng.random() >= self.noise:
+            return []
+        kind, grey = rng.random() < self.gaussian, bool(rng.random() < self.grey)
+        seed = int(rng.integers(2**32))
+        if kind:
+            return [GaussianNoise(float(rng.uniform(*self.gaussian_sigma)), grey, seed)]
+        return [PoissonNoise(float(rng.uniform(*self.poisson_scale)), grey, seed)]
+
+    def draw_jpeg(self, rng: np.random.Generator) -> list[Step]:
+        if rng.random() >= self.jpeg:
+            return []
+        return [Jpeg(int(rng.integers(*self.jpeg_quality, endpoint=True)))]
+
+
+@dataclass(frozen=True)
+class HighOrder:
+    """Real-ESRGAN's chain (Wang et al., ICCVW 2021, Sec. 3): sharpen, then one order or two.
+
+    The last order's JPEG comes before or after the final resize and sinc filter. All choices are
+    per example; the public code shares resize factors and modes within a batch.
+
+    Attributes:
+      orders: one or two.
+      noise_after: the last order's noise stays with its JPEG when that follows the final resize,
+        as in a camera, whose noise is that of its own pixels; else it precedes the final resize.
+      jpeg_after: how often JPEG follows the final resize.
+      final_modes: with their probabilities.
+      final_antialias: how often the final bilinear or bicubic resize is antialiased.
+      sinc: how often the final sinc filter is applied.
+    """
+
+    orders: tuple[Order, ...]
+    sharpen: bool = True
+    modes: tuple[str, ...] = _TORCH_MODES
+    noise_after: bool = False
+    jpeg_after: float = 0.5
+    final_modes: tuple[tuple[str, float], ...] = tuple((mode, 1 / 3) for mode in _TORCH_MODES)
+    final_antialias: float = 0.0
+    sinc: float = 0.8
+    sinc_sizes: tuple[int, ...] = (7, 9, 11, 13, 15, 17, 19, 21)
+
+    def steps(self, rng: np.random.Generator, height: int, width: int, scale: int) -> list[Step]:
+        chain: list[Step] = [Sharpen()] if self.sharpen else []
+        *before, last = self.orders
+        base = 1.0  # the resizes of the second order start from the LR size
+        for order in before:
+            chain += order.draw_blur(rng)
+            chain += self._resize(rng, order.draw_factor(rng), height, width)
+            chain += order.draw_noise(rng) + order.draw_jpeg(rng)
+            base = 1 / scale
+        chain += last.draw_blur(rng)
+        factor = last.draw_factor(rng)
+        if base == 1:
+            chain += self._resize(rng, factor, height, width)
+        else:
+            rows, columns = (max(1, int(n / scale * factor)) for n in (height, width))
+            chain.append(Resize(rows, columns, _pick(rng, self.modes)))
+
+        noise, jpeg = last.draw_noise(rng), last.draw_jpeg(rng)
+        final = self._final(rng, height // scale, width // scale)
+        if rng.random() < self.jpeg_after:
+            order_of_steps = [final, noise, jpeg] if self.noise_after else [noise, final, jpeg]
+        else:
+            order_of_steps = [noise, jpeg, final]
+        return chain + [step for steps in order_of_steps for step in steps]
+
+    def _resize(
+        self, rng: np.random.Generator, factor: float, height: int, width: int
+    ) -> list[Step]:
+        if factor == 1:
+            return []
+        rows, columns = (max(1, int(n * factor)) for n in (height, width))
+        whole = min(height, width) * factor >= 1  # else torch has no such size either
+        return [Resize(rows, columns, _pick(rng, self.modes), factor=factor if whole else 0.0)]
+
+    def _final(self, rng: np.random.Generator, height: int, width: int) -> list[Step]:
+        names, shares = zip(*self.final_modes, strict=True)
+        mode = names[rng.choice(len(names), p=shares)]
+        smooth = mode in ("bilinear", "bicubic") and bool(rng.random() < self.final_antialias)
+        steps: list[Step] = [Resize(height, width, mode, antialias=smooth)]
+        if rng.random() < self.sinc:
+            cutoff = float(rng.uniform(math.pi / 3, math.pi))
+            steps.append(Blur(Kernel("sinc", int(rng.choice(self.sinc_sizes)), cutoff=cutoff)))
+        return steps
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """BSRGAN's chain (Zhang et al., ICCV 2021, Sec. 3 and its released code).
+
+    Two blurs, two reductions, noise and JPEG in random order, the second reduction after the
+    first; JPEG once more at the end. Camera sensor noise needs a learned ISP model that is not
+    public; the released settings leave it out as well.
+
+    Attributes:
+      halve_first: how often a ×4 reduction starts by halving the image.
+      plain: how often the first reduction is a resize; else a shifted Gaussian and decimation.
+      jpeg: how often there is a JPEG step besides the last.
+    """
+
+    halve_first: float = 0.25
+    plain: float = 0.75
+    jpeg: float = 0.9
+    sigma_levels: tuple[int, int] = (2, 25)  # levels of 255
+    jpeg_quality: tuple[int, int] = (30, 95)
+
+    def steps(self, rng: np.random.Generator, height: int, width: int, scale: int) -> list[Step]:
+        chain: list[Step] = []
+        rows, columns, rest = height, width, scale
+        if scale == 4 and rng.random() < self.halve_first:
+            rows, columns, rest = height // 2, width // 2, 2
+            if rng.random() < 0.5:
+                chain.append(Resize(rows, columns, _pick(rng, _CV2_MODES)))
+            else:
+                chain.append(Resize(rows, columns, "bicubic", antialias=True))
+        order = list(rng.permutation(("blur", "blur", "reduce", "finish", "noise", "jpeg")))
+        first, second = order.index("reduce"), order.index("finish")
+        if first > second:
+            order[first], order[second] = order[second], order[first]
+        for name in order:
+            if name == "blur":
+                chain.append(Blur(self._kernel(rng, rest)))
+            elif name == "reduce":
+                chain += self._reduce(rng, rows, columns, rest)
+            elif name == "finish":
+                chain.append(Resize(height // scale, width // scale, _pick(rng, _CV2_MODES)))
+            elif name == "noise":
+                chain.append(self._noise(rng))
+            elif rng.random() < self.jpeg:
+                chain.append(self._jpeg(rng))
+        return [*chain, self._jpeg(rng)]
+
+    def _kernel(self, rng: np.random.Generator, rest: int) -> Kernel:
+        size = 2 * int(rng.integers(2, 11, endpoint=True)) + 3
+        if rng.random() < 0.5:  # variances, not deviations, are uniform
+            x, y = (math.sqrt(v) for v in rng.uniform(1e-3, 4 + rest, size=2))
+            return Kernel("gaussian", size, x, y, float(rng.uniform(0, math.pi)))
+        sigma = float(rng.uniform(1e-2, 2 + 0.2 * rest))
+        return Kernel("gaussian", size, sigma, sigma)
+
+    def _reduce(self, rng: np.random.Generator, rows: int, columns: int, rest: int) -> list[Step]:
+        if rng.random() < self.plain:
+            factor = rng.uniform(1, 2 * rest)
+            height, width = (max(1, int(n / factor)) for n in (rows, columns))
+            return [Resize(height, width, _pick(rng, _CV2_MODES))]
+        sigma = float(rng.uniform(0.1, 0.6 * rest))
+        kernel = Kernel("gaussian", 25, sigma, sigma, offset=(rest - 1) / 2)
+        return [Blur(kernel), Resize(rows // rest, columns // rest, "nearest")]
+
+    def _noise(self, rng: np.random.Generator) -> Step:
+        low, high = self.sigma_levels
+        kind, seed = rng.random(), int(rng.integers(2**32))
+        if not 0.4 <= kind <= 0.6:
+            sigma = float(rng.integers(low, high, endpoint=True))
+            return GaussianNoise(sigma, bool(kind < 0.4), seed)
+        axes = np.linalg.qr(rng.uniform(size=(3, 3)))[0]
+        covariance = np.abs(high**2 * (axes.T * rng.uniform(size=3)) @ axes)
+        return CorrelatedNoise(
+            tuple((float(a), float(b), float(c)) for a, b, c in covariance), seed
+        )
+
+    def _jpeg(self, rng: np.random.Generator) -> Jpeg:
+        return Jpeg(int(rng.integers(*self.jpeg_quality, endpoint=True)))
+
+
+@dataclass(frozen=True)
+class Bicubic:
+    """The classical setting: one antialiased bicubic reduction (MATLAB's imresize)."""
+
+    def steps(self, rng: np.random.Generator, height: int, width: int, scale: int) -> list[Step]:
+        return [Resize(height // scale, width // scale, "bicubic", antialias=True)]
+
+
+def _pick(rng: np.random.Generator, names: Sequence[str]) -> str:
+    return names[int(rng.integers(len(names)))]
+
+
+_MILD = Order(
+    blur=0.8,
+    sinc=0.05,
+    sigma=(0.2, 1.5),
+    resize=(0.1, 0.2, 0.7),
+    resize_range=(0.6, 1.2),
+    noise=0.5,
+    gaussian_sigma=(1.0, 8.0),
+    poisson_scale=(0.05, 0.4),
+    jpeg=0.5,
+    jpeg_quality=(70, 95),
+)
 
 PRESETS: Mapping[str, Settings] = MappingProxyType(
     {
-        "medium": Settings(),
-        "light": Settings(
-            blur_sigma=(0.2, 2.5),
-            resize_probabilities=(0.1, 0.2, 0.7),
-            resize_range=(0.6, 1.2),
-            noise_probability=0.4,
-            noise_sigma=(0.0, 5 / 255),
-            poisson_scale=(0.05, 0.25),
-            jpeg_probability=0.3,
-            jpeg_quality=(80, 97),
+        "realesrgan": HighOrder(
+            (
+                Order(),
+                Order(
+                    blur=0.8,
+                    sigma=(0.2, 1.5),
+                    resize=(0.3, 0.4, 0.3),
+                    resize_range=(0.3, 1.2),
+                    gaussian_sigma=(1.0, 25.0),
+                    poisson_scale=(0.05, 2.5),
+                ),
+            )
         ),
-        "camera": Settings(
-            # Photographs of one scene through two lenses (RealSR, DRealSR) differ by a blur of
-            # sigma 1.5 to 3 HR pixels, noise below 3 levels, and no aliasing.
-            blur_sigma=(0.8, 3.2),
-            resize_probabilities=(0.1, 0.2, 0.7),
-            resize_range=(0.6, 1.2),
-            antialias_probability=1.0,
-            noise_probability=0.4,
-            noise_sigma=(0.0, 4 / 255),
-            poisson_scale=(0.05, 0.2),
-            jpeg_probability=0.2,
-            jpeg_quality=(85, 97),
+        "bsrgan": Shuffled(),
+        "bicubic": Bicubic(),
+        # One order, for photographs that are small rather than damaged.
+        "light": HighOrder((_MILD,), sharpen=False, final_antialias=0.5, sinc=0.2),
+        # Photographs of one scene through two lenses (RealSR, DRealSR) differ by a blur of sigma
+        # 1.5 to 3 HR pixels, noise below 3 levels, and no aliasing.
+        "camera": HighOrder(
+            (
+                Order(
+                    blur=0.85,
+                    sinc=0.0,
+                    kernels=(0.65, 0.35, 0.0, 0.0, 0.0, 0.0),
+                    sigma=(0.8, 3.2),
+                    resize=(0.1, 0.2, 0.7),
+                    resize_range=(0.6, 1.2),
+                    noise=0.4,
+                    gaussian=0.7,
+                    gaussian_sigma=(0.0, 4.0),
+                    poisson_scale=(0.05, 0.2),
+                    jpeg=0.2,
+                    jpeg_quality=(85, 97),
+                ),
+            ),
+            sharpen=False,
+            modes=("area", "bilinear", "bicubic"),
+            noise_after=True,
+            final_modes=(("area", 0.4), ("bilinear", 0.2), ("bicubic", 0.4)),
+            final_antialias=1.0,
+            sinc=0.0,
         ),
     }
 )
 
 
-@dataclass(frozen=True)
-class Degradation:
-    """Everything that was drawn for one example; a step that is left out has the noted value."""
+def draw(
+    rng: np.random.Generator, preset: str | Settings, height: int, width: int, scale: int
+) -> Degradation:
+    """The record of one degradation of an HR image of [height, width].
 
-    kernel_size: int  # 0: no blur
-    sigma_x: float
-    sigma_y: float
-    theta: float
-    resize_factor: float  # 1: no intermediate resize
-    resize_mode: str
-    final_mode: str
-    final_antialias: bool
-    resize_first: bool  # final resize before noise and JPEG instead of after
-    noise: str  # "none", "gaussian" or "poisson"
-    noise_level: float  # sigma in [0, 1] units, or Poisson scale
-    noise_grey: bool
-    noise_seed: int
-    jpeg_quality: int  # 0: no JPEG
-
-
-def draw(rng: np.random.Generator, strength: Settings) -> Degradation:
-    """Draws one record; the number of draws from `rng` does not depend on the outcome."""
-    chance = rng.random(8)
-    kernel_size = int(rng.choice(strength.kernel_sizes))
-    sigma_x, sigma_y = rng.uniform(*strength.blur_sigma, size=2)
-    theta = rng.uniform(0, np.pi)
-    direction = rng.choice(3, p=strength.resize_probabilities)
-    up, down = (rng.uniform(*clip(strength.resize_range, 1.0)) for clip in (np.maximum, np.minimum))
-    factors = (up, down, 1.0)
-    resize_mode = MODES[rng.choice(3)]
-    final_mode = MODES[rng.choice(3, p=strength.final_mode_probabilities)]
-    sigma, scale = rng.uniform(*strength.noise_sigma), rng.uniform(*strength.poisson_scale)
-    noise_seed = int(rng.integers(2**32))
-    quality = int(rng.integers(*strength.jpeg_quality, endpoint=True))
-
-    anisotropic = chance[1] < strength.anisotropic_probability
-    noise = "poisson" if chance[3] < strength.poisson_probability else "gaussian"
-    return Degradation(
-        kernel_size=kernel_size if chance[0] < strength.blur_probability else 0,
-        sigma_x=float(sigma_x),
-        sigma_y=float(sigma_y if anisotropic else sigma_x),
-        theta=float(theta) if anisotropic else 0.0,
-        resize_factor=float(factors[direction]),
-        resize_mode=resize_mode,
-        final_mode=final_mode,
-        final_antialias=final_mode != "area" and bool(chance[6] < strength.antialias_probability),
-        resize_first=bool(chance[7] < strength.resize_first_probability),
-        noise=noise if chance[2] < strength.noise_probability else "none",
-        noise_level=float(scale if noise == "poisson" else sigma),
-        noise_grey=bool(chance[4] < strength.grey_noise_probability),
-        noise_seed=noise_seed,
-        jpeg_quality=quality if chance[5] < strength.jpeg_probability else 0,
-    )
-
-
-def apply(hr: np.ndarray, record: Degradation, scale: int) -> np.ndarray:
-    """The LR image of `hr` under `record`: float32 [H/scale, W/scale, 3], multiples of 1/255.
+    Args:
+      preset: name in `PRESETS`, or the settings themselves.
+      scale: HR side over LR side; 2, 3 and 4 are what the presets were made for.
 
     Raises:
-      ValueError: the sides of `hr` are not multiples of `scale`.
+      ValueError: unknown preset, or a size that is no positive multiple of `scale`.
     """
-    height, width = hr.shape[:2]
-    if height % scale or width % scale:
+    if scale < 1 or min(height, width) < scale or height % scale or width % scale:
         raise ValueError(f"HR size {height}x{width} is not a multiple of the scale {scale}")
-    image = hr
-    if record.kernel_size:
-        kernel = gaussian_kernel(record.kernel_size, record.sigma_x, record.sigma_y, record.theta)
-        image = blur(image, kernel)
-    if record.resize_factor != 1:
-        rows, columns = (max(1, round(n * record.resize_factor)) for n in (height, width))
-        image = resize(image, rows, columns, record.resize_mode)
-    if not record.resize_first:
-        image = _noise_and_jpeg(image, record)
-    image = resize(
-        image, height // scale, width // scale, record.final_mode, antialias=record.final_antialias
-    )
-    if record.resize_first:
-        image = _noise_and_jpeg(image, record)
-    return _to_bytes(image).astype(np.float32) / np.float32(255)
+    settings = named(preset)
+    return Degradation(height, width, scale, tuple(settings.steps(rng, height, width, scale)))
 
 
-def _noise_and_jpeg(image: np.ndarray, record: Degradation) -> np.ndarray:
-    if record.noise != "none":
-        add = poisson_noise if record.noise == "poisson" else gaussian_noise
-        rng = np.random.default_rng(record.noise_seed)
-        image = add(image, record.noise_level, rng, grey=record.noise_grey)
-    return jpeg(image, record.jpeg_quality) if record.jpeg_quality else image
+def named(preset: str | Settings) -> Settings:
+    """The settings of a preset's name.
 
-
-def _to_bytes(image: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    Raises:
+      ValueError: unknown name.
+    """
+    if not isinstance(preset, str):
+        return preset
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    return PRESETS[preset]

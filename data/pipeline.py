@@ -1,195 +1,208 @@
-"""Training batches and validation pairs.
+"""Training batches: shuffled, sharded over hosts, made by worker processes, exactly resumable.
 
-Determinism: grain's `random_map` seeds its generator by (seed, index in the dataset). It stands
-*before* `shuffle` and `repeat`, which hand down epoch · length + example index; so every draw is a
-function of (seed, epoch, example index). Number of threads, batch size, position in the batch and
-number of shards change nothing in an example, and batches over all shards are those of one shard.
-
-    python -m data.pipeline --root DIR [--batch 16] [--crop 128] [--seconds 5] [--cache]
+Determinism: grain's `random_map` seeds a generator by (seed, epoch · length + example index), for
+it stands *before* `shuffle` and `repeat`, which hand those indices down; so every draw is a
+function of (seed, epoch, example index). Whole batches are what worker processes hand over, and
+batch k holds the same examples whoever makes it; so the number of workers, threads and hosts, the
+position in the batch and the moment of a restart change nothing in an example.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import time
-from collections.abc import Iterator
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import grain
 import numpy as np
+from absl import flags
+from etils import epath
 
-from data import degradations
-from data.sources import ImageFolder, PairedFolder
+from data import sources
+from data.examples import Recipe
+from data.readers import Reader, Skipped
+
+_log = logging.getLogger(__name__)
 
 
 def train_iterator(
-    root: str | os.PathLike[str],
+    root: str | epath.Path,
+    recipe: Recipe,
     *,
     batch_size: int,
-    crop_size: int,
-    scale: int = 4,
     seed: int = 0,
-    preset: str | degradations.Settings = "medium",
+    small: str = "pad",
     cache: bool = False,
+    workers: int = 0,
     threads: int = 2,
     shard_index: int = 0,
     shard_count: int = 1,
-    sharpen: bool = False,
-) -> grain.DatasetIterator:
-    """Endless shuffled batches of random crops and their degraded versions.
+) -> Batches:
+    """Endless shuffled batches of HR crops and their degraded versions.
 
-    Each epoch is a new permutation of all images; shard s takes positions s, s + shard_count, … of
-    the endless sequence. `get_state()` gives a small JSON-ready dict, `set_state(state)` on an
-    iterator made with the same arguments (threads and cache may differ) continues exactly.
+    Each epoch is a new permutation of a source; shard s takes positions s, s + shard_count, … of
+    the endless sequence, so shards neither overlap nor leave anything out.
 
     Args:
-      root: folder of photographs, searched recursively.
+      root: see `sources.open_source`; or several with weights, "A*0.7;B*0.3", drawn in these
+        proportions, each in permutations of its own.
+      recipe: how an example is made.
       batch_size: examples per batch of this shard.
-      crop_size: side of the HR crop; smaller images are reflected at the right and bottom.
-      preset: name in `degradations.PRESETS`, or the settings themselves.
-      cache: keep decoded images in memory.
-      threads: reading threads; 0 works in the calling thread.
-      sharpen: unsharp-mask the HR crop, target and source of the degradation alike (Real-ESRGAN).
+      seed: of every draw.
+      small: images smaller than what is degraded: "pad" reflects them, "skip" passes them over.
+      cache: keep decoded images in memory, in every process.
+      workers: processes that make batches ahead; 0: none, threads of this process do it.
+      threads: with `workers` 0, threads that make batches ahead; 0: none, in the calling thread.
 
     Yields:
-      dict(hr float32 [B, crop, crop, 3], lr float32 [B, crop/scale, crop/scale, 3], index int64
-      [B]); values in [0, 1], without `sharpen` all multiples of 1/255. `index` is the position in
-      the sorted list of images.
+      dict(hr float32 [B, crop, crop, 3], lr float32 [B, crop/scale, crop/scale, 3], source int64
+      [B], index int64 [B]); values in [0, 1], multiples of 1/255. `source` and `index` say which
+      image was asked for, as positions in the mixture and in the source. The preset "none" leaves
+      out lr.
 
     Raises:
-      ValueError: missing or empty folder, or an argument out of its range.
+      ValueError: a source that is missing, empty or without one usable image, or an argument out
+        of its range.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if scale < 1 or crop_size < scale or crop_size % scale:
-        raise ValueError(f"crop_size must be a multiple of scale {scale}, got {crop_size}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be in 0..2**32-1, got {seed}")
-    if threads < 0:
-        raise ValueError(f"threads must be at least 0, got {threads}")
+    if min(threads, workers) < 0:
+        raise ValueError(f"workers and threads must be at least 0, got {workers}, {threads}")
     if not 0 <= shard_index < shard_count:
         raise ValueError(f"shard_index must be in 0..{shard_count - 1}, got {shard_index}")
-    if isinstance(preset, str) and preset not in degradations.PRESETS:
-        known = ", ".join(degradations.PRESETS)
-        raise ValueError(f"preset must be one of {known}, got {preset!r}")
-    strength = degradations.PRESETS[preset] if isinstance(preset, str) else preset
-    # The crops are small and already spread over the reading threads.
+    if small not in ("pad", "skip"):
+        raise ValueError(f"small must be pad or skip, got {small!r}")
+    mixture = sources.parse_mixture(str(root))
+    skipped = Skipped()
+    least = recipe.crop + recipe.margin if small == "skip" else 0
+    readers = [
+        Reader(sources.open_source(text), skipped, least=least, cache=cache) for text, _ in mixture
+    ]
+    for reader in readers:
+        reader[0]  # raises now, not in the middle of the first step, if nothing is usable
+    # Crops are small, and spread over processes or threads already.
     cv2.setNumThreads(0)
 
-    source = ImageFolder(root, cache=cache)
-
-    def with_index(index: int, example: dict[str, Any]) -> dict[str, Any]:
-        return {**example, "index": np.int64(index % len(source))}
-
-    def make_pair(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        hr = random_crop(example["image"], crop_size, rng).astype(np.float32) / np.float32(255)
-        if sharpen:
-            hr = degradations.usm_sharpen(hr)
-        lr = degradations.apply(hr, degradations.draw(rng, strength), scale)
-        return {"hr": hr, "lr": lr, "index": example["index"]}
-
-    dataset = (
-        grain.MapDataset.source(source)
-        .map_with_index(with_index)
-        .random_map(make_pair, seed=seed)
-        .shuffle(seed=seed)
-        .repeat()
-    )[shard_index::shard_count]
-    buffer = max(2 * batch_size, 16) if threads else 0
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
-    return iter(dataset.to_iter_dataset(options).batch(batch_size, drop_remainder=True))
+    datasets = [_examples(reader, i, recipe, seed) for i, reader in enumerate(readers)]
+    weights = [weight for _, weight in mixture]
+    endless = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
+    batches = endless[shard_index::shard_count].batch(batch_size, drop_remainder=True)
+    lengths = [len(reader) for reader in readers]
+    return Batches(batches, batch_size * shard_count, lengths, skipped, workers, threads)
 
 
-def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A [size, size, 3] crop under one of the eight flips and quarter turns, all equally likely."""
-    height, width = image.shape[:2]
-    if min(height, width) < size:
-        below, right = max(size - height, 0), max(size - width, 0)
-        image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT_101)
-        height, width = image.shape[:2]
-    top, left = rng.integers((height - size + 1, width - size + 1))
-    flip_rows, flip_columns, turn = rng.integers(2, size=3)
-    crop = image[top : top + size, left : left + size]
-    if flip_rows:
-        crop = crop[::-1]
-    if flip_columns:
-        crop = crop[:, ::-1]
-    if turn:
-        crop = crop.swapaxes(0, 1)
-    return np.ascontiguousarray(crop)
+def _examples(reader: Reader, number: int, recipe: Recipe, seed: int) -> grain.MapDataset:
+    """The endless shuffled examples of one source; sources with equal seeds would go in step."""
+    if number:
+        seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+    def make(index: int, rng: np.random.Generator) -> dict[str, Any]:
+        example = recipe.make(reader, index, rng)
+        del example["id"]
+        return {**example, "source": np.int64(number)}
+
+    return (
+        grain.MapDataset.range(len(reader)).random_map(make, seed=seed).shuffle(seed=seed).repeat()
+    )
 
 
-def validation_pairs(
-    root: str | os.PathLike[str], limit: int | None = None, scale: int = 4
-) -> Iterator[dict[str, Any]]:
-    """Pairs of `root/lr` and `root/hr` in sorted order: dict(lr, hr uint8 [H, W, 3], id str).
+class Batches(grain.DatasetIterator):
+    """Batches k, k + 1, … of a dataset of batches, wherever they are made.
 
-    Without `root/lr`, HR is cut at the right and bottom to a multiple of `scale`, and LR is its
-    antialiased bicubic reduction (PIL, MATLAB), rounded to 8 bits.
-
-    Raises:
-      ValueError: see `PairedFolder`; or HR is not exactly `scale` times its LR.
+    The state is the number of examples that were handed out on all hosts together. It fits any
+    number of workers, threads and hosts, and another batch size if the count divides by it.
     """
-    source = PairedFolder(root)
-    return _validation_pairs(source, limit, scale)
 
+    def __init__(
+        self,
+        dataset: grain.MapDataset,
+        batch_size: int,
+        lengths: Sequence[int],
+        skipped: Skipped,
+        workers: int,
+        threads: int,
+    ):
+        super().__init__()
+        self._dataset, self._batch_size, self._lengths = dataset, batch_size, list(lengths)
+        self.skipped, self._reported = skipped, 0
+        self._workers, self._threads = workers, threads
+        self._position = 0
+        self._running: grain.DatasetIterator | None = None
 
-def _validation_pairs(
-    source: PairedFolder, limit: int | None, scale: int
-) -> Iterator[dict[str, Any]]:
-    for i in range(len(source) if limit is None else min(limit, len(source))):
-        pair = source[i]
-        hr = pair["hr"]
-        if not source.has_lr:
-            height, width = (n // scale for n in hr.shape[:2])
-            hr = np.ascontiguousarray(hr[: height * scale, : width * scale])
-            small = degradations.resize(
-                hr.astype(np.float32), height, width, "bicubic", antialias=True
-            )
-            lr = np.clip(np.round(small), 0, 255).astype(np.uint8)
-        else:
-            lr = pair["lr"]
-        if hr.shape[:2] != (lr.shape[0] * scale, lr.shape[1] * scale):
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._running is None:
+            self._running = self._start()
+        batch = next(self._running)
+        self._position += 1
+        self._report()
+        # Between processes go the bytes that all these values are. Nothing handed out may stay in
+        # the memory that is shared with them.
+        return {k: _unit(v) if v.dtype == np.uint8 else np.array(v) for k, v in batch.items()}
+
+    def _start(self) -> grain.DatasetIterator:
+        rest = self._dataset[self._position :]
+        if not self._workers:
+            threads = self._threads
+            options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+            return iter(rest.to_iter_dataset(options))
+        if not flags.FLAGS.is_parsed():  # outside absl.app; grain hands its flags to the workers
+            flags.FLAGS.mark_as_parsed()
+        alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
+        return iter(rest.to_iter_dataset(alone).mp_prefetch(options, _one_thread))
+
+    def _report(self) -> None:
+        count = len(self.skipped)
+        if count > self._reported:
+            notes = list(self.skipped.notes().values())
+            for note in notes[self._reported :]:
+                _log.warning("skipped: %s", note)
+            self._reported = len(notes)
+
+    def get_state(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"examples": self._position * self._batch_size, "lengths": self._lengths}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on where `get_state` was called.
+
+        Raises:
+          ValueError: the examples do not make whole batches.
+        """
+        position, rest = divmod(state["examples"], self._batch_size)
+        if rest:
             raise ValueError(
-                f"paired folder {str(source.root)!r}: {pair['id']}: HR {hr.shape[:2]} is not "
-                f"{scale} times LR {lr.shape[:2]}"
+                f"{state['examples']} examples are no whole number of batches of {self._batch_size}"
             )
-        yield {"lr": lr, "hr": hr, "id": pair["id"]}
+        if state["lengths"] != self._lengths:
+            _log.warning(
+                "the data has changed since the checkpoint: %s images then, %s now; "
+                "the order of examples is another one",
+                state["lengths"],
+                self._lengths,
+            )
+        self.close()
+        self._position = position
+
+    def start_prefetch(self) -> None:
+        """Starts to make batches ahead, without waiting for the first."""
+        if self._running is None:
+            self._running = self._start()
+        self._running.start_prefetch()
+
+    def close(self) -> None:
+        """Ends the worker processes; the next batch would start new ones."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
 
 
-def main() -> None:
-    """Measures the training pipeline on one folder."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--crop", type=int, default=128)
-    parser.add_argument("--preset", default="medium", choices=list(degradations.PRESETS))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--cache", action="store_true", help="measured after one full epoch")
-    args = parser.parse_args()
-    try:
-        batches = train_iterator(
-            args.root,
-            batch_size=args.batch,
-            crop_size=args.crop,
-            preset=args.preset,
-            cache=args.cache,
-            threads=args.threads,
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    warm_up = len(ImageFolder(args.root)) // args.batch + 1 if args.cache else 3
-    for _ in range(warm_up):
-        next(batches)
-    start, count = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - start) < args.seconds:
-        next(batches)
-        count += args.batch
-    print(f"{count / elapsed:.1f} examples/s over {elapsed:.1f} s, {args.threads} threads")
+def _unit(image: np.ndarray) -> np.ndarray:
+    return np.divide(image, np.float32(255), dtype=np.float32)
 
 
-if __name__ == "__main__":
-    main()
+def _one_thread(worker: int, count: int) -> None:
+    cv2.setNumThreads(0)

@@ -1,156 +1,180 @@
-"""Random-access image sources: a folder of photographs, and a folder of LR/HR pairs.
+"""Random-access image sources with one interface.
 
-Images are uint8 [H, W, 3], RGB. EXIF orientation is applied, greyscale becomes three equal
-channels, alpha is dropped and 16-bit images are reduced to 8 bits.
+`len(source)`, and `source[i]` → dict(image uint8 [H, W, 3] RGB, id str), or dict(hr, lr, id) where
+LR images come with the photographs. An image that cannot be read raises `UnreadableImage`; what to
+do then is the caller's choice (`data.readers`).
+
+`open_source` finds the kind from a text: a folder of images, a folder of shards, a list file, pairs
+or a TFDS dataset; local paths or any that etils.epath knows (gs://, s3://).
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-import threading
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Any, Protocol
 
-import cv2
 import numpy as np
+from etils import epath
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+from data import images, records
+from data.images import UnreadableImage
 
 # What LR/HR sets append to the name of a scene: `Canon_001_LR4`, `DSC_1045_x1`, `0801x4`, `a_HR`.
 # `x4` needs a separator or a digit before it, so that a file called `box4` keeps its name.
 _PAIR_SUFFIX = re.compile(r"(?:[_-](?:lr|hr|gt)\d*|[_-]x\d+|(?<=\d)x\d+)$", re.IGNORECASE)
+_LR_FOLDER, _HR_FOLDER = re.compile(r"(^|_)(lr|lq)$", re.I), re.compile(r"(^|_)(hr|gt)$", re.I)
+_LR_FILE, _HR_FILE = re.compile(r"_lr\d*$", re.I), re.compile(r"_(hr|gt)$", re.I)
 
-_log = logging.getLogger(__name__)
+
+class Source(Protocol):
+    """Random access to examples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
-def list_images(root: str | os.PathLike[str]) -> list[str]:
+def list_images(root: epath.PathLike) -> list[str]:
     """Relative POSIX paths of all images below `root`, sorted; hidden files are left out.
 
     Raises:
       ValueError: `root` is not a folder, or holds no image.
     """
-    root = Path(root)
+    root = epath.Path(root)
     if not root.is_dir():
         raise ValueError(f"image folder {str(root)!r}: not found or not a folder")
     names = [
-        (Path(folder) / name).relative_to(root).as_posix()
-        for folder, _, files in os.walk(root)
+        str((folder / name).relative_to(root).as_posix())
+        for folder, _, files in root.walk()
         for name in files
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        if PurePosixPath(name).suffix.lower() in images.SUFFIXES and not name.startswith(".")
     ]
     if not names:
         raise ValueError(
-            f"image folder {str(root)!r}: no image found (looked for {' '.join(sorted(SUFFIXES))})"
+            f"image folder {str(root)!r}: no image found "
+            f"(looked for {' '.join(sorted(images.SUFFIXES))})"
         )
     return sorted(names)
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+def read_image(path: epath.PathLike) -> np.ndarray:
     """Decodes one file to uint8 [H, W, 3] RGB.
 
     Raises:
-      ValueError: the file cannot be read or decoded; the message names it.
+      UnreadableImage: the file cannot be read or decoded; the message names it.
     """
+    path = epath.Path(path)
     try:
-        bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error) as error:
-        raise ValueError(f"cannot read image {os.fspath(path)!r}: {error}") from error
-    if bgr is None:
-        raise ValueError(f"cannot read image {os.fspath(path)!r}: not a decodable image")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f"{path}: {error.strerror or error}") from error
+    return images.decode(data, str(path))
 
 
-class ImageFolder:
-    """All images below a folder, in sorted order; `source[i]` → dict(image, id).
-
-    `image` is uint8 [H, W, 3] RGB, `id` the relative path of the file it came from. An image that
-    cannot be read is logged once by name and replaced by the next readable one in sorted order
-    (the last is followed by the first), whichever thread asks; `unreadable` counts those seen.
+class ImageFiles:
+    """Image files by name; `id` is the name.
 
     Args:
-      root: searched recursively; symbolic links to folders are not followed.
-      cache: keep decoded images in memory (3·H·W bytes each) after the first read. They are shared:
-        do not write into them.
-
-    Raises:
-      ValueError: the folder is missing or holds no image; on access, if no image can be read.
+      root: folder that the names are relative to.
+      names: POSIX paths.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, cache: bool = False):
-        self.root = Path(root)
-        self._names = list_images(root)
-        self._cache: dict[int, np.ndarray] | None = {} if cache else None
-        self._bad: set[int] = set()
-        self._lock = threading.Lock()
+    def __init__(self, root: epath.PathLike, names: Sequence[str]):
+        self.root = epath.Path(root)
+        self.names = list(names)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def __repr__(self) -> str:
-        return f"ImageFolder({str(self.root)!r}, {len(self)} images)"
-
-    @property
-    def unreadable(self) -> int:
-        """Number of different images that could not be read so far."""
-        return len(self._bad)
+        return f"{type(self).__name__}({str(self.root)!r}, {len(self)} images)"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} images")
-        for step in range(len(self)):
-            i = (int(index) + step) % len(self)
-            image = self._read(i)
-            if image is not None:
-                return {"image": image, "id": self._names[i]}
-        raise ValueError(f"image folder {str(self.root)!r}: none of {len(self)} images is readable")
+        name = self.names[_checked(index, len(self))]
+        return {"image": read_image(self.root / name), "id": name}
 
-    def _read(self, i: int) -> np.ndarray | None:
-        if i in self._bad:
-            return None
-        if self._cache is not None and i in self._cache:
-            return self._cache[i]
-        try:
-            image = read_image(self.root / self._names[i])
-        except ValueError as error:
-            with self._lock:
-                first = i not in self._bad
-                self._bad.add(i)
-            if first:
-                _log.warning("%s; the next image takes its place", error)
-            return None
-        if self._cache is not None:
-            image.flags.writeable = False
-            self._cache[i] = image
-        return image
+
+class ImageFolder(ImageFiles):
+    """All images below a folder, in sorted order.
+
+    Raises:
+      ValueError: the folder is missing or holds no image.
+    """
+
+    def __init__(self, root: epath.PathLike):
+        super().__init__(root, list_images(root))
+
+
+class ImageList(ImageFiles):
+    """The images that a text file names, in its order: one a line, relative to the file or whole.
+
+    Empty lines and those that start with # are passed over, as is what follows a tab.
+
+    Raises:
+      ValueError: the file is missing, or names nothing.
+    """
+
+    def __init__(self, path: epath.PathLike):
+        path = epath.Path(path)
+        if not path.is_file():
+            raise ValueError(f"list of images {str(path)!r}: not found")
+        lines = (line.partition("\t")[0].strip() for line in path.read_text().splitlines())
+        names = [line for line in lines if line and not line.startswith("#")]
+        if not names:
+            raise ValueError(f"list of images {str(path)!r}: names no image")
+        super().__init__(path.parent, names)
 
 
 def scene_name(path: str) -> str:
     """Relative path without suffix and without LR/HR/scale marks: `a/P1_x4.png` → `a/P1`."""
-    stem = os.path.splitext(path)[0]
-    while (shorter := _PAIR_SUFFIX.sub("", stem)) != stem and os.path.basename(shorter):
+    stem = str(PurePosixPath(path).with_suffix(""))
+    while (shorter := _PAIR_SUFFIX.sub("", stem)) != stem and PurePosixPath(shorter).name:
+        if shorter.endswith("/"):
+            break
         stem = shorter
     return stem
 
 
 class PairedFolder:
-    """Aligned pairs `root/lr/*`, `root/hr/*`; `source[i]` → dict(lr, hr, id), or dict(hr, id).
+    """Aligned LR/HR pairs below a folder; `source[i]` → dict(hr, lr, id), or dict(hr, id).
 
-    Files are paired by equal names (up to the file suffix), else by equal `scene_name`. Without a
-    folder `root/lr` there are only HR images and `has_lr` is False. `id` is the scene name.
+    Three layouts are found: folders `lr` and `hr` (any case, also `test_LR`, `train_HR`, `gt`), as
+    DRealSR has them; files `…_LR4.png` and `…_HR.png` side by side at any depth, as RealSR has
+    them; and a folder `hr` alone, when `has_lr` is False. Files are paired by equal names (up to
+    the file suffix), else by equal `scene_name`. `id` is the scene name.
 
     Raises:
-      ValueError: missing or empty folder, an HR image without an LR partner (or with several), a
-        file that cannot be read. All name the file.
+      ValueError: missing or empty folder, an HR image without an LR partner (or with several). All
+        name the file.
     """
 
-    def __init__(self, root: str | os.PathLike[str]):
-        self.root = Path(root)
-        self._hr = list_images(self.root / "hr")
-        self._ids = _unique_ids(self._hr)
-        self.has_lr = (self.root / "lr").is_dir()
-        self._lr: list[str] = self._partners(list_images(self.root / "lr")) if self.has_lr else []
+    def __init__(self, root: epath.PathLike):
+        self.root = epath.Path(root)
+        if not self.root.is_dir():
+            raise ValueError(f"paired folder {str(self.root)!r}: not found or not a folder")
+        folders = sorted(entry.name for entry in self.root.iterdir() if entry.is_dir())
+        hr_name, lr_name = (self._folder(folders, kind) for kind in (_HR_FOLDER, _LR_FOLDER))
+        if hr_name:
+            self._hr, hr = _below(self.root / hr_name, hr_name)
+            self._lr, lr = _below(self.root / lr_name, lr_name) if lr_name else ([], [])
+            where = lr_name
+        else:
+            names = list_images(self.root)
+            stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
+            self._hr = hr = [name for name in names if _HR_FILE.search(stems[name])]
+            self._lr = lr = [name for name in names if _LR_FILE.search(stems[name])]
+            where = "."
+            if not hr:
+                raise ValueError(
+                    f"paired folder {str(self.root)!r}: expected folders lr and hr, or files "
+                    f"named …_LR4 and …_HR"
+                )
+        self.has_lr = bool(lr)
+        self._ids = _unique_ids(hr)
+        if self.has_lr:
+            self._lr = [self._lr[i] for i in self._partners(hr, lr, hr_name or ".", where or ".")]
 
     def __len__(self) -> int:
         return len(self._hr)
@@ -160,34 +184,156 @@ class PairedFolder:
         return f"PairedFolder({str(self.root)!r}, {len(self)} {kind})"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        pair = {"hr": read_image(self.root / "hr" / self._hr[index]), "id": self._ids[index]}
+        index = _checked(index, len(self))
+        pair = {"hr": read_image(self.root / self._hr[index]), "id": self._ids[index]}
         if self.has_lr:
-            pair["lr"] = read_image(self.root / "lr" / self._lr[index])
+            pair["lr"] = read_image(self.root / self._lr[index])
         return pair
 
-    def _partners(self, lr_names: list[str]) -> list[str]:
-        same = {os.path.splitext(name)[0]: name for name in lr_names}
-        scenes: dict[str, list[str]] = {}
-        for name in lr_names:
-            scenes.setdefault(scene_name(name), []).append(name)
-        partners = []
-        for name in self._hr:
-            exact = same.get(os.path.splitext(name)[0])
-            found = [exact] if exact else scenes.get(scene_name(name), [])
-            if len(found) != 1:
-                several = f"several LR partners ({', '.join(found)})"
-                what = several if found else "no LR partner"
-                raise ValueError(f"paired folder {str(self.root)!r}: hr/{name} has {what} in lr/")
-            partners.append(found[0])
-        twice = {name for name in partners if partners.count(name) > 1}
-        if twice:
+    def _folder(self, folders: Iterable[str], kind: re.Pattern[str]) -> str:
+        found = [name for name in folders if kind.search(name)]
+        if len(found) > 1:
             raise ValueError(
-                f"paired folder {str(self.root)!r}: lr/{min(twice)} fits several HR images"
+                f"paired folder {str(self.root)!r}: several candidates: {', '.join(found)}"
+            )
+        return found[0] if found else ""
+
+    def _partners(self, hr: list[str], lr: list[str], hr_name: str, lr_name: str) -> list[int]:
+        """Positions in `lr` of the partners of `hr`."""
+        same = {str(PurePosixPath(name).with_suffix("")): i for i, name in enumerate(lr)}
+        scenes: dict[str, list[int]] = {}
+        for i, name in enumerate(lr):
+            scenes.setdefault(scene_name(name), []).append(i)
+        partners = []
+        for name in hr:
+            exact = same.get(str(PurePosixPath(name).with_suffix("")))
+            found = scenes.get(scene_name(name), []) if exact is None else [exact]
+            if len(found) != 1:
+                several = f"several LR partners ({', '.join(lr[i] for i in found)})"
+                what = several if found else "no LR partner"
+                raise ValueError(
+                    f"paired folder {str(self.root)!r}: {hr_name}/{name} has {what} in {lr_name}/"
+                )
+            partners.append(found[0])
+        if twice := {i for i in partners if partners.count(i) > 1}:
+            raise ValueError(
+                f"paired folder {str(self.root)!r}: {lr_name}/{lr[min(twice)]} fits several HR "
+                "images"
             )
         return partners
+
+
+def _below(folder: epath.Path, name: str) -> tuple[list[str], list[str]]:
+    """(paths of the images relative to the folder's parent, relative to the folder)."""
+    names = list_images(folder)
+    return [f"{name}/{file}" for file in names], names
 
 
 def _unique_ids(names: list[str]) -> list[str]:
     """Scene names, or the plain stems where scene names would not tell the images apart."""
     ids = [scene_name(name) for name in names]
-    return ids if len(set(ids)) == len(ids) else [os.path.splitext(name)[0] for name in names]
+    stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
+    return ids if len(set(ids)) == len(ids) else stems
+
+
+class TfdsSource:
+    """A TFDS dataset that was prepared as ArrayRecord, read without tensorflow.
+
+    `id` is NAME/SPLIT/INDEX. An example's `hr` is taken, else its `image`; for a dataset with `lr`
+    as well (div2k), `lr` is left out: degradations are drawn anew.
+
+    Args:
+      name: of the builder, with its config, such as "div2k/bicubic_x4".
+      split: such as "train" or "validation[:10%]".
+      data_dir: where it was prepared; None: TFDS's own default.
+
+    Raises:
+      ValueError: not prepared there as ArrayRecord, or without images.
+    """
+
+    def __init__(self, name: str, split: str = "train", data_dir: str | None = None):
+        import tensorflow_datasets as tfds  # its import takes seconds
+
+        self.name, self.split = name, split
+        try:
+            builder = tfds.builder(name, data_dir=data_dir)
+            self._data = builder.as_data_source(split)
+        except Exception as error:  # TFDS and its builders raise many kinds
+            line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise ValueError(
+                f"TFDS dataset {name!r}, split {split!r}: {line}; prepare it with "
+                "`tfds build --file_format=array_record` or give data_dir"
+            ) from error
+        keys = [key for key in ("hr", "image") if key in builder.info.features]
+        if not keys:
+            raise ValueError(f"TFDS dataset {name!r}: has neither 'hr' nor 'image'")
+        self._key = keys[0]
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __repr__(self) -> str:
+        return f"TfdsSource({self.name!r}, {self.split!r}, {len(self)} images)"
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = _checked(index, len(self))
+        image = np.asarray(self._data[index][self._key])
+        if image.dtype == np.uint16:
+            image = ((image.astype(np.int64) + 128) // 257).astype(np.uint8)
+        if image.shape[2] != 3:
+            image = np.repeat(image[..., :1], 3, 2)
+        return {"image": image, "id": f"{self.name}/{self.split}/{index}"}
+
+
+def _checked(index: int, length: int) -> int:
+    if not -length <= index < length:
+        raise IndexError(f"index {index} of {length} examples")
+    return int(index) % length
+
+
+def open_source(text: str) -> Source:
+    """The source that `text` names.
+
+    "tfds:NAME[:SPLIT[:DATA_DIR]]"; a folder with a `manifest.json` of `data.prepare`; a folder with
+    HR/LR pairs ("pairs:FOLDER"); any other folder of images; or a text file that lists images.
+
+    Raises:
+      ValueError: nothing there, or not usable; the message says what was expected.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "tfds":
+        name, _, more = rest.partition(":")
+        split, _, folder = more.partition(":")
+        return TfdsSource(name, split or "train", folder or None)
+    if kind == "pairs":
+        pairs = PairedFolder(rest)
+        if not pairs.has_lr:
+            raise ValueError(f"paired folder {rest!r}: holds no LR images")
+        return pairs
+    path = epath.Path(text)
+    if path.is_dir():
+        return records.RecordFolder(path) if records.is_shards(path) else ImageFolder(path)
+    if path.is_file():
+        return ImageList(path)
+    raise ValueError(f"data root {text!r}: no such folder, list file or shards")
+
+
+def parse_mixture(text: str) -> list[tuple[str, float]]:
+    """ "A*0.7;B*0.3" → [("A", 0.7), ("B", 0.3)]; a source without a weight counts 1.
+
+    Raises:
+      ValueError: no source, or a weight that is not positive.
+    """
+    parts = [part.strip() for part in text.split(";") if part.strip()]
+    if not parts:
+        raise ValueError("data root: expected a folder, list file, shards or tfds:NAME, found ''")
+    mixture = []
+    for part in parts:
+        name, star, weight = part.rpartition("*")
+        try:
+            mixture.append((name, float(weight)) if star else (part, 1.0))
+        except ValueError:
+            raise ValueError(f"data root {part!r}: expected a number after *") from None
+        if not mixture[-1][1] > 0:
+            raise ValueError(f"data root {part!r}: expected a weight above 0")
+    return mixture

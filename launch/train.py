@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from data import pipeline
+from data.examples import Recipe
+from data.validation import validation_pairs
 from maskgit_sr.arrays import Params, Precision, parse_dtype
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
@@ -36,7 +40,7 @@ def validation_batch(root: str, method: Method, limit: int) -> dict[str, np.ndar
     """Centre tiles of a validation folder: {"lr": [B, t, t, 3], "hr": [B, 4t, 4t, 3]} in [0, 1]."""
     lr, hr = [], []
     side, scale = method.tile.size, method.scale
-    for pair in pipeline.validation_pairs(root, limit):
+    for pair in _pairs(root, limit):
         height, width = pair["lr"].shape[:2]
         if min(height, width) < side:
             continue
@@ -47,6 +51,13 @@ def validation_batch(root: str, method: Method, limit: int) -> dict[str, np.ndar
     if not lr:
         raise UserError(f"{root}: no validation image with sides of at least {side} LR pixels")
     return {"lr": np.stack(lr) / np.float32(255), "hr": np.stack(hr) / np.float32(255)}
+
+
+def _pairs(root: str, limit: int) -> Iterator[dict[str, Any]]:
+    try:
+        yield from validation_pairs(root, limit)
+    except ValueError as error:
+        raise UserError(f"--config.data.validation: {error}") from error
 
 
 def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Validate:
@@ -81,23 +92,12 @@ def run(config: Any, workdir: Path, max_seconds: float) -> bool:
         UserError: no data root, or groups of earlier stages missing.
     """
     if not config.data.root:
-        raise UserError("--config.data.root: expected a folder of photographs, found nothing")
+        raise UserError(
+            "--config.data.root: expected a folder of photographs, a list, shards or tfds:NAME"
+        )
     dtype = parse_dtype(config.dtype or None)
     method = registry.build(config.method, config.model.to_dict(), Precision(compute=dtype))
-    hosts = jax.process_count()
-    iterator = pipeline.train_iterator(
-        config.data.root,
-        batch_size=config.stage.batch // hosts,
-        crop_size=config.stage.crop,
-        scale=method.scale,
-        seed=config.seed,
-        preset=config.data.preset,
-        cache=config.data.cache,
-        threads=config.data.threads,
-        shard_index=jax.process_index(),
-        shard_count=hosts,
-        sharpen=config.data.sharpen,
-    )
+    iterator = _iterator(config, method.scale)
     validate = panel = None
     if config.data.validation:
         batch = validation_batch(config.data.validation, method, config.data.validation_limit)
@@ -106,7 +106,46 @@ def run(config: Any, workdir: Path, max_seconds: float) -> bool:
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / f"config-{config.stage_name}.json").write_text(config.to_json_best_effort(indent=2))
     trainer = Trainer(method, config.stage_name, config, workdir, iterator, validate, panel)
-    return trainer.run(max_seconds).finished
+    try:
+        return trainer.run(max_seconds).finished
+    finally:
+        iterator.close()
+
+
+def _iterator(config: Any, scale: int) -> pipeline.Batches:
+    """This host's training batches."""
+    data, hosts = config.data, jax.process_count()
+    try:
+        recipe = Recipe(
+            crop=config.stage.crop,
+            margin=data.margin,
+            scale=scale,
+            preset=data.preset,
+            sharpen=data.sharpen,
+            contrast=data.contrast,
+            sharpness=data.sharpness,
+        )
+        return pipeline.train_iterator(
+            data.root,
+            recipe,
+            batch_size=config.stage.batch // hosts,
+            seed=config.seed,
+            small=data.small,
+            cache=data.cache,
+            workers=data.workers if data.workers >= 0 else _spare_cores(),
+            threads=data.threads,
+            shard_index=jax.process_index(),
+            shard_count=hosts,
+        )
+    except ValueError as error:  # of the data or its settings, before the first step
+        raise UserError(f"--config.data: {error}") from error
+
+
+def _spare_cores() -> int:
+    """All cores of this process but one, which the trainer itself needs."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores - 1)
 
 
 def main(argv: list[str]) -> None:
@@ -123,9 +162,7 @@ def main(argv: list[str]) -> None:
         logger.propagate = False
     try:
         run(_CONFIG.value, Path(_WORKDIR.value or "."), _MAX_SECONDS.value)
-    except (UserError, ValueError) as error:
-        if not isinstance(error, UserError) and "folder" not in str(error):
-            raise
+    except UserError as error:
         print(f"launch.train: {error}", file=sys.stderr)
         sys.exit(2)
 

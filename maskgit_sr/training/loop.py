@@ -43,7 +43,8 @@ class Trainer:
         config: ``seed``, ``init`` (bundle or ""), ``mesh``, ``log_every``, ``panel_every``,
             ``validate_every``, ``checkpoint_every``, ``perceptual`` and ``stage``: ``steps``,
             ``batch``, ``ema``, ``optimizer``.
-        iterator: yields {"hr": [B, H, W, 3], "lr": [B, H/s, W/s, 3], …}; has grain's state.
+        iterator: yields {"hr": [B, H, W, 3], "lr": [B, H/s, W/s, 3], …}, without "lr" for a
+            stage that takes none; has grain's state.
         validate: (groups with EMA weights) → scores, or None.
         panel_batch: {"hr", "lr"} of fixed images to draw, or None.
 
@@ -96,7 +97,7 @@ class Trainer:
                 fetch = time.monotonic()
                 batch = next(self.iterator)
                 waited += time.monotonic() - fetch
-                arrays = {name: batch[name] for name in ("hr", "lr")}
+                arrays = {name: array for name, array in batch.items() if name in ("hr", "lr")}
                 state, pending = step_fn(state, frozen, sharding.put_batch(arrays, self.mesh))
                 step += 1
                 if step % self.config.log_every == 0 or step == steps:

@@ -1,0 +1,196 @@
+"""Compares `data` with the public BasicSR and Real-ESRGAN code, run beside it.
+
+    python -m benchmarks.degradation_fidelity --basicsr BasicSR --realesrgan Real-ESRGAN \\
+        --photos DIR [--chains 2000]
+
+Kernels with equal parameters, each fixed step with equal input, and the distributions of three
+measures over many chains on the same HR crops: PSNR between LR and the bicubic reduction of HR,
+noise level (robust standard deviation of the finest diagonal detail) and sharpness (log variance
+of the Laplacian). Exit code 1 if a step differs or a two-sample Kolmogorov–Smirnov test has
+p ≤ 0.01. The public code takes about a second a chain; see `benchmarks.realesrgan_reference`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy import stats
+
+from benchmarks.realesrgan_reference import Reference
+from data import degradations, operations
+from data.kernels import Kernel
+from data.sources import ImageFolder
+
+
+def compare_kernels(reference: Reference) -> float:
+    """Largest difference over the seven kernels and all sizes."""
+    rng, public, worst = np.random.default_rng(0), reference.degradations, 0.0
+    for size in range(7, 22, 2):
+        for _ in range(10):
+            x, y = rng.uniform(0.2, 3, 2)
+            theta, beta = rng.uniform(-np.pi, np.pi), rng.uniform(0.5, 4)
+            cutoff = rng.uniform(np.pi / 5, np.pi)
+            pairs = [
+                (Kernel("sinc", size, cutoff=cutoff), public.circular_lowpass_kernel(cutoff, size))
+            ]
+            for isotropic in (True, False):
+                axes = (x, x, 0.0) if isotropic else (x, y, theta)
+                for shape, theirs in (
+                    ("gaussian", public.bivariate_Gaussian(size, x, y, theta, isotropic=isotropic)),
+                    (
+                        "generalized",
+                        public.bivariate_generalized_Gaussian(
+                            size, x, y, theta, beta, isotropic=isotropic
+                        ),
+                    ),
+                    (
+                        "plateau",
+                        public.bivariate_plateau(size, x, y, theta, beta, isotropic=isotropic),
+                    ),
+                ):
+                    used = 1.0 if shape == "gaussian" else beta
+                    pairs.append((Kernel(shape, size, *axes, beta=used), theirs))
+            worst = max(worst, *(float(np.abs(k.array() - t).max()) for k, t in pairs))
+    return worst
+
+
+def compare_steps(reference: Reference, image: np.ndarray) -> dict[str, float]:
+    """Largest difference of each step without randomness, in levels of 255."""
+    torch, public = reference.torch, reference.processing
+    functional = torch.nn.functional
+    hr = operations.to_float(image)
+
+    def tensor(array: np.ndarray) -> object:
+        return torch.from_numpy(array.transpose(2, 0, 1).copy())[None]
+
+    def array(value: object) -> np.ndarray:
+        return value[0].numpy().transpose(1, 2, 0)  # type: ignore[index]
+
+    found: dict[str, float] = {}
+
+    def note(name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+        if ours.shape != theirs.shape:
+            raise ValueError(f"{name}: {ours.shape} here, {theirs.shape} there")
+        found[name] = max(found.get(name, 0.0), 255 * float(np.abs(ours - theirs).max()))
+
+    note("sharpen", operations.usm_sharpen(hr), array(public.USMSharp()(tensor(hr))))
+    note("sharpen (OpenCV)", operations.usm_sharpen(hr), public.usm_sharp(hr))
+    for kernel in (Kernel("gaussian", 21, 2.0, 2.0), Kernel("plateau", 15, 2.0, 0.7, 1.0, 1.5)):
+        weights = np.pad(kernel.array(), (21 - kernel.size) // 2)
+        theirs = public.filter2D(tensor(hr), torch.from_numpy(weights)[None])
+        note("blur", operations.blur(hr, kernel.array()), array(theirs))
+    height, width = hr.shape[:2]
+    modes = {"adaptive": "area", "bilinear": "bilinear", "bicubic": "bicubic"}
+    for ours, theirs in modes.items():
+        for factor in (0.1507, 0.25, 0.3713, 0.731, 0.998, 1.002, 1.2345, 1.4999):
+            size = (int(height * factor), int(width * factor))
+            by_size = functional.interpolate(tensor(hr), size=size, mode=theirs)
+            note(f"{ours} by size", operations.resize(hr, *size, ours), array(by_size))
+            by_factor = functional.interpolate(tensor(hr), scale_factor=factor, mode=theirs)
+            resized = operations.resize(hr, *size, ours, factor=factor)
+            note(f"{ours} by factor", resized, array(by_factor))
+    for quality in (30, 62, 95):
+        note("JPEG", operations.jpeg(hr, quality), _public_jpeg(reference, hr, quality))
+    return found
+
+
+def _public_jpeg(reference: Reference, image: np.ndarray, quality: int) -> np.ndarray:
+    bgr = np.ascontiguousarray(image[..., ::-1])
+    return reference.degradations.add_jpg_compression(bgr, quality)[..., ::-1]
+
+
+def compare_noises(reference: Reference, image: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Standard deviation of each noise before clipping, in levels: (here, public code)."""
+    torch, public = reference.torch, reference.degradations
+    hr = operations.to_float(image)
+    batch = torch.from_numpy(hr.transpose(2, 0, 1).copy())[None]
+    rng, found = np.random.default_rng(0), {}
+    for grey in (False, True):
+        gauss = operations.gaussian_noise(hr, 20 / 255, rng, grey=grey) - hr
+        shot = operations.poisson_noise(hr, 2.0, rng, grey=grey) - hr
+        theirs = (
+            public.generate_gaussian_noise_pt(batch, 20, float(grey)),
+            public.generate_poisson_noise_pt(batch, 2.0, float(grey)),
+        )
+        for name, ours, other in zip(("Gaussian", "shot"), (gauss, shot), theirs, strict=True):
+            found[f"{'grey ' * grey}{name}"] = (255 * float(ours.std()), 255 * float(other.std()))
+    return found
+
+
+def measures(lr: np.ndarray, reduced: np.ndarray) -> tuple[float, float, float]:
+    """PSNR in dB against the bicubic LR, noise in levels, log variance of the Laplacian."""
+    error = np.mean((lr.astype(np.float64) - reduced) ** 2)
+    grey = cv2.cvtColor(lr, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    diagonal = (grey[::2, ::2] - grey[1::2, ::2] - grey[::2, 1::2] + grey[1::2, 1::2]) / 2
+    sharpness = np.log(cv2.Laplacian(grey, cv2.CV_32F).var() + 1e-3)
+    return (
+        float(10 * np.log10(255**2 / max(error, 1e-3))),
+        float(np.median(np.abs(diagonal)) / 0.6745),
+        float(sharpness),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--basicsr", type=Path, required=True)
+    parser.add_argument("--realesrgan", type=Path, required=True)
+    parser.add_argument("--photos", required=True, help="folder of HR photographs")
+    parser.add_argument("--chains", type=int, default=2000)
+    parser.add_argument("--crop", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    try:
+        reference = Reference(options.basicsr, options.realesrgan, options.crop)
+        photos = ImageFolder(options.photos)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    reference.torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    failed = False
+
+    worst = compare_kernels(reference)
+    failed |= worst > 1e-6
+    print(f"kernels: largest difference {worst:.1e}")
+    image = photos[0]["image"][: options.crop, : options.crop]
+    for name, difference in compare_steps(reference, image).items():
+        failed |= difference > 0.5
+        print(f"{name}: largest difference {difference:.4f} levels")
+    for name, (here, there) in compare_noises(reference, image).items():
+        failed |= abs(here / there - 1) > 0.02
+        print(f"{name} noise: standard deviation {here:.3f}, public code {there:.3f} levels")
+
+    reference.use_separable_sharpening()
+    reference.seed(options.seed)
+    rows: list[list[tuple[float, float, float]]] = [[], []]
+    for i in range(options.chains):
+        hr = photos[i % len(photos)]["image"]
+        rng = np.random.default_rng([options.seed, i])
+        top, left = (int(rng.integers(n - options.crop + 1)) for n in hr.shape[:2])
+        hr = np.ascontiguousarray(hr[top : top + options.crop, left : left + options.crop])
+        record = degradations.draw(rng, "realesrgan", options.crop, options.crop, 4)
+        reduced = degradations.draw(rng, "bicubic", options.crop, options.crop, 4).apply(hr)
+        for side, lr in zip(rows, (record.apply(hr), reference.degrade(hr)), strict=True):
+            side.append(measures(lr, reduced))
+        if sys.stderr.isatty() or i % 100 == 99:
+            print(f"\r{i + 1} of {options.chains} chains", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    ours, theirs = (np.asarray(side) for side in rows)
+    for column, name in enumerate(("PSNR", "noise", "sharpness")):
+        a, b = ours[:, column], theirs[:, column]
+        test = stats.ks_2samp(a, b)
+        failed |= not test.pvalue > 0.01
+        print(
+            f"{name}: median {np.median(a):.2f}, public code {np.median(b):.2f}; "
+            f"KS distance {test.statistic:.3f}, p {test.pvalue:.3f}"
+        )
+    sys.exit(int(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""A degradation as a record: the steps, in order, with every parameter that was drawn.
+
+`Degradation.apply` turns one HR image into the same LR image every time, bit for bit on one
+version of OpenCV; `to_dict` and `from_dict` carry a record through JSON without loss; `str` gives
+one readable line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data import operations
+from data.kernels import Kernel
+
+
+@dataclass(frozen=True)
+class Sharpen:
+    """Unsharp masking, see `operations.usm_sharpen`."""
+
+    amount: float = 0.5
+    radius: int = 50
+    threshold: float = 10
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return operations.usm_sharpen(image, self.amount, self.radius, self.threshold)
+
+    def __str__(self) -> str:
+        return f"sharpen {self.amount:g}"
+
+
+@dataclass(frozen=True)
+class Blur:
+    """Correlation with a kernel."""
+
+    kernel: Kernel
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return operations.blur(image, self.kernel.array())
+
+    def __str__(self) -> str:
+        return f"blur {self.kernel}"
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Resampling to [height, width], see `operations.resize`."""
+
+    height: int
+    width: int
+    mode: str
+    antialias: bool = False
+    factor: float = 0.0
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return operations.resize(
+            image,
+            self.height,
+            self.width,
+            self.mode,
+            antialias=self.antialias,
+            factor=self.factor,
+        )
+
+    def __str__(self) -> str:
+        smooth = " antialiased" if self.antialias else ""
+        return f"resize {self.height}×{self.width} {self.mode}{smooth}"
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """N(0, sigma²), sigma in levels of 255; clipped to [0, 1]."""
+
+    sigma: float
+    grey: bool
+    seed: int
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng(self.seed)
+        noisy = operations.gaussian_noise(image, self.sigma / 255, rng, grey=self.grey)
+        return np.clip(noisy, 0, 1, out=noisy)
+
+    def __str__(self) -> str:
+        return f"{'grey ' * self.grey}noise σ {self.sigma:.1f}"
+
+
+@dataclass(frozen=True)
+class CorrelatedNoise:
+    """N(0, covariance) at every pixel, rows of the covariance in levels² of 255; clipped."""
+
+    covariance: tuple[tuple[float, float, float], ...]
+    seed: int
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        covariance = np.asarray(self.covariance) / 255**2
+        noisy = operations.correlated_noise(image, covariance, np.random.default_rng(self.seed))
+        return np.clip(noisy, 0, 1, out=noisy)
+
+    def __str__(self) -> str:
+        sigmas = "/".join(f"{row[i] ** 0.5:.1f}" for i, row in enumerate(self.covariance))
+        return f"correlated noise σ {sigmas}"
+
+
+@dataclass(frozen=True)
+class PoissonNoise:
+    """`scale` times shot noise, see `operations.poisson_noise`; clipped to [0, 1]."""
+
+    scale: float
+    grey: bool
+    seed: int
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng(self.seed)
+        noisy = operations.poisson_noise(image, self.scale, rng, grey=self.grey)
+        return np.clip(noisy, 0, 1, out=noisy)
+
+    def __str__(self) -> str:
+        return f"{'grey ' * self.grey}shot noise {self.scale:.2f}"
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """JPEG round trip."""
+
+    quality: int
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return operations.jpeg(image, self.quality)
+
+    def __str__(self) -> str:
+        return f"JPEG {self.quality}"
+
+
+Step = Sharpen | Blur | Resize | GaussianNoise | CorrelatedNoise | PoissonNoise | Jpeg
+
+# What a step is called in JSON.
+_NAMES: dict[str, type] = {
+    "sharpen": Sharpen,
+    "blur": Blur,
+    "resize": Resize,
+    "gaussian_noise": GaussianNoise,
+    "correlated_noise": CorrelatedNoise,
+    "poisson_noise": PoissonNoise,
+    "jpeg": Jpeg,
+}
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """The steps from one HR image of [height, width] to its LR image.
+
+    Attributes:
+      height, width: of the HR image that it was drawn for, in pixels.
+      scale: HR side over LR side.
+      steps: in the order of their application.
+    """
+
+    height: int
+    width: int
+    scale: int
+    steps: tuple[Step, ...]
+
+    def apply(self, hr: np.ndarray) -> np.ndarray:
+        """uint8 [height/scale, width/scale, 3], rounded once at the end, of `hr`.
+
+        Args:
+          hr: [height, width, 3], uint8, or float32 in [0, 1].
+
+        Raises:
+          ValueError: `hr` has another size.
+        """
+        return self._run(hr, self.steps)
+
+    def apply_sharpened(self, sharp: np.ndarray) -> np.ndarray:
+        """The same for an HR image that has gone through the first step, a `Sharpen`, already."""
+        if not self.steps or not isinstance(self.steps[0], Sharpen):
+            raise ValueError("this degradation does not start by sharpening")
+        return self._run(sharp, self.steps[1:])
+
+    def _run(self, hr: np.ndarray, steps: tuple[Step, ...]) -> np.ndarray:
+        if hr.shape != (self.height, self.width, 3):
+            raise ValueError(
+                f"degradation drawn for {self.height}x{self.width} RGB, got shape {hr.shape}"
+            )
+        image = operations.to_float(hr) if hr.dtype == np.uint8 else hr
+        for step in steps:
+            image = step(image)
+        return operations.to_bytes(image)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        names = {kind: name for name, kind in _NAMES.items()}
+        steps = [{"step": names[type(step)], **dataclasses.asdict(step)} for step in self.steps]
+        return {"height": self.height, "width": self.width, "scale": self.scale, "steps": steps}
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> Degradation:
+        """The record that `to_dict` described.
+
+        Raises:
+          ValueError: an unknown step, or parameters that a step does not take.
+        """
+        try:
+            return Degradation(
+                int(record["height"]),
+                int(record["width"]),
+                int(record["scale"]),
+                tuple(_step(entry) for entry in record["steps"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a record of a degradation: {error!r}") from error
+
+    def __str__(self) -> str:
+        return " → ".join(map(str, self.steps))
+
+
+def _step(entry: Mapping[str, Any]) -> Step:
+    fields = dict(entry)
+    name = fields.pop("step")
+    if name not in _NAMES:
+        raise ValueError(f"unknown step {name!r}, expected one of {', '.join(_NAMES)}")
+    if name == "blur":
+        fields["kernel"] = Kernel(**fields["kernel"])
+    if name == "correlated_noise":
+        fields["covariance"] = tuple(tuple(row) for row in fields["covariance"])
+    return _NAMES[name](**fields)

@@ -1,0 +1,164 @@
+"""From a photograph to one training example: crop, flip, degrade, crop again.
+
+All draws come from one generator, so an example is a function of the image and that generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data import chain, degradations, operations
+from data.readers import Reader, detail
+
+TRIES = 4  # places in one image before another image is taken
+IMAGES = 64  # images in a row without one good crop before the thresholds must be wrong
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How examples are made.
+
+    Attributes:
+      crop: side of the HR crop, a multiple of `scale`.
+      margin: so many more HR pixels are degraded than are kept, a multiple of `scale`; the kept
+        crop lies anywhere in them, so that JPEG blocks and borders fall anywhere (Real-ESRGAN: 400
+        pixels are degraded, 256 kept).
+      scale: HR side over LR side.
+      preset: name in `degradations.PRESETS`, the settings themselves, or "none": HR alone.
+      sharpen: unsharp-mask the HR crop as the target too (Real-ESRGAN Sec. 3.3).
+      contrast, sharpness: crops below either (`readers.detail`, levels of 255) are passed over.
+    """
+
+    crop: int
+    margin: int = 0
+    scale: int = 4
+    preset: str | degradations.Settings = "realesrgan"
+    sharpen: bool = False
+    contrast: float = 0.0
+    sharpness: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.scale < 1 or self.crop < self.scale or self.crop % self.scale:
+            raise ValueError(f"crop must be a multiple of scale {self.scale}, got {self.crop}")
+        if self.margin < 0 or self.margin % self.scale:
+            raise ValueError(f"margin must be a multiple of scale {self.scale}, got {self.margin}")
+        if self.preset != "none":
+            degradations.named(self.preset)
+
+    def make(self, reader: Reader, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The example of one index.
+
+        Returns:
+          dict(hr uint8 [crop, crop, 3], lr uint8 [crop/scale, crop/scale, 3], index int64, id str);
+          without lr for the preset "none", unless the source has LR images of its own.
+
+        Raises:
+          ValueError: none of `IMAGES` images in a row has a crop over the thresholds, or a pair's
+            sizes do not fit.
+        """
+        image, example = self._image(reader, index, rng)
+        made = (
+            self._paired(image, example, rng)
+            if "lr" in example
+            else self._degraded(image, example, rng)
+        )
+        return {**made, "index": np.int64(index), "id": example["id"]}
+
+    def _image(
+        self, reader: Reader, index: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """(the crop that is degraded, its example); of pairs, the whole HR image."""
+        side = self.crop + self.margin
+        limit = min(IMAGES, len(reader))
+        for step in range(limit):
+            example = reader[index + step]
+            if "lr" in example:
+                return example["hr"], example
+            for _ in range(TRIES):
+                crop = random_crop(example["hr"], side, rng)
+                if self._good(crop):
+                    return crop, example
+            reader.skipped.note(
+                example["id"], f"{example['id']}: {TRIES} crops in a row flat or blurred"
+            )
+        raise ValueError(
+            f"{reader.source!r}: no crop of {limit} images has contrast {self.contrast:g} and "
+            f"sharpness {self.sharpness:g}; lower these thresholds"
+        )
+
+    def _good(self, crop: np.ndarray) -> bool:
+        if not (self.contrast or self.sharpness):
+            return True
+        contrast, sharpness = detail(crop)
+        return contrast >= self.contrast and sharpness >= self.sharpness
+
+    def _degraded(
+        self, hr: np.ndarray, example: dict[str, Any], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        hr = _turned(hr, rng.integers(2, size=3))
+        side = self.crop + self.margin
+        sharp = operations.usm_sharpen(operations.to_float(hr)) if self.sharpen else None
+        target = hr if sharp is None else operations.to_bytes(sharp)
+        top, left = (int(n) for n in rng.integers(self.margin // self.scale + 1, size=2))
+        made = {"hr": _window(target, top * self.scale, left * self.scale, self.crop)}
+        if self.preset != "none":
+            record = degradations.draw(rng, self.preset, side, side, self.scale)
+            if sharp is not None and isinstance(record.steps[0], chain.Sharpen):
+                lr = record.apply_sharpened(sharp)
+            else:
+                lr = record.apply(hr)
+            made["lr"] = _window(lr, top, left, self.crop // self.scale)
+        return made
+
+    def _paired(
+        self, hr: np.ndarray, example: dict[str, Any], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """The same place of an LR and an HR image that came together."""
+        lr, small = example["lr"], self.crop // self.scale
+        if hr.shape[:2] != (lr.shape[0] * self.scale, lr.shape[1] * self.scale):
+            raise ValueError(
+                f"pair {example['id']}: HR {hr.shape[:2]} is not {self.scale} times LR "
+                f"{lr.shape[:2]}"
+            )
+        if min(lr.shape[:2]) < small:
+            lr, hr = reflected(lr, small), reflected(hr, self.crop)
+        top, left = (int(n) for n in rng.integers([n - small + 1 for n in lr.shape[:2]]))
+        turns = rng.integers(2, size=3)
+        return {
+            "hr": _turned(_window(hr, top * self.scale, left * self.scale, self.crop), turns),
+            "lr": _turned(_window(lr, top, left, small), turns),
+        }
+
+
+def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A [size, size, 3] crop at a random place; smaller images are reflected to that size first."""
+    image = reflected(image, size)
+    top, left = rng.integers([n - size + 1 for n in image.shape[:2]])
+    return image[top : top + size, left : left + size]
+
+
+def reflected(image: np.ndarray, size: int) -> np.ndarray:
+    """Sides shorter than `size` are reflected at the bottom and right, the edge not repeated."""
+    below, right = (max(size - n, 0) for n in image.shape[:2])
+    if not below and not right:
+        return image
+    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT_101)
+
+
+def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
+
+
+def _turned(image: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """One of the eight flips and quarter turns: upside down, left to right, transposed."""
+    if turns[0]:
+        image = image[::-1]
+    if turns[1]:
+        image = image[:, ::-1]
+    if turns[2]:
+        image = image.swapaxes(0, 1)
+    return np.ascontiguousarray(image)

@@ -1,0 +1,139 @@
+"""Reading that goes on when an image cannot be used.
+
+`Reader` stands between a source and the pipeline: an unusable image is replaced by the next one,
+so that the example at an index is the same whoever asks for it and whenever. What was passed over
+is noted in a folder of its own, which all reading processes share: each file is counted and named
+once, by the process that trains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import weakref
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data.images import UnreadableImage
+from data.sources import Source
+
+_log = logging.getLogger(__name__)
+
+
+class Skipped:
+    """Files that were passed over, each noted once, by whichever process; shared by a folder."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="skipped-")
+        self._named: set[str] = set()
+        weakref.finalize(self, shutil.rmtree, self._folder, True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_folder": self._folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # in a worker: notes, does not clean up
+        self._folder, self._named = state["_folder"], set()
+
+    def note(self, name: str, why: str) -> None:
+        """Notes a file unless it was noted before."""
+        if name in self._named:
+            return
+        self._named.add(name)
+        path = os.path.join(self._folder, hashlib.sha256(name.encode()).hexdigest())
+        if os.path.exists(path) or not os.path.isdir(self._folder):
+            return
+        descriptor, partial = tempfile.mkstemp(dir=self._folder, suffix=".partial")
+        with os.fdopen(descriptor, "w") as file:
+            json.dump([name, why], file)
+        os.replace(partial, path)  # equal notes of two processes: the later one wins
+
+    def notes(self) -> dict[str, str]:
+        """What was noted so far: {name: reason}."""
+        found = {}
+        for entry in sorted(os.listdir(self._folder)):
+            if not entry.endswith(".partial"):
+                with open(os.path.join(self._folder, entry)) as file:
+                    name, why = json.load(file)
+                found[name] = why
+        return found
+
+    def __len__(self) -> int:
+        return sum(not name.endswith(".partial") for name in os.listdir(self._folder))
+
+
+class Reader:
+    """A source whose unusable images are replaced by the next in its order.
+
+    Args:
+      source: examples with `image`, or with `hr` (and `lr`).
+      least: shorter sides than this, in pixels, make an image unusable; 0: none does.
+      cache: keep decoded images in memory, 3·H·W bytes each and in each process. They are shared:
+        do not write into them.
+    """
+
+    def __init__(self, source: Source, skipped: Skipped, *, least: int = 0, cache: bool = False):
+        self.source, self.skipped = source, skipped
+        self._least = least
+        self._cache: dict[int, dict[str, Any]] | None = {} if cache else None
+        self._bad: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """dict(hr, id), and lr where the source has it.
+
+        Raises:
+          ValueError: no image of the source is usable.
+        """
+        for step in range(len(self)):
+            i = (int(index) + step) % len(self)
+            example = self._read(i)
+            if example is not None:
+                return example
+        notes = self.skipped.notes()
+        reason = f", first {next(iter(notes.values()))}" if notes else ""
+        raise ValueError(f"{self.source!r}: no image is usable{reason}")
+
+    def _read(self, i: int) -> dict[str, Any] | None:
+        if i in self._bad:
+            return None
+        if self._cache is not None and i in self._cache:
+            return self._cache[i]
+        try:
+            example = self.source[i]
+            if "image" in example:
+                example["hr"] = example.pop("image")
+            height, width = example["hr"].shape[:2]
+            if min(height, width) < self._least:
+                raise UnreadableImage(
+                    f"{example['id']}: {height}x{width} is smaller than {self._least}"
+                )
+        except UnreadableImage as error:
+            self._bad.add(i)
+            self.skipped.note(str(error).partition(": ")[0], str(error))
+            return None
+        if self._cache is not None:
+            for array in example.values():
+                if isinstance(array, np.ndarray):
+                    array.flags.writeable = False
+            self._cache[i] = example
+        return example
+
+
+def detail(image: np.ndarray) -> tuple[float, float]:
+    """(contrast, sharpness) of uint8 [H, W, 3], in levels of 255.
+
+    Contrast is the standard deviation of the luma: below 3 or so nothing is to be seen. Sharpness
+    is the standard deviation of its Laplacian: below 1 or so a photograph is out of focus.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    contrast = cv2.meanStdDev(grey)[1]
+    sharpness = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1]
+    return float(contrast[0, 0]), float(sharpness[0, 0])

@@ -1,0 +1,54 @@
+"""Validation pairs: whole images in a fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from data import degradations
+from data.sources import PairedFolder
+
+
+def validation_pairs(
+    root: epath.PathLike, limit: int | None = None, scale: int = 4
+) -> Iterator[dict[str, Any]]:
+    """Pairs of a `PairedFolder` in sorted order: dict(lr, hr uint8 [H, W, 3], id str).
+
+    Without LR images, HR is cut at the right and bottom to a multiple of `scale`, and LR is its
+    antialiased bicubic reduction (PIL, MATLAB), rounded to 8 bits.
+
+    Raises:
+      ValueError: see `PairedFolder`; or HR is not exactly `scale` times its LR.
+    """
+    return _pairs(PairedFolder(root), limit, scale)
+
+
+def _pairs(source: PairedFolder, limit: int | None, scale: int) -> Iterator[dict[str, Any]]:
+    for i in range(len(source) if limit is None else min(limit, len(source))):
+        pair = source[i]
+        hr, lr = pair["hr"], pair.get("lr")
+        if lr is None:
+            hr = whole_multiple(hr, scale)
+            rng = np.random.default_rng(0)  # this preset draws nothing
+            lr = degradations.draw(rng, "bicubic", hr.shape[0], hr.shape[1], scale).apply(hr)
+        if hr.shape[:2] != (lr.shape[0] * scale, lr.shape[1] * scale):
+            raise ValueError(
+                f"paired folder {str(source.root)!r}: {pair['id']}: HR {hr.shape[:2]} is not "
+                f"{scale} times LR {lr.shape[:2]}"
+            )
+        yield {"lr": lr, "hr": hr, "id": pair["id"]}
+
+
+def whole_multiple(hr: np.ndarray, scale: int) -> np.ndarray:
+    """Cut at the right and bottom so that both sides are multiples of `scale`.
+
+    Raises:
+      ValueError: a side is shorter than `scale`.
+    """
+    height, width = (n // scale * scale for n in hr.shape[:2])
+    if not min(height, width):
+        raise ValueError(f"image of {hr.shape[0]}x{hr.shape[1]} is smaller than the scale {scale}")
+    return np.ascontiguousarray(hr[:height, :width])
