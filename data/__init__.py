@@ -1,6 +1,6 @@
 """Host-side data: NumPy, OpenCV, Pillow and grain; no JAX of its own.
 
-`sources` and `records` find images, `readers` passes over bad ones, `kernels`, `operations`, `chain`
-and `degradations` turn HR into LR, `examples` and `pipeline` make training batches, `validation`
-gives fixed pairs. `python -m data.prepare`, `data.degrade` and `data.preview` are the commands.
+`sources` and `records` find images, `readers` passes over bad ones; `kernels`, `operations`,
+`chain` and `degradations` turn HR into LR; `examples` and `pipeline` make training batches,
+`validation` fixed pairs. `python -m data.prepare`, `data.degrade` and `data.preview` are commands.
 """

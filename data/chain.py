@@ -68,7 +68,7 @@ class Resize:
 
     def __str__(self) -> str:
         smooth = " antialiased" if self.antialias else ""
-        return f"resize {self.height}×{self.width} {self.mode}{smooth}"
+        return f"resize {self.height}x{self.width} {self.mode}{smooth}"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class GaussianNoise:
         return np.clip(noisy, 0, 1, out=noisy)
 
     def __str__(self) -> str:
-        return f"{'grey ' * self.grey}noise σ {self.sigma:.1f}"
+        return f"{'grey ' * self.grey}noise sigma {self.sigma:.1f}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class CorrelatedNoise:
 
     def __str__(self) -> str:
         sigmas = "/".join(f"{row[i] ** 0.5:.1f}" for i, row in enumerate(self.covariance))
-        return f"correlated noise σ {sigmas}"
+        return f"correlated noise sigma {sigmas}"
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Degradation:
             raise ValueError(f"not a record of a degradation: {error!r}") from error
 
     def __str__(self) -> str:
-        return " → ".join(map(str, self.steps))
+        return " | ".join(map(str, self.steps))
 
 
 def _step(entry: Mapping[str, Any]) -> Step:

@@ -45,10 +45,10 @@ class Kernel:
     def __str__(self) -> str:
         if self.shape == "sinc":
             return f"sinc {self.size} cut-off {self.cutoff:.2f}"
-        text = f"{self.shape} {self.size} σ {self.sigma_x:.2f}"
+        text = f"{self.shape} {self.size} sigma {self.sigma_x:.2f}"
         if self.sigma_y != self.sigma_x:
-            text += f"×{self.sigma_y:.2f} θ {self.theta:.2f}"
-        return text + (f" β {self.beta:.2f}" if self.beta != 1 else "")
+            text += f" x {self.sigma_y:.2f} at {self.theta:.2f}"
+        return text + (f" beta {self.beta:.2f}" if self.beta != 1 else "")
 
     def array(self) -> np.ndarray:
         """The kernel itself.

@@ -1,9 +1,10 @@
 """ArrayRecord shards of encoded images, with a manifest.
 
 A folder of shards holds `shard-00000.array_record`, …, `manifest.json` and `examples.jsonl`. A
-record is an encoded image (PNG, JPEG or WebP) behind its id:
+record is an encoded image (PNG, JPEG or WebP), or a pair of them, behind its id:
 
-    bytes 0–3  length n of the id, little endian;  n bytes  the id in UTF-8;  the rest  the image
+    bytes 0–3 length of the id, 4–7 length of the (HR) image, little endian; then the id in UTF-8,
+    the image, and the LR image where there is one
 
 `manifest.json` says how many examples and bytes each shard has, from which settings they were made
 and under which licences they stand; `examples.jsonl` has one line an example (`data.prepare`).
@@ -18,6 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from etils import epath
 
@@ -30,28 +32,28 @@ MANIFEST, EXAMPLES, VERSION = "manifest.json", "examples.jsonl", 1
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
-def pack(name: str, data: bytes) -> bytes:
-    """One record of an id and an encoded image."""
+def pack(name: str, hr: bytes, lr: bytes = b"") -> bytes:
+    """One record of an id, an encoded image and, of a pair, the encoded LR image."""
     encoded = name.encode()
-    return struct.pack("<I", len(encoded)) + encoded + data
+    return struct.pack("<II", len(encoded), len(hr)) + encoded + hr + lr
 
 
-def unpack(record: bytes) -> tuple[str, bytes]:
-    """(id, encoded image) of one record.
+def unpack(record: bytes) -> tuple[str, bytes, bytes]:
+    """(id, encoded image, encoded LR image or b"") of one record.
 
     Raises:
       ValueError: not such a record.
     """
-    if len(record) < 4:
-        raise ValueError("record is cut short")
-    (length,) = struct.unpack_from("<I", record)
-    if len(record) <= 4 + length:
-        raise ValueError("record is cut short")
-    return record[4 : 4 + length].decode(), record[4 + length :]
+    if len(record) >= 8:
+        name, hr = struct.unpack_from("<II", record)
+        if hr and len(record) >= 8 + name + hr:
+            start = 8 + name
+            return record[8:start].decode(), record[start : start + hr], record[start + hr :]
+    raise ValueError("record is cut short")
 
 
-def write_shard(path: Path, examples: Iterable[tuple[str, bytes]]) -> int:
-    """Writes (id, encoded image) pairs to one shard; returns its size in bytes.
+def write_shard(path: Path, packed: Iterable[bytes]) -> int:
+    """Writes records to one shard; returns its size in bytes.
 
     The file gets its name when it is whole.
     """
@@ -60,8 +62,8 @@ def write_shard(path: Path, examples: Iterable[tuple[str, bytes]]) -> int:
     partial = path.with_name(path.name + ".partial")
     writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
     try:
-        for name, data in examples:
-            writer.write(pack(name, data))
+        for record in packed:
+            writer.write(record)
     finally:
         writer.close()
     partial.replace(path)
@@ -151,34 +153,36 @@ class RecordFolder:
         return f"RecordFolder({str(self.folder)!r}, {len(self)} images)"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        name, data = self.encoded(index)
-        return {"image": images.decode(data, f"{self.folder}: {name}"), "id": name}
-
-    def encoded(self, index: int) -> tuple[str, bytes]:
-        """(id, encoded image) of one example.
-
-        Raises:
-          UnreadableImage: the record is damaged.
-        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} examples")
         index = int(index) % len(self)
         try:
             (record,) = self._open().__getitems__([index])
-            return unpack(record)
+            name, hr, lr = unpack(record)
         except (RuntimeError, ValueError) as error:
             raise UnreadableImage(f"{self.folder}: record {index}: {error}") from error
+        where = f"{self.folder}: {name}"
+        if not lr:
+            return {"image": images.decode(hr, where), "id": name}
+        return {"hr": images.decode(hr, where), "lr": images.decode(lr, where), "id": name}
 
 
 def _is_remote(path: epath.Path) -> bool:
     return "://" in str(path)
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of uint8 [H, W, 3] RGB."""
-    import cv2
+def encode(image: np.ndarray, jpeg: int = 0) -> bytes:
+    """PNG bytes of uint8 [H, W, 3] RGB, or JPEG of a quality of 1..100 without chroma subsampling.
 
-    ok, code = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 4])
+    Raises:
+      ValueError: OpenCV cannot encode it.
+    """
+    if jpeg:
+        full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        suffix, options = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, jpeg, *full]
+    else:
+        suffix, options = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 4]
+    ok, code = cv2.imencode(suffix, image[..., ::-1], options)
     if not ok:
-        raise ValueError("cannot encode the crop as PNG")
+        raise ValueError(f"cannot encode an image of shape {image.shape}")
     return code.tobytes()

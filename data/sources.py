@@ -143,7 +143,8 @@ class PairedFolder:
     Three layouts are found: folders `lr` and `hr` (any case, also `test_LR`, `train_HR`, `gt`), as
     DRealSR has them; files `…_LR4.png` and `…_HR.png` side by side at any depth, as RealSR has
     them; and a folder `hr` alone, when `has_lr` is False. Files are paired by equal names (up to
-    the file suffix), else by equal `scene_name`. `id` is the scene name.
+    the file suffix), else by equal `scene_name`. `id` is the scene name; `names` are the paths of
+    the HR images.
 
     Raises:
       ValueError: missing or empty folder, an HR image without an LR partner (or with several). All
@@ -171,7 +172,7 @@ class PairedFolder:
                     f"paired folder {str(self.root)!r}: expected folders lr and hr, or files "
                     f"named …_LR4 and …_HR"
                 )
-        self.has_lr = bool(lr)
+        self.names, self.has_lr = self._hr, bool(lr)
         self._ids = _unique_ids(hr)
         if self.has_lr:
             self._lr = [self._lr[i] for i in self._partners(hr, lr, hr_name or ".", where or ".")]

@@ -1,0 +1,141 @@
+"""A synthetic test set: LR images of a folder of HR images, with every parameter that was drawn.
+
+    python -m data.degrade --input HR --output LR --preset realesrgan --seed 0
+
+LR images keep their sub-folders and names, as PNG; LR/degradations.json holds one record an image.
+Equal seeds give equal bytes: what is drawn for an image is a function of the seed and its name. HR
+images are cut at the right and bottom to a multiple of the scale; --hr-output keeps what remains.
+With --records FILE the degradations are those of such a file instead of new ones.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data import commands, degradations, records
+from data.chain import Degradation
+from data.images import UnreadableImage
+from data.sources import ImageFolder
+from data.validation import whole_multiple
+
+RECORDS, VERSION = "degradations.json", 1
+
+
+def draw(name: str, seed: int, preset: str, height: int, width: int, scale: int) -> Degradation:
+    """The degradation of the HR image called `name`."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return degradations.draw(rng, preset, height, width, scale)
+
+
+def output_names(names: list[str]) -> list[str]:
+    """The names with the suffix .png.
+
+    Raises:
+      ValueError: two images would get the same name.
+    """
+    outputs = [str(PurePosixPath(name).with_suffix(".png")) for name in names]
+    if len(set(outputs)) < len(outputs):
+        twice = next(name for name in outputs if outputs.count(name) > 1)
+        raise ValueError(f"several HR images would give {twice}")
+    return outputs
+
+
+def read_records(path: Path) -> tuple[dict[str, Any], dict[str, Degradation]]:
+    """(preset, seed and scale, record by name of the HR image) of a records file.
+
+    Raises:
+      ValueError: not such a file.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if content["version"] != VERSION:
+            raise ValueError(f"version {content['version']}, expected {VERSION}")
+        found = {name: Degradation.from_dict(r) for name, r in content["images"].items()}
+        return {key: content[key] for key in ("preset", "seed", "scale")}, found
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a file of degradations ({error})") from error
+
+
+def degrade(
+    source: ImageFolder,
+    output: Path,
+    settings: dict[str, Any],
+    given: dict[str, Degradation] | None = None,
+    hr_output: Path | None = None,
+) -> dict[str, str]:
+    """Writes the LR images and their records; returns {name: reason} of what could not be used.
+
+    Raises:
+      ValueError: no image was usable, names that clash, or an image without a record in `given`.
+    """
+    drawn, failed = {}, {}
+    names = list(zip(source.names, output_names(source.names), strict=True))
+    if given is not None and (missing := sorted(set(source.names) - given.keys())):
+        raise ValueError(f"no record of {missing[0]}")
+    for i, (name, written) in enumerate(commands.progress(names, len(names), "images")):
+        try:
+            hr = whole_multiple(source[i]["image"], settings["scale"])
+            if given is None:
+                record = draw(name=name, height=hr.shape[0], width=hr.shape[1], **settings)
+            else:
+                record = given[name]
+            lr = record.apply(hr)
+        except UnreadableImage as error:
+            failed[name] = str(error)
+            continue
+        except ValueError as error:
+            failed[name] = f"{name}: {error}"
+            continue
+        commands.write_whole(output / written, records.encode(lr))
+        if hr_output is not None:
+            commands.write_whole(hr_output / written, records.encode(hr))
+        drawn[name] = record.to_dict()
+    if not drawn:
+        raise ValueError(f"no usable image; {next(iter(failed.values()))}")
+    content = {"version": VERSION, **settings, "images": drawn}
+    commands.write_whole(output / RECORDS, json.dumps(content, indent=1, ensure_ascii=False))
+    return failed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = commands.Parser("data.degrade", __doc__ or "")
+    parser.add_argument("--input", required=True, help="folder of HR images")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the LR images")
+    parser.add_argument("--hr-output", type=Path, help="folder of the HR images as they were used")
+    parser.add_argument(
+        "--preset", default="realesrgan", choices=list(degradations.PRESETS), help="what is drawn"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
+    parser.add_argument("--records", type=Path, help="repeat the degradations of this file")
+    parser.add_argument("--overwrite", action="store_true")
+    options = parser.parse_args(arguments)
+    if options.seed < 0:
+        parser.error(f"--seed: expected at least 0, found {options.seed}")
+    source = ImageFolder(options.input)
+    outputs = [path.resolve() for path in (options.output, options.hr_output) if path]
+    if Path(options.input).resolve() in outputs or len(set(outputs)) < len(outputs):
+        parser.error("--output, --hr-output: expected folders of their own")
+    if (options.output / RECORDS).exists() and not options.overwrite:
+        parser.error(f"--output: {options.output} holds a test set; --overwrite replaces it")
+    settings = {"preset": options.preset, "seed": options.seed, "scale": options.scale}
+    given = None
+    if options.records:
+        settings, given = read_records(options.records)
+    cv2.setNumThreads(0)
+    failed = degrade(source, options.output, settings, given, options.hr_output)
+    for reason in failed.values():
+        print(f"data.degrade: skipped {reason}", file=sys.stderr)
+    print(f"{len(source) - len(failed)} images in {options.output}, {len(failed)} skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    commands.run("data.degrade", main)

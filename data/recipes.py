@@ -1,0 +1,53 @@
+"""What the usual data sets hold, so that a download can be checked; see data/README.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Images that a data set is made of.
+
+    Attributes:
+      count: how many images.
+      pattern: regular expression of their paths within the folder; others are not counted.
+    """
+
+    count: int
+    pattern: str = r".*"
+
+
+RECIPES: dict[str, Recipe] = {
+    "div2k-train": Recipe(800, r"(.*/)?0[0-7]\d\d\.png|(.*/)?0800\.png"),
+    "div2k-valid": Recipe(100, r"(.*/)?0(8(?!00)\d\d|900)\.png"),
+    "flickr2k": Recipe(2650, r"(.*/)?00\d{4}\.png"),
+    "ost": Recipe(10324),
+    "realsr-test-x4": Recipe(100, r"(.*/)?Test/4/.*_HR\.png"),
+    "drealsr-test-x4": Recipe(93, r"(.*/)?test_HR/.*\.png"),
+    "dped-iphone": Recipe(5727, r"(.*/)?\d+\.jpg"),
+}
+
+
+def check(name: str, folders: Sequence[Sequence[str]]) -> None:
+    """Compares the number of images in the input folders with the data set's.
+
+    Args:
+      name: of a recipe.
+      folders: paths of the images of each folder, relative to it.
+
+    Raises:
+      ValueError: another number.
+    """
+    recipe = RECIPES[name]
+    found = sum(bool(re.fullmatch(recipe.pattern, path)) for paths in folders for path in paths)
+    others = sum(map(len, folders)) - found
+    if found != recipe.count:
+        raise ValueError(
+            f"--dataset {name}: expected {recipe.count} images, found {found}"
+            + (f" and {others} that are not part of it" if others else "")
+        )
+    if others:
+        raise ValueError(f"--dataset {name}: {others} images in the input are not part of it")

@@ -1,0 +1,167 @@
+"""The output of `data.prepare`: shards that are finished one after the other, and their rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data import commands, records
+
+_SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of a picture, encoded."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    hr: bytes
+    lr: bytes = b""
+
+
+@dataclass
+class Picture:
+    """One input picture after its checks."""
+
+    name: str
+    height: int = 0
+    width: int = 0
+    contrast: float = 0.0
+    sharpness: float = 0.0
+    digest: str = ""
+    code: tuple[int, ...] = ()
+    problem: str = ""  # why it is left out
+    duplicate_of: str = ""
+    licence: str = ""
+    crops: list[Crop] = field(default_factory=list)
+
+    def row(self) -> dict[str, Any]:
+        """What is remembered of it."""
+        return {name: value for name, value in vars(self).items() if name != "crops"}
+
+    def examples(self) -> list[tuple[dict[str, Any], bytes]]:
+        """(what examples.jsonl says, record) of each crop."""
+        found = []
+        for crop in self.crops:
+            whole = (crop.height, crop.width) == (self.height, self.width)
+            name = self.name if whole else f"{self.name}@{crop.top},{crop.left}"
+            place = {k: getattr(crop, k) for k in ("top", "left", "height", "width")}
+            row = {"id": name, "source": self.name, **place, "licence": self.licence}
+            found.append((row, records.pack(name, crop.hr, crop.lr)))
+        return found
+
+
+class Shards:
+    """The output folder: finished shards, each with the rows of the pictures it ends with.
+
+    Args:
+      settings: what decides about the bytes; the folder must have been begun with equal ones.
+      inputs: (folder, number of pictures), likewise.
+
+    Raises:
+      ValueError: the folder was begun differently, or by something else.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], inputs: Sequence[tuple[str, int]]):
+        self.folder, self._settings, self._inputs = folder, settings, inputs
+        wanted = {"settings": settings, "inputs": [list(item) for item in inputs]}
+        path = folder / _SETTINGS
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            if json.loads(path.read_text()) != wanted:
+                raise ValueError(
+                    f"{folder}: was begun with other settings or input; choose an empty folder"
+                )
+        elif any(folder.iterdir()):
+            raise ValueError(f"{folder}: expected an empty folder, or one that this command began")
+        else:
+            commands.write_whole(path, json.dumps(wanted, indent=1))
+        self.shards: list[dict[str, Any]] = []
+        self.pictures: list[dict[str, Any]] = []
+        self.examples: list[dict[str, Any]] = []
+        parts = 0
+        while self._part(parts).exists():
+            part = json.loads(self._part(parts).read_text())
+            self._keep(part["shard"], part["pictures"], part["examples"])
+            parts += 1
+        self._parts = parts
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"part-{number:05}.json"
+
+    def _keep(
+        self,
+        shard: dict[str, Any] | None,
+        pictures: list[dict[str, Any]],
+        examples: list[dict[str, Any]],
+    ) -> None:
+        self.shards += [shard] if shard else []
+        self.pictures += pictures
+        self.examples += examples
+
+    def add(self, pictures: Sequence[Picture]) -> None:
+        """Writes one shard with all crops of these pictures, if any, and then their rows."""
+        found = [example for picture in pictures for example in picture.examples()]
+        rows, packed = [row for row, _ in found], [record for _, record in found]
+        shard = None
+        if packed:
+            name = f"shard-{len(self.shards):05}.array_record"
+            size = records.write_shard(self.folder / name, packed)
+            shard = {"file": name, "examples": len(packed), "bytes": size}
+        part = {"shard": shard, "pictures": [p.row() for p in pictures], "examples": rows}
+        commands.write_whole(self._part(self._parts), json.dumps(part))
+        self._parts += 1
+        self._keep(shard, part["pictures"], rows)  # type: ignore[arg-type]
+
+    def finish(self) -> dict[str, Any]:
+        """Writes examples, report and manifest, clears what served resuming; the manifest."""
+        lines = (json.dumps(example, ensure_ascii=False) for example in self.examples)
+        commands.write_whole(self.folder / records.EXAMPLES, "\n".join(lines) + "\n")
+        commands.write_whole(self.folder / "report.csv", report(self.pictures))
+        manifest = {
+            "version": records.VERSION,
+            "settings": self._settings,
+            "inputs": [{"folder": name, "pictures": count} for name, count in self._inputs],
+            "pictures": sum(not row["problem"] for row in self.pictures),
+            "examples": len(self.examples),
+            "left_out": self.left_out(),
+            "near_duplicates": sum("bits)" in row["duplicate_of"] for row in self.pictures),
+            "licences": Counter(example["licence"] for example in self.examples),
+            "shards": self.shards,
+        }
+        commands.write_whole(self.folder / records.MANIFEST, json.dumps(manifest, indent=1))
+        self._clear()
+        return manifest
+
+    def left_out(self) -> dict[str, int]:
+        """Number of pictures by what was wrong with them."""
+        return Counter(row["problem"].partition(":")[0] for row in self.pictures if row["problem"])
+
+    def discard(self) -> None:
+        """Takes away a folder in which nothing was made."""
+        self._clear()
+        self.folder.rmdir()
+
+    def _clear(self) -> None:
+        for number in range(self._parts):
+            self._part(number).unlink()
+        (self.folder / _SETTINGS).unlink()
+
+
+def report(rows: Sequence[dict[str, Any]]) -> str:
+    """CSV of what was found about every picture, the blurred ones first."""
+    columns = ("name", "height", "width", "contrast", "sharpness", "problem", "duplicate_of")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda row: (row["sharpness"], row["name"])))
+    return text.getvalue()
