@@ -11,6 +11,7 @@ import io
 import warnings
 
 import numpy as np
+from etils import epath
 from PIL import Image, ImageOps
 
 SUFFIXES = frozenset(
@@ -21,6 +22,9 @@ MAX_PIXELS = 200_000_000
 
 # Named, so that Pillow never hands a file to an external program (EPS goes to Ghostscript).
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "AVIF", "JPEG2000")
+
+
+_ORIENTATION = 274  # the EXIF tag; 5 and above swap the sides
 
 
 class UnreadableImage(ValueError):
@@ -50,6 +54,21 @@ def decode(data: bytes, name: str) -> np.ndarray:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else error
         reason = "empty file" if not data else reason
         raise UnreadableImage(f"{name}: {str(reason).splitlines()[0]}") from error
+
+
+def size(path: epath.Path) -> tuple[int, int]:
+    """(height, width) of an upright image, from the head of its file.
+
+    Raises:
+      UnreadableImage: not an image.
+    """
+    try:
+        with path.open("rb") as file, Image.open(file) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    except OSError as error:  # Pillow's complaint about files that are no image is one as well
+        raise UnreadableImage(f"{path}: not an image") from error
+    return (width, height) if turned else (height, width)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -10,6 +10,7 @@ position in the batch and the moment of a restart change nothing in an example.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,6 +83,8 @@ def train_iterator(
         Reader(sources.open_source(text), skipped, least=least, cache=cache) for text, _ in mixture
     ]
     for reader in readers:
+        if isinstance(reader.source, sources.PairedFolder):
+            reader.source.check_sizes(recipe.scale)
         reader[0]  # raises now, not in the middle of the first step, if nothing is usable
     # Crops are small, and spread over processes or threads already.
     cv2.setNumThreads(0)
@@ -130,17 +133,22 @@ class Batches(grain.DatasetIterator):
         self.skipped, self._reported = skipped, 0
         self._workers, self._threads = workers, threads
         self._position = 0
-        self._running: grain.DatasetIterator | None = None
+        self._running: list[grain.DatasetIterator] = []  # none or one
 
     def __next__(self) -> dict[str, np.ndarray]:
-        if self._running is None:
-            self._running = self._start()
-        batch = next(self._running)
+        batch = next(self._started())
         self._position += 1
         self._report()
         # Between processes go the bytes that all these values are. Nothing handed out may stay in
         # the memory that is shared with them.
         return {k: _unit(v) if v.dtype == np.uint8 else np.array(v) for k, v in batch.items()}
+
+    def _started(self) -> grain.DatasetIterator:
+        if not self._running:
+            self._running.append(self._start())
+            # A program may end without `close`; grain's own clean-up then comes too late.
+            self._end = weakref.finalize(self, _end, self._running)
+        return self._running[0]
 
     def _start(self) -> grain.DatasetIterator:
         rest = self._dataset[self._position :]
@@ -189,15 +197,16 @@ class Batches(grain.DatasetIterator):
 
     def start_prefetch(self) -> None:
         """Starts to make batches ahead, without waiting for the first."""
-        if self._running is None:
-            self._running = self._start()
-        self._running.start_prefetch()
+        self._started().start_prefetch()
 
     def close(self) -> None:
         """Ends the worker processes; the next batch would start new ones."""
-        if self._running is not None:
-            self._running.close()
-            self._running = None
+        if self._running:
+            self._end()
+
+
+def _end(running: list[grain.DatasetIterator]) -> None:
+    running.pop().close()
 
 
 def _unit(image: np.ndarray) -> np.ndarray:

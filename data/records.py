@@ -13,8 +13,10 @@ and under which licences they stand; `examples.jsonl` has one line an example (`
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import tempfile
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -118,11 +120,10 @@ class RecordFolder:
                 what = "is missing" if found is None else f"has {found:,} bytes"
                 raise ValueError(f"shard {path}: {what}, the manifest says {shard['bytes']:,}")
             paths.append(path)
-        local = [path for path in paths if not _is_remote(path)]
-        if len(local) < len(paths):
-            self._copies = tempfile.TemporaryDirectory(prefix="shards-")
-            for i, path in enumerate(paths):
-                paths[i] = path.copy(epath.Path(self._copies.name) / path.name)
+        if "://" in str(self.folder):
+            copies = tempfile.mkdtemp(prefix="shards-")
+            weakref.finalize(self, shutil.rmtree, copies, True)
+            paths = [path.copy(epath.Path(copies) / path.name) for path in paths]
         self._paths = [str(path) for path in paths]
         self._reader: Any = None
         readable = len(self._open())
@@ -143,8 +144,7 @@ class RecordFolder:
         return self._reader
 
     def __getstate__(self) -> dict[str, Any]:  # an open file does not travel to a worker
-        hidden = ("_reader", "_copies")
-        return {**{k: v for k, v in vars(self).items() if k not in hidden}, "_reader": None}
+        return {**vars(self), "_reader": None}
 
     def __len__(self) -> int:
         return self._length
@@ -165,10 +165,6 @@ class RecordFolder:
         if not lr:
             return {"image": images.decode(hr, where), "id": name}
         return {"hr": images.decode(hr, where), "lr": images.decode(lr, where), "id": name}
-
-
-def _is_remote(path: epath.Path) -> bool:
-    return "://" in str(path)
 
 
 def encode(image: np.ndarray, jpeg: int = 0) -> bytes:

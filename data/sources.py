@@ -191,6 +191,23 @@ class PairedFolder:
             pair["lr"] = read_image(self.root / self._lr[index])
         return pair
 
+    def check_sizes(self, scale: int) -> None:
+        """Reads the headers of all pairs; unreadable ones are left to whoever reads them.
+
+        Raises:
+          ValueError: an HR image is not exactly `scale` times its LR; the message names it.
+        """
+        for name, hr, lr in zip(self._ids, self._hr, self._lr, strict=True):
+            try:
+                large, small = (images.size(self.root / path) for path in (hr, lr))
+            except UnreadableImage:
+                continue
+            if large != (small[0] * scale, small[1] * scale):
+                raise ValueError(
+                    f"paired folder {str(self.root)!r}: {name}: HR {large[0]}x{large[1]} is not "
+                    f"{scale} times LR {small[0]}x{small[1]}"
+                )
+
     def _folder(self, folders: Iterable[str], kind: re.Pattern[str]) -> str:
         found = [name for name in folders if kind.search(name)]
         if len(found) > 1:

@@ -1,13 +1,29 @@
-"""data.sources: folders of images and of pairs."""
+"""data.sources: folders, lists, pairs, TFDS, mixtures, and a bucket in memory."""
 
-import logging
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from data.sources import ImageFolder, PairedFolder, list_images, read_image, scene_name
+from data import records
+from data.images import UnreadableImage
+from data.sources import (
+    ImageFolder,
+    ImageList,
+    PairedFolder,
+    TfdsSource,
+    list_images,
+    open_source,
+    parse_mixture,
+    read_image,
+    scene_name,
+)
 
 
 def write(path: Path, height: int = 8, width: int = 8, rgb: tuple[int, int, int] = (9, 99, 199)):
@@ -16,29 +32,23 @@ def write(path: Path, height: int = 8, width: int = 8, rgb: tuple[int, int, int]
     assert cv2.imwrite(str(path), image[..., ::-1])
 
 
+def ids(source):
+    return [source[i]["id"] for i in range(len(source))]
+
+
 def test_folder_is_recursive_sorted_and_rgb(tmp_path):
     for name in ("b/2.PNG", "a.png", "b/1.bmp", "c.webp", "d.tiff", "e.jpg"):
         write(tmp_path / name, 5, 7)
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "._a.png").write_bytes(b"x")
     source = ImageFolder(tmp_path)
-    ids = [source[i]["id"] for i in range(len(source))]
-    assert ids == ["a.png", "b/1.bmp", "b/2.PNG", "c.webp", "d.tiff", "e.jpg"]
+    assert ids(source) == ["a.png", "b/1.bmp", "b/2.PNG", "c.webp", "d.tiff", "e.jpg"]
     assert source[0]["image"].shape == (5, 7, 3)
     assert source[0]["image"].dtype == np.uint8
     assert source[0]["image"][0, 0].tolist() == [9, 99, 199]
+    assert source[-1]["id"] == "e.jpg"
     with pytest.raises(IndexError):
         source[len(source)]
-
-
-def test_greyscale_alpha_and_16_bit_become_rgb8(tmp_path):
-    cv2.imwrite(str(tmp_path / "grey.png"), np.full((4, 4), 50, np.uint8))
-    cv2.imwrite(str(tmp_path / "alpha.png"), np.full((4, 4, 4), 50, np.uint8))
-    cv2.imwrite(str(tmp_path / "deep.png"), np.full((4, 4, 3), 50 * 257, np.uint16))
-    for name in list_images(tmp_path):
-        image = read_image(tmp_path / name)
-        assert image.dtype == np.uint8 and image.shape == (4, 4, 3)
-        assert np.all(image == 50), name
 
 
 @pytest.mark.parametrize("make", [False, True])
@@ -51,37 +61,26 @@ def test_missing_or_empty_folder_is_named(tmp_path, make):
     assert "\n" not in str(error.value)
 
 
-def test_unreadable_image_is_replaced_counted_and_logged_once(tmp_path, caplog):
-    for name in ("a", "b", "c"):
-        write(tmp_path / f"{name}.png")
-    (tmp_path / "b.png").write_bytes(b"not an image")
-    (tmp_path / "d.png").write_bytes(b"")
-    source = ImageFolder(tmp_path)
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            assert [source[i]["id"] for i in range(4)] == ["a.png", "c.png", "c.png", "a.png"]
-    assert source.unreadable == 2
-    assert [sum(name in r.getMessage() for r in caplog.records) for name in ("b.png", "d.png")] == [
-        1,
-        1,
-    ]
-
-
-def test_folder_without_any_readable_image_is_an_error(tmp_path):
+def test_a_bad_file_is_an_error_of_its_own(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
-    source = ImageFolder(tmp_path)
-    with pytest.raises(ValueError, match="none of 1 images is readable"):
-        source[0]
+    with pytest.raises(UnreadableImage, match=r"a\.png: not an image"):
+        ImageFolder(tmp_path)[0]
+    with pytest.raises(UnreadableImage, match=r"gone\.png: No such file"):
+        read_image(tmp_path / "gone.png")
 
 
-def test_cache_keeps_decoded_images(tmp_path):
-    write(tmp_path / "a.png")
-    source = ImageFolder(tmp_path, cache=True)
-    first = source[0]["image"]
-    (tmp_path / "a.png").unlink()
-    assert source[0]["image"] is first
-    with pytest.raises(ValueError):
-        first[0, 0, 0] = 1
+def test_list_file_keeps_its_order(tmp_path):
+    for name in ("a.png", "sub/b.png"):
+        write(tmp_path / name)
+    (tmp_path / "list.txt").write_text(f"# best\nsub/b.png\t0.9\n\n{tmp_path}/a.png\nsub/b.png\n")
+    source = ImageList(tmp_path / "list.txt")
+    assert ids(source) == ["sub/b.png", f"{tmp_path}/a.png", "sub/b.png"]
+    assert source[1]["image"].shape == (8, 8, 3)
+    (tmp_path / "empty.txt").write_text("# none\n")
+    with pytest.raises(ValueError, match="names no image"):
+        ImageList(tmp_path / "empty.txt")
+    with pytest.raises(ValueError, match="not found"):
+        ImageList(tmp_path / "gone.txt")
 
 
 @pytest.mark.parametrize(
@@ -108,23 +107,69 @@ def test_pairs_match_by_scene(tmp_path):
     write(tmp_path / "lr/A_1_LR4.jpg", 4, 4)
     write(tmp_path / "lr/B_2_x4.png", 8, 4)
     source = PairedFolder(tmp_path)
-    assert source.has_lr and len(source) == 2
-    assert [source[i]["id"] for i in range(2)] == ["A_1", "B_2"]
+    assert source.has_lr and ids(source) == ["A_1", "B_2"]
     assert source[1]["hr"].shape == (32, 16, 3) and source[1]["lr"].shape == (8, 4, 3)
+    assert source.names == ["hr/A_1_HR.png", "hr/B_2_x1.png"]
+
+
+def test_realsr_layout_has_both_images_side_by_side(tmp_path):
+    for camera in ("Canon", "Nikon"):
+        for i in (1, 2):
+            write(tmp_path / f"{camera}/Test/4/{camera}_{i:03}_HR.png", 16, 20)
+            write(tmp_path / f"{camera}/Test/4/{camera}_{i:03}_LR4.png", 4, 5)
+    source = PairedFolder(tmp_path)
+    assert source.has_lr and len(source) == 4
+    assert ids(source)[:2] == ["Canon/Test/4/Canon_001", "Canon/Test/4/Canon_002"]
+    assert source[3]["hr"].shape == (16, 20, 3) and source[3]["lr"].shape == (4, 5, 3)
+
+
+def test_drealsr_layout_has_folders_that_end_in_hr_and_lr(tmp_path):
+    write(tmp_path / "test_HR/DSC_1_x4.png", 16, 16)
+    write(tmp_path / "test_LR/DSC_1_x1.png", 4, 4)
+    source = PairedFolder(tmp_path)
+    assert ids(source) == ["DSC_1"] and source[0]["lr"].shape == (4, 4, 3)
+    write(tmp_path / "train_HR/DSC_2_x4.png")
+    with pytest.raises(ValueError, match="several candidates: test_HR, train_HR"):
+        PairedFolder(tmp_path)
+
+
+def test_sizes_of_pairs_are_checked_from_their_heads(tmp_path):
+    for name, rows in (("a", 4), ("b", 5)):
+        write(tmp_path / f"hr/{name}.png", 16, 16)
+        write(tmp_path / f"lr/{name}.png", rows, 4)
+    source = PairedFolder(tmp_path)
+    with pytest.raises(ValueError, match="b: HR 16x16 is not 4 times LR 5x4"):
+        source.check_sizes(4)
+    write(tmp_path / "lr/b.png", 4, 4)
+    source.check_sizes(4)
+    with pytest.raises(ValueError, match="a: HR 16x16 is not 2 times"):
+        source.check_sizes(2)
+    for name in "ab":
+        (tmp_path / f"lr/{name}.png").write_bytes(b"x")
+    source.check_sizes(2)  # nothing to compare is left: readers deal with damaged files
 
 
 def test_equal_names_win_over_scene_names(tmp_path):
     for folder in ("hr", "lr"):
         write(tmp_path / folder / "a_x2.png")
         write(tmp_path / folder / "a_x4.png")
-    source = PairedFolder(tmp_path)
-    assert [source[i]["id"] for i in range(2)] == ["a_x2", "a_x4"]
+    assert ids(PairedFolder(tmp_path)) == ["a_x2", "a_x4"]
 
 
 def test_hr_only(tmp_path):
     write(tmp_path / "hr/a.png")
     source = PairedFolder(tmp_path)
     assert not source.has_lr and set(source[0]) == {"hr", "id"}
+    with pytest.raises(ValueError, match="holds no LR images"):
+        open_source(f"pairs:{tmp_path}")
+
+
+def test_folders_without_pairs_are_explained(tmp_path):
+    with pytest.raises(ValueError, match="not found"):
+        PairedFolder(tmp_path / "gone")
+    write(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="expected folders lr and hr, or files"):
+        PairedFolder(tmp_path)
 
 
 def test_missing_and_ambiguous_partners_are_named(tmp_path):
@@ -149,4 +194,137 @@ def test_real_validation_sets_pair_up(name):
         pytest.skip(f"validation set {name} is not here")
     source = PairedFolder(root)
     assert source.has_lr and len(source) > 40
+    source.check_sizes(4)
     assert source[0]["hr"].shape[0] == 4 * source[0]["lr"].shape[0]
+
+
+def test_open_source_finds_the_kind(tmp_path):
+    write(tmp_path / "photos/a.png")
+    write(tmp_path / "both/hr/a.png", 16, 16)
+    write(tmp_path / "both/lr/a.png", 4, 4)
+    (tmp_path / "list.txt").write_text("photos/a.png\n")
+    shard = records.pack("a", records.encode(np.zeros((4, 4, 3), np.uint8)))
+    (tmp_path / "shards").mkdir()
+    size = records.write_shard(tmp_path / "shards/x.array_record", [shard])
+    manifest = {"version": 1, "shards": [{"file": "x.array_record", "examples": 1, "bytes": size}]}
+    (tmp_path / "shards/manifest.json").write_text(json.dumps(manifest))
+    kinds = {
+        "photos": ImageFolder,
+        "list.txt": ImageList,
+        "shards": records.RecordFolder,
+    }
+    for name, kind in kinds.items():
+        assert type(open_source(str(tmp_path / name))) is kind
+    assert type(open_source(f"pairs:{tmp_path}/both")) is PairedFolder
+    with pytest.raises(ValueError, match="no such folder, list file or shards"):
+        open_source(str(tmp_path / "nothing"))
+
+
+def test_mixtures_are_parsed_and_their_mistakes_named():
+    assert parse_mixture("a;b") == [("a", 1.0), ("b", 1.0)]
+    assert parse_mixture("photos*0.7; gs://b/x*2;") == [("photos", 0.7), ("gs://b/x", 2.0)]
+    for text, message in (("", "found ''"), ("a*b", "a number after"), ("a*0", "weight above 0")):
+        with pytest.raises(ValueError, match=message):
+            parse_mixture(text)
+
+
+class Bucket(MemoryFileSystem):
+    """What fsspec would reach behind gs://, in memory."""
+
+    protocol = ("gcs", "gs")
+    store: dict = {}  # noqa: RUF012  # shared by all instances, as a bucket is
+    pseudo_dirs = [""]  # noqa: RUF012
+
+    def __init__(self, *args, finalize_on_close=True, **options):
+        super().__init__(*args, **options)
+
+
+@pytest.fixture
+def bucket():
+    """An empty bucket gs://bucket."""
+    for name in ("gcs", "gs"):
+        fsspec.register_implementation(name, Bucket, clobber=True)
+    Bucket.store.clear()
+    return Bucket()
+
+
+def test_buckets_are_read_like_folders(bucket, tmp_path):
+    write(tmp_path / "a.png", rgb=(1, 2, 3))
+    data = (tmp_path / "a.png").read_bytes()
+    for name in ("photos/sub/a.png", "photos/b.png"):
+        bucket.pipe(f"gs://bucket/{name}", data)
+    bucket.pipe("gs://bucket/list.txt", b"photos/b.png\n")
+    assert list_images("gs://bucket/photos") == ["b.png", "sub/a.png"]
+    source = open_source("gs://bucket/photos")
+    assert source[1]["image"][0, 0].tolist() == [1, 2, 3]
+    assert open_source("gs://bucket/list.txt")[0]["id"] == "photos/b.png"
+    with pytest.raises(UnreadableImage, match=r"gs://bucket/photos/c\.png"):
+        read_image("gs://bucket/photos/c.png")
+
+
+def test_shards_in_a_bucket_are_copied_and_read(bucket, tmp_path):
+    image = np.full((4, 4, 3), 7, np.uint8)
+    packed = records.pack("x", records.encode(image))
+    size = records.write_shard(tmp_path / "s.array_record", [packed])
+    manifest = f'{{"version": 1, "shards": [{{"file": "s.array_record", "examples": 1, "bytes": {size}}}]}}'
+    bucket.pipe("gs://bucket/s/manifest.json", manifest.encode())
+    bucket.pipe("gs://bucket/s/s.array_record", (tmp_path / "s.array_record").read_bytes())
+    source = open_source("gs://bucket/s")
+    assert type(source) is records.RecordFolder and len(source) == 1
+    np.testing.assert_array_equal(source[0]["image"], image)
+
+
+_TFDS = """
+import io, sys
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+assert "tensorflow" not in sys.modules
+
+class Pets(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(None, None, 3))}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(3):
+            image = cv2.imencode(".png", np.full((4 + i, 5, 3), 10 * i, np.uint8))[1]
+            yield i, {"image": io.BytesIO(image.tobytes())}
+
+builder = Pets(data_dir=sys.argv[1], file_format="array_record")
+builder.download_and_prepare()
+"""
+
+
+def test_tfds_is_read_without_tensorflow(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", _TFDS, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    code = f"""
+import sys
+from data.sources import open_source
+source = open_source("tfds:pets:train:{tmp_path}")
+assert len(source) == 3, len(source)
+found = sorted(source[i]["image"].mean() for i in range(3))
+assert found == [0, 10, 20], found
+assert source[2]["id"] == "pets/train/2" and source[0]["image"].shape[1:] == (5, 3)
+assert "tensorflow" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_tfds_that_is_not_there_is_explained(tmp_path):
+    with pytest.raises(ValueError, match=r"TFDS dataset 'div2k'.*tfds build") as error:
+        TfdsSource("div2k", data_dir=str(tmp_path))
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="TFDS dataset 'no_such_set'"):
+        TfdsSource("no_such_set", data_dir=str(tmp_path))

@@ -1,0 +1,182 @@
+"""Speed and memory of the data pipeline.
+
+    python -m benchmarks.data --photos DIR                     # examples a second
+    python -m benchmarks.data --photos DIR --memory 20000      # memory of a worker over time
+    python -m benchmarks.data --photos DIR --basicsr BasicSR --realesrgan Real-ESRGAN
+    python -m benchmarks.data --need                           # what training asks for
+
+The third needs checkouts of the public code and PyTorch (`benchmarks.realesrgan_reference`): both
+programs degrade the same crops of 400 pixels, one after the other, on one core, and CPU times are
+compared. The last counts the FLOPs of a training step from the lowered program, without compiling
+it, and divides what an accelerator gives by them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data import degradations, pipeline
+from data.examples import Recipe, random_crop
+from data.sources import ImageFolder
+
+MARGIN = {128: 32, 256: 144}
+
+
+def speeds(photos: str, batch: int, seconds: float, workers: list[int]) -> None:
+    """Prints examples a second by preset, crop and number of worker processes."""
+    print(f"examples/s, batch {batch}; workers: " + "  ".join(f"{n:6}" for n in workers))
+    for preset in ("none", *degradations.PRESETS):
+        for crop, margin in MARGIN.items():
+            found = []
+            for count in workers:
+                recipe = Recipe(crop, margin, preset=preset)
+                batches = pipeline.train_iterator(
+                    photos, recipe, batch_size=batch, workers=count, threads=0
+                )
+                # Workers start with full buffers: what they made before does not count.
+                for _ in range(1 + 4 * count):
+                    next(batches)
+                start, done = time.perf_counter(), 0
+                while (elapsed := time.perf_counter() - start) < seconds:
+                    next(batches)
+                    done += batch
+                batches.close()
+                found.append(done / elapsed)
+            print(f"{preset:12} crop {crop}           " + "  ".join(f"{n:6.1f}" for n in found))
+
+
+def memory(photos: str, examples: int, batch: int) -> None:
+    """Prints the resident memory of one worker as it makes examples."""
+    recipe = Recipe(128, 32, preset="realesrgan")
+    batches = pipeline.train_iterator(photos, recipe, batch_size=batch, workers=1)
+    marks = {examples * k // 10 // batch for k in range(11)}
+    for step in range(examples // batch + 1):
+        next(batches)
+        if step in marks:
+            (worker,) = multiprocessing.active_children()
+            pages = int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1])
+            size = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+            print(f"after {step * batch:6} examples: {size:7.1f} MiB", flush=True)
+    batches.close()
+
+
+def against_reference(photos: str, basicsr: Path, realesrgan: Path, count: int) -> None:
+    """Prints CPU seconds an example of this package and of the public code."""
+    from benchmarks.realesrgan_reference import Reference
+
+    reference = Reference(basicsr, realesrgan)
+    reference.torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    source, rng = ImageFolder(photos), np.random.default_rng(0)
+    crops = [
+        np.ascontiguousarray(random_crop(source[i % len(source)]["image"], 400, rng))
+        for i in range(count)
+    ]
+    for how in ("as it is", "with its OpenCV sharpening"):
+        if how != "as it is":
+            reference.use_separable_sharpening()
+        reference.seed(0)
+        ours, theirs = [], []
+        for hr in (crops[0], *crops):  # the first of each fills caches
+            start = time.process_time()
+            degradations.draw(rng, "realesrgan", 400, 400, 4).apply(hr)
+            middle = time.process_time()
+            reference.degrade(hr)
+            ours.append(middle - start)
+            theirs.append(time.process_time() - middle)
+        here, there = statistics.fmean(ours[1:]), statistics.fmean(theirs[1:])
+        print(
+            f"{count} crops of 400x400: {1e3 * here:.1f} ms an example here, {1e3 * there:.1f} ms "
+            f"by the public code {how}, {there / here:.1f} times"
+        )
+
+
+def need(tera: float) -> None:
+    """Prints what the training steps of base and small take and ask for."""
+    for size in ("base", "small"):
+        for stage in ("tokenizer", "generator", "critic", "control"):
+            batch, flops = _step_flops(size, stage)
+            rate = tera * 1e12 / flops
+            print(
+                f"{size:6} {stage:10} {flops / 1e9:8.0f} GFLOP an example, batch {batch}: "
+                f"{rate:7.0f} examples/s at {tera:g} TFLOP/s"
+            )
+
+
+def _step_flops(size: str, stage_name: str) -> tuple[int, float]:
+    """(batch of the config, FLOPs of an example in all phases of one step); nothing is computed."""
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks import flops
+    from configs import realsrt
+    from maskgit_sr.losses import perceptual
+    from maskgit_sr.methods import registry
+    from maskgit_sr.training import optimizers, state
+
+    config = realsrt.get_config(f"{size},stage={stage_name}")
+    method = registry.build(config.method, config.model.to_dict())
+    stage = method.stages[stage_name]
+    chosen = {
+        group: optimizers.build(config.stage.optimizer, config.stage.steps)
+        for group in stage.trains
+    }
+    shapes = method.shapes()
+    frozen = {group: shapes[group] for group in stage.needs if group != "perceptual"}
+    if "perceptual" in stage.needs:
+        frozen["perceptual"] = jax.eval_shape(lambda: perceptual.build(config.perceptual))
+
+    def begin(frozen: Any) -> state.TrainState:
+        groups = tuple(dict.fromkeys((*stage.trains, *stage.fresh_stats)))
+        params, stats = method.init(jax.random.key(0), groups)
+        return state.create(stage, stage.start(frozen | params), stats, chosen, 0)
+
+    side, many = config.stage.crop, 2  # batch statistics need more than one
+    batch = {
+        "hr": jax.ShapeDtypeStruct((many, side, side, 3), jnp.float32),
+        "lr": jax.ShapeDtypeStruct((many, side // 4, side // 4, 3), jnp.float32),
+    }
+    step = state.make_step(stage, chosen, config.stage.ema)
+    traced = jax.make_jaxpr(step)(jax.eval_shape(begin, frozen), frozen, batch)
+    return config.stage.batch, flops.count(traced.jaxpr) / many
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", help="folder of photographs")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=8.0, help="each measurement")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--memory", type=int, default=0, help="examples to watch a worker for")
+    parser.add_argument("--basicsr", type=Path)
+    parser.add_argument("--realesrgan", type=Path)
+    parser.add_argument("--crops", type=int, default=100, help="to compare with the public code")
+    parser.add_argument("--need", action="store_true")
+    parser.add_argument("--tera", type=float, default=400.0, help="TFLOP/s of the accelerator")
+    options = parser.parse_args()
+    if options.need:
+        need(options.tera)
+        return
+    if not options.photos:
+        parser.error("--photos: expected a folder of photographs")
+    if options.basicsr and options.realesrgan:
+        against_reference(options.photos, options.basicsr, options.realesrgan, options.crops)
+    elif options.memory:
+        memory(options.photos, options.memory, options.batch)
+    else:
+        speeds(options.photos, options.batch, options.seconds, options.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""data.examples: crops, flips, pairs and thresholds of one training example."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import degradations, operations
+from data.examples import IMAGES, Recipe, random_crop, reflected
+from data.readers import Reader, Skipped
+
+
+class Images:
+    """A source over arrays, or over (hr, lr) pairs."""
+
+    def __init__(self, *arrays):
+        self.arrays = arrays
+
+    def __len__(self):
+        return len(self.arrays)
+
+    def __getitem__(self, index):
+        found = self.arrays[index]
+        name = f"{index}.png"
+        if isinstance(found, tuple):
+            return {"hr": found[0], "lr": found[1], "id": name}
+        return {"image": found, "id": name}
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
+
+
+def make(recipe, *arrays, index=0, seed=0):
+    return recipe.make(Reader(Images(*arrays), Skipped()), index, np.random.default_rng(seed))
+
+
+def numbered(height, width):
+    """An image in which every pixel says where it is: red its row, green its column."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y, x, 0 * x], -1).astype(np.uint8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["none", *degradations.PRESETS]),
+    st.sampled_from([2, 3, 4]),
+    st.integers(1, 8),
+    st.integers(0, 4),
+    st.integers(1, 60),
+    st.integers(1, 60),
+)
+def test_sizes_are_right_whatever_the_image(preset, scale, cells, more, height, width):
+    recipe = Recipe(cells * scale, more * scale, scale, preset)
+    example = make(recipe, noise(height, width))
+    assert example["hr"].shape == (cells * scale, cells * scale, 3)
+    assert example["hr"].dtype == np.uint8 and example["hr"].flags.c_contiguous
+    assert ("lr" in example) == (preset != "none")
+    if preset != "none":
+        assert example["lr"].shape == (cells, cells, 3) and example["lr"].dtype == np.uint8
+    assert example["index"] == 0 and example["id"] == "0.png"
+
+
+def test_an_example_is_a_function_of_image_and_generator():
+    recipe, image = Recipe(32, 16), noise(80, 90)
+    before = image.copy()
+    first, again, other = (make(recipe, image, seed=seed) for seed in (1, 1, 2))
+    for name in ("hr", "lr"):
+        np.testing.assert_array_equal(first[name], again[name])
+        assert not np.array_equal(first[name], other[name])
+    np.testing.assert_array_equal(image, before)
+
+
+def test_lr_lies_where_hr_lies():
+    smooth = operations.to_bytes(
+        operations.resize(noise(9, 9).astype(np.float32) / 255, 96, 96, "bilinear")
+    )
+    recipe = Recipe(32, 24, preset="bicubic")
+    for seed in range(20):
+        example = make(recipe, smooth, seed=seed)
+        rng = np.random.default_rng(0)
+        reduced = degradations.draw(rng, "bicubic", 32, 32, 4).apply(example["hr"])
+        # Apart from the border, which sees other neighbours, the two are the same.
+        difference = reduced.astype(int)[1:-1, 1:-1] - example["lr"][1:-1, 1:-1]
+        assert np.abs(difference).max() <= 8 and np.abs(difference).mean() < 1
+
+
+def test_the_kept_crop_takes_every_place_in_the_margin():
+    places = set()
+    for seed in range(300):
+        hr = make(Recipe(8, 8, preset="none"), numbered(16, 16), seed=seed)["hr"]
+        places.add((int(hr[..., 0].min()), int(hr[..., 1].min())))
+    assert places == {(top, left) for top in (0, 4, 8) for left in (0, 4, 8)}
+
+
+def test_all_eight_orientations_are_taken():
+    recipe = Recipe(4, preset="none")
+    crops = {make(recipe, numbered(4, 4), seed=s)["hr"].tobytes() for s in range(200)}
+    assert len(crops) == 8
+
+
+def test_sharpening_the_target_is_the_chains_own_sharpening(monkeypatch):
+    image = noise(64, 64)
+    plain = make(Recipe(64, preset="realesrgan"), image, seed=3)
+    calls, sharpen = [], operations.usm_sharpen
+    monkeypatch.setattr(
+        operations, "usm_sharpen", lambda *a, **k: calls.append(1) or sharpen(*a, **k)
+    )
+    sharp = make(Recipe(64, preset="realesrgan", sharpen=True), image, seed=3)
+    assert len(calls) == 1  # for target and chain together
+    np.testing.assert_array_equal(plain["lr"], sharp["lr"])
+    expected = operations.to_bytes(sharpen(operations.to_float(plain["hr"])))
+    np.testing.assert_array_equal(sharp["hr"], expected)
+    camera = make(Recipe(64, preset="camera", sharpen=True), image, seed=3)
+    np.testing.assert_array_equal(camera["hr"], expected)
+    np.testing.assert_array_equal(
+        camera["lr"], make(Recipe(64, preset="camera"), image, seed=3)["lr"]
+    )
+
+
+def test_flat_crops_are_passed_over_and_noted():
+    half = np.full((64, 64, 3), 128, np.uint8)
+    half[:, 32:] = noise(64, 32)
+    recipe = Recipe(16, preset="none", contrast=5)
+    for seed in range(30):
+        assert make(recipe, half, seed=seed)["hr"].std() > 4
+    flat, skipped = np.full((64, 64, 3), 9, np.uint8), Skipped()
+    reader = Reader(Images(flat, noise(64, 64)), skipped)
+    example = recipe.make(reader, 0, np.random.default_rng(0))
+    assert example["id"] == "1.png" and example["index"] == 0
+    assert list(skipped.notes()) == ["0.png"]
+
+
+def test_blurred_crops_are_passed_over():
+    blurred = operations.to_bytes(
+        operations.resize(noise(3, 3).astype(np.float32) / 255, 64, 64, "bicubic")
+    )
+    recipe = Recipe(32, preset="none", sharpness=5)
+    assert make(recipe, blurred, noise(64, 64))["id"] == "1.png"
+    assert make(Recipe(32, preset="none"), blurred, noise(64, 64))["id"] == "0.png"
+
+
+def test_thresholds_that_nothing_reaches_are_named():
+    flat = [np.full((8, 8, 3), 9, np.uint8)] * (IMAGES + 1)
+    with pytest.raises(ValueError, match=rf"no crop of {IMAGES} images has contrast 300"):
+        make(Recipe(8, preset="none", contrast=300), *flat)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 6), st.integers(0, 9))
+def test_pairs_are_cut_and_turned_alike(height, width, small, seed):
+    lr = numbered(height, width)
+    hr = lr.repeat(4, 0).repeat(4, 1)
+    example = make(Recipe(4 * small), (hr, lr), seed=seed)
+    assert example["lr"].shape == (small, small, 3)
+    if min(height, width) >= small:  # reflection does not commute with repeating pixels
+        np.testing.assert_array_equal(example["lr"].repeat(4, 0).repeat(4, 1), example["hr"])
+
+
+def test_pairs_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"pair 0\.png: HR \(16, 20\) is not 4 times LR"):
+        make(Recipe(8), (noise(16, 20), noise(4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"crop": 30}, "crop must be a multiple of scale 4"),
+        ({"crop": 0}, "crop must be"),
+        ({"crop": 8, "margin": 6}, "margin must be"),
+        ({"crop": 8, "margin": -4}, "margin must be"),
+        ({"crop": 8, "scale": 0}, "scale 0"),
+        ({"crop": 8, "preset": "heavy"}, "preset must be one of realesrgan"),
+    ],
+)
+def test_wrong_recipes_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**arguments)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 50), st.integers(0, 99))
+def test_random_crop_has_the_size_and_only_known_pixels(height, width, size, seed):
+    image = numbered(height, width)
+    crop = random_crop(image, size, np.random.default_rng(seed))
+    assert crop.shape == (size, size, 3)
+    assert crop[..., 0].max() < height and crop[..., 1].max() < width
+    if min(height, width) >= size:
+        np.testing.assert_array_equal(crop[..., 0] - crop[0, 0, 0], numbered(size, size)[..., 0])
+
+
+def test_reflection_does_not_repeat_the_edge():
+    assert reflected(numbered(1, 3), 5)[0, :, 1].tolist() == [0, 1, 2, 1, 0]
+    image = numbered(5, 5)
+    assert reflected(image, 5) is image

@@ -1,0 +1,134 @@
+"""data.records: shards are whole or refused."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data import records
+from data.images import UnreadableImage
+
+
+def image(value, side=6):
+    return np.full((side, side, 3), value, np.uint8)
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two shards of three and two examples; the last is a pair."""
+    packed = [records.pack(f"é{i}", records.encode(image(i))) for i in range(4)]
+    packed.append(records.pack("pair", records.encode(image(9, 8)), records.encode(image(7, 2))))
+    listed = []
+    for name, part in (("a.array_record", packed[:3]), ("b.array_record", packed[3:])):
+        size = records.write_shard(tmp_path / name, part)
+        listed.append({"file": name, "examples": len(part), "bytes": size})
+    (tmp_path / "manifest.json").write_text(json.dumps({"version": 1, "shards": listed}))
+    return tmp_path
+
+
+@given(st.text(max_size=40), st.binary(min_size=1, max_size=60), st.binary(max_size=60))
+def test_records_are_unpacked_as_packed(name, hr, lr):
+    assert records.unpack(records.pack(name, hr, lr)) == (name, hr, lr)
+
+
+@pytest.mark.parametrize("length", [0, 7, 8, 12])
+def test_cut_records_are_refused(length):
+    with pytest.raises(ValueError, match="cut short"):
+        records.unpack(records.pack("name", b"12345")[:length])
+
+
+@pytest.mark.parametrize("jpeg", [0, 100])
+def test_encoding_keeps_the_pixels(jpeg):
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.normal(0, 2, (32, 32, 3)), 1) + 128
+    original = np.clip(smooth, 0, 255).astype(np.uint8)
+    found = records.images.decode(records.encode(original, jpeg), "x").astype(int)
+    assert np.abs(found - original).max() <= (4 if jpeg else 0)
+
+
+def test_shards_are_one_sequence(shards):
+    source = records.RecordFolder(shards)
+    assert len(source) == 5
+    assert [source[i]["id"] for i in range(5)] == ["é0", "é1", "é2", "é3", "pair"]
+    for i in range(4):
+        np.testing.assert_array_equal(source[i]["image"], image(i))
+    pair = source[-1]
+    np.testing.assert_array_equal(pair["hr"], image(9, 8))
+    np.testing.assert_array_equal(pair["lr"], image(7, 2))
+    with pytest.raises(IndexError):
+        source[5]
+
+
+def test_a_worker_gets_a_reader_of_its_own(shards):
+    source = records.RecordFolder(shards)
+    assert source[0]["id"] == "é0"
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(copy[2]["image"], image(2))
+
+
+def test_an_interrupted_shard_has_no_name(tmp_path):
+    def broken():
+        yield records.pack("a", b"1")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        records.write_shard(tmp_path / "a.array_record", broken())
+    assert not (tmp_path / "a.array_record").exists()
+
+
+def test_missing_manifest_is_named(shards):
+    (shards / "manifest.json").unlink()
+    assert records.is_shards(shards)
+    with pytest.raises(ValueError, match=r"manifest\.json: missing"):
+        records.RecordFolder(shards)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"version": 1}', '{"version": 2, "shards": []}', '{"version":1,"shards":[]}'],
+)
+def test_broken_manifest_is_named(shards, text):
+    (shards / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json: ") as error:
+        records.RecordFolder(shards)
+    assert "\n" not in str(error.value)
+
+
+def test_a_shard_cut_short_or_missing_is_named_before_use(shards):
+    path = shards / "b.array_record"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"b\.array_record: has [\d,]+ bytes, the manifest says"):
+        records.RecordFolder(shards)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"b\.array_record: is missing"):
+        records.RecordFolder(shards)
+
+
+def test_a_shard_with_another_number_of_examples_is_named(shards):
+    manifest = json.loads((shards / "manifest.json").read_text())
+    manifest["shards"][0]["examples"] = 2
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="hold 5 examples, the manifest says 4"):
+        records.RecordFolder(shards)
+
+
+def test_bytes_that_are_no_shard_are_named(shards):
+    manifest = json.loads((shards / "manifest.json").read_text())
+    (shards / "b.array_record").write_bytes(b"x" * manifest["shards"][1]["bytes"])
+    with pytest.raises(ValueError, match="shards"):
+        records.RecordFolder(shards)
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    good, bad = records.pack("a", records.encode(image(1))), records.pack("b", b"no image")
+    size = records.write_shard(tmp_path / "s.array_record", [good, bad])
+    listed = [{"file": "s.array_record", "examples": 2, "bytes": size}]
+    (tmp_path / "manifest.json").write_text(json.dumps({"version": 1, "shards": listed}))
+    source = records.RecordFolder(tmp_path)
+    assert source[0]["id"] == "a"
+    with pytest.raises(UnreadableImage, match="b: not an image"):
+        source[1]
