@@ -85,7 +85,8 @@ def train_iterator(
     for reader in readers:
         if isinstance(reader.source, sources.PairedFolder):
             reader.source.check_sizes(recipe.scale)
-        reader[0]  # raises now, not in the middle of the first step, if nothing is usable
+        # Raises now, not in the middle of the first step, if nothing is usable.
+        recipe.make(reader, 0, np.random.default_rng(seed))
     # Crops are small, and spread over processes or threads already.
     cv2.setNumThreads(0)
 

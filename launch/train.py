@@ -93,7 +93,8 @@ def run(config: Any, workdir: Path, max_seconds: float) -> bool:
     """
     if not config.data.root:
         raise UserError(
-            "--config.data.root: expected a folder of photographs, a list, shards or tfds:NAME"
+            "--config.data.root: expected a folder of photographs, a list, shards or tfds:NAME, "
+            "found nothing"
         )
     dtype = parse_dtype(config.dtype or None)
     method = registry.build(config.method, config.model.to_dict(), Precision(compute=dtype))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,34 @@ def test_no_data_root(tiny, tmp_path):
         train.run(config("tokenizer", "", tiny), tmp_path, float("inf"))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data.root": "gone"}, "--config.data: data root 'gone': no such folder"),
+        ({"data.preset": "heavy"}, "--config.data: preset must be one of"),
+        ({"data.margin": 6}, "--config.data: margin must be"),
+        ({"data.contrast": 300.0}, "lower these thresholds"),
+        ({"data.validation": "gone"}, "--config.data.validation: paired folder 'gone'"),
+    ],
+)
+def test_useless_data_is_an_error_of_the_user(photos, tiny, tmp_path, change, message):
+    changes = {"data.root": str(photos), **change}
+    with pytest.raises(UserError, match=message):
+        train.run(config("tokenizer", photos, tiny, **changes), tmp_path / "w", float("inf"))
+
+
+def test_worker_processes_feed_the_same_training(photos, tiny, trained, tmp_path):
+    changed = config("tokenizer", photos, tiny, **{"data.workers": 1})
+    assert train.run(changed, tmp_path, float("inf"))
+    assert not multiprocessing.active_children()
+    alone, together = (
+        [json.loads(line) for line in (where / "tokenizer/scalars.jsonl").read_text().splitlines()]
+        for where in (trained, tmp_path)
+    )
+    for a, b in zip(alone, together, strict=True):
+        assert a["tokenizer/reconstruction"] == b["tokenizer/reconstruction"]
+
+
 def test_validation_tiles_are_the_centres(method, tmp_path):
     rng = np.random.default_rng(0)
     large = rng.integers(0, 256, (96, 80, 3)).astype(np.uint8)
@@ -152,7 +181,8 @@ def test_validation_tiles_are_the_centres(method, tmp_path):
         (
             "launch.train",
             ["--config", "configs/realsrt.py:nano,stage=tokenizer", "--workdir", "{tmp}"],
-            "launch.train: --config.data.root: expected a folder of photographs, found nothing",
+            "launch.train: --config.data.root: expected a folder of photographs, a list, shards or "
+            "tfds:NAME, found nothing",
         ),
         (
             "launch.export_bundle",
