@@ -74,7 +74,7 @@ def _squared_radius(
     """r² at every pixel, float64 [size, size]."""
     _check_size(size)
     sigma_y = sigma_x if sigma_y is None else sigma_y
-    if min(sigma_x, sigma_y) <= 0:
+    if not min(sigma_x, sigma_y) > 0:
         raise ValueError(f"kernel sigma must be positive, got {sigma_x}, {sigma_y}")
     y, x = np.mgrid[:size, :size] - ((size - 1) / 2 + offset)
     u = (x * math.cos(theta) + y * math.sin(theta)) / sigma_x

@@ -52,15 +52,13 @@ def usm_sharpen(
       threshold: least detail, in levels of 255, that is sharpened; the mask is blurred likewise.
     """
     side = radius + 1 - radius % 2
-    detail = image - cv2.GaussianBlur(image, (side, side), 0, borderType=_BORDER)
-    edges = (np.abs(detail) > np.float32(threshold / 255)).astype(np.float32)
+    smooth = cv2.GaussianBlur(image, (side, side), 0, borderType=_BORDER)
+    detail = cv2.absdiff(image, smooth)
+    edges = cv2.threshold(detail, threshold / 255, 1, cv2.THRESH_BINARY, dst=detail)[1]
     mask = cv2.GaussianBlur(edges, (side, side), 0, borderType=_BORDER)
-    change = cv2.scaleAdd(detail, amount, image)  # the sharpened image
-    np.clip(change, 0, 1, out=change)
-    change -= image
-    np.multiply(change, mask, out=change)
-    change += image
-    return change
+    sharp = cv2.addWeighted(image, 1 + amount, smooth, -amount, 0)
+    change = cv2.subtract(np.clip(sharp, 0, 1, out=sharp), image, dst=sharp)
+    return cv2.add(image, cv2.multiply(change, mask, dst=change), dst=change)
 
 
 def resize(
@@ -83,11 +81,13 @@ def resize(
         detail aliases, as torch's `interpolate` and cv2 do (bicubic a = -0.75). True: the kernel
         is widened by the reduction, as in PIL, MATLAB and `jax.image.resize` (bicubic a = -0.5).
       factor: places the samples of bilinear and bicubic 1/factor pixels apart, as torch does when
-        it is given a factor, instead of by the ratio of the sizes; 0: by the sizes. A factor that
-        rounds to the size that is there copies (torch would shift by less than half a pixel).
+        it is given a factor, instead of by the ratio of the sizes; 0: by the sizes. Where a factor
+        cuts off to the size that is there, the image is copied; torch's bicubic would shift it by
+        less than a pixel.
 
     Raises:
-      ValueError: unknown mode, a size below 1, or a factor that does not lead to the size.
+      ValueError: unknown mode, a size below 1, a factor that does not lead to the size, or
+        "nearest" to a size that is no whole reduction.
     """
     if mode not in MODES:
         raise ValueError(f"resize mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -97,8 +97,9 @@ def resize(
     if (rows, columns) == (height, width):
         return image
     if mode == "nearest":
-        down, across = rows // height, columns // width
-        return np.ascontiguousarray(image[::down, ::across][:height, :width])
+        if rows % height or columns % width:
+            raise ValueError(f"nearest from {rows}x{columns} to {height}x{width}: not whole")
+        return np.ascontiguousarray(image[:: rows // height, :: columns // width])
     if mode == "adaptive":
         return _adaptive_mean(image, height, width)
     if antialias and mode != "area":
@@ -108,10 +109,10 @@ def resize(
             _along_rows(across, _along_rows(vertical, image).swapaxes(0, 1)).swapaxes(0, 1).copy()
         )
     if factor and mode != "area":
+        if (int(rows * factor), int(columns * factor)) != (height, width):
+            raise ValueError(f"factor {factor} of {rows}x{columns} is not {height}x{width}")
         # OpenCV rounds the sizes that it derives from factors; torch cuts off.
         image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=_CV2_MODES[mode])
-        if min(image.shape[0] - height, image.shape[1] - width) < 0:
-            raise ValueError(f"factor {factor} makes {image.shape[:2]}, not {height}x{width}")
         return np.ascontiguousarray(image[:height, :width])
     return cv2.resize(image, (width, height), interpolation=_CV2_MODES[mode])
 
@@ -210,7 +211,7 @@ def poisson_noise(
 _BUCKETS = 512  # of the first nine bits of a 32-bit uniform number
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=9)  # 1, 2, 4, …, 256
 def _poisson_tables(full: int) -> tuple[np.ndarray, np.ndarray]:
     """For the means level/255·full of the 256 levels: distribution functions and where to start.
 

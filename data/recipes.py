@@ -21,12 +21,13 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "div2k-train": Recipe(800, r"(.*/)?0[0-7]\d\d\.png|(.*/)?0800\.png"),
-    "div2k-valid": Recipe(100, r"(.*/)?0(8(?!00)\d\d|900)\.png"),
+    "div2k-train": Recipe(800, r"(.*/)?0([0-7]\d\d|800)\.png"),
+    "div2k-valid": Recipe(100, r"(.*/)?0(8\d\d|900)\.png"),
     "flickr2k": Recipe(2650, r"(.*/)?00\d{4}\.png"),
     "ost": Recipe(10324),
-    "realsr-test-x4": Recipe(100, r"(.*/)?Test/4/.*_HR\.png"),
-    "drealsr-test-x4": Recipe(93, r"(.*/)?test_HR/.*\.png"),
+    "realsr-test-x4": Recipe(100, r"(.*/)?(Canon|Nikon)_\d+_HR\.png"),
+    "drealsr-train-x4": Recipe(31970, r"(.*/)?train_HR/.*"),
+    "drealsr-test-x4": Recipe(93, r"(.*/)?test_HR/.*"),
     "dped-iphone": Recipe(5727, r"(.*/)?\d+\.jpg"),
 }
 

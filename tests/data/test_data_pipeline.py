@@ -271,3 +271,17 @@ def test_no_worker_process_stays_behind(photos, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "leaked" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_batches_are_made_where_jax_is_not_installed(photos):
+    code = f"""
+import sys
+sys.modules["jax"] = None  # its import fails
+from data import pipeline
+from data.examples import Recipe
+batches = pipeline.train_iterator({str(photos)!r}, Recipe(32), batch_size=2, workers=0, threads=0)
+print(next(batches)["lr"].shape)
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "(2, 8, 8, 3)", done.stderr

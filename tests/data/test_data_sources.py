@@ -266,8 +266,8 @@ def test_shards_in_a_bucket_are_copied_and_read(bucket, tmp_path):
     image = np.full((4, 4, 3), 7, np.uint8)
     packed = records.pack("x", records.encode(image))
     size = records.write_shard(tmp_path / "s.array_record", [packed])
-    manifest = f'{{"version": 1, "shards": [{{"file": "s.array_record", "examples": 1, "bytes": {size}}}]}}'
-    bucket.pipe("gs://bucket/s/manifest.json", manifest.encode())
+    manifest = {"version": 1, "shards": [{"file": "s.array_record", "examples": 1, "bytes": size}]}
+    bucket.pipe("gs://bucket/s/manifest.json", json.dumps(manifest).encode())
     bucket.pipe("gs://bucket/s/s.array_record", (tmp_path / "s.array_record").read_bytes())
     source = open_source("gs://bucket/s")
     assert type(source) is records.RecordFolder and len(source) == 1
