@@ -31,10 +31,10 @@ from data.sources import ImageFolder
 MARGIN = {128: 32, 256: 144}
 
 
-def speeds(photos: str, batch: int, seconds: float, workers: list[int]) -> None:
+def speeds(photos: str, presets: list[str], batch: int, seconds: float, workers: list[int]) -> None:
     """Prints examples a second by preset, crop and number of worker processes."""
     print(f"examples/s, batch {batch}; workers: " + "  ".join(f"{n:6}" for n in workers))
-    for preset in ("none", *degradations.PRESETS):
+    for preset in presets:
         for crop, margin in MARGIN.items():
             found = []
             for count in workers:
@@ -155,6 +155,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--photos", help="folder of photographs")
+    every = ["none", *degradations.PRESETS]
+    parser.add_argument("--presets", nargs="+", default=every, choices=every)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=8.0, help="each measurement")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
@@ -175,7 +177,7 @@ def main() -> None:
     elif options.memory:
         memory(options.photos, options.memory, options.batch)
     else:
-        speeds(options.photos, options.batch, options.seconds, options.workers)
+        speeds(options.photos, options.presets, options.batch, options.seconds, options.workers)
 
 
 if __name__ == "__main__":

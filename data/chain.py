@@ -227,4 +227,19 @@ def _step(entry: Mapping[str, Any]) -> Step:
         fields["kernel"] = Kernel(**fields["kernel"])
     if name == "correlated_noise":
         fields["covariance"] = tuple(tuple(row) for row in fields["covariance"])
-    return _NAMES[name](**fields)
+    step = _NAMES[name](**fields)
+    _check_types(step)
+    return step
+
+
+def _check_types(record: Any) -> None:
+    """Raises TypeError where a number, text or truth value is something else."""
+    kinds = {"float": (float, int), "int": (int,), "str": (str,), "bool": (bool,)}
+    for entry in dataclasses.fields(record):
+        value = getattr(record, entry.name)
+        if isinstance(value, Kernel):
+            _check_types(value)
+        elif (expected := kinds.get(str(entry.type))) and type(value) not in expected:
+            raise TypeError(f"{entry.name} must be a {entry.type}, got {value!r}")
+        elif not expected and not all(type(n) in kinds["float"] for row in value for n in row):
+            raise TypeError(f"{entry.name} must hold numbers, got {value!r}")

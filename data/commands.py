@@ -48,7 +48,9 @@ def write_whole(path: Path, data: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(data.encode() if isinstance(data, str) else data)
+        # File names may hold bytes that are no UTF-8.
+        whole = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+        partial.write_bytes(whole)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -55,10 +55,12 @@ def read_records(path: Path) -> tuple[dict[str, Any], dict[str, Degradation]]:
     """
     try:
         content = json.loads(path.read_text())
-        if content["version"] != VERSION:
+        if content["version"] != VERSION or content["version"] is True:
             raise ValueError(f"version {content['version']}, expected {VERSION}")
-        found = {name: Degradation.from_dict(r) for name, r in content["images"].items()}
-        return {key: content[key] for key in ("preset", "seed", "scale")}, found
+        settings = {key: content[key] for key in ("preset", "seed", "scale")}
+        if [type(value) for value in settings.values()] != [str, int, int] or settings["scale"] < 1:
+            raise ValueError(f"preset, seed and scale are {list(settings.values())}")
+        return settings, {name: Degradation.from_dict(r) for name, r in content["images"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a file of degradations ({error})") from error
 
@@ -104,6 +106,19 @@ def degrade(
     return failed
 
 
+def _remove(output: Path, folders: list[Path]) -> None:
+    """Takes away the test set that `output` holds: its records first, so that none stay wrong."""
+    path = output / RECORDS
+    try:
+        names = output_names(list(read_records(path)[1])) if path.exists() else []
+    except ValueError:  # its images cannot be told from others then
+        names = []
+    path.unlink(missing_ok=True)
+    for folder in folders:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = commands.Parser("data.degrade", __doc__ or "")
     parser.add_argument("--input", required=True, help="folder of HR images")
@@ -123,8 +138,14 @@ def main(arguments: list[str] | None = None) -> int:
     outputs = [path.resolve() for path in (options.output, options.hr_output) if path]
     if Path(options.input).resolve() in outputs or len(set(outputs)) < len(outputs):
         parser.error("--output, --hr-output: expected folders of their own")
-    if (options.output / RECORDS).exists() and not options.overwrite:
-        parser.error(f"--output: {options.output} holds a test set; --overwrite replaces it")
+    folders = [path for path in (options.output, options.hr_output) if path]
+    if options.overwrite:
+        _remove(options.output, folders)
+    else:
+        written = [RECORDS, *output_names(source.names)]
+        there = [folder / name for folder in folders for name in written]
+        if found := next((path for path in there if path.exists()), None):
+            parser.error(f"--output: {found} exists; --overwrite replaces a test set")
     settings = {"preset": options.preset, "seed": options.seed, "scale": options.scale}
     given = None
     if options.records:

@@ -16,7 +16,9 @@ file and licence) in an input folder.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +28,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from etils import epath
 
 from data import commands, quality, recipes, records
 from data.images import UnreadableImage
@@ -66,9 +69,12 @@ def cut(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int,
     return [(top, left, tall, wide) for top in starts(height) for left in starts(width)]
 
 
-def inspect(folder: Folder, index: int, settings: Settings) -> Picture:
-    """Decodes, judges and cuts one picture or pair; duplicates are found later, in order."""
-    picture = Picture(f"{folder.root.name}/{folder.names[index]}")
+def inspect(folder: Folder, index: int, settings: Settings, label: str) -> Picture:
+    """Decodes, judges and cuts one picture or pair; duplicates are found later, in order.
+
+    `label` stands for the folder in the picture's name.
+    """
+    picture = Picture(f"{label}/{folder.names[index]}")
     try:
         example = folder[index]
     except UnreadableImage as error:
@@ -87,7 +93,10 @@ def inspect(folder: Folder, index: int, settings: Settings) -> Picture:
         return picture
     picture.digest = quality.pixel_digest(hr)
     picture.code = tuple(map(int, quality.difference_hash(hr)))
-    grid = (settings.crop // scale, max(1, settings.stride // scale))
+    grid = (
+        max(1, settings.crop // scale) if settings.crop else 0,
+        max(1, settings.stride // scale),
+    )
     for place in cut(lr.shape[0], lr.shape[1], *grid):
         top, left, tall, wide = (n * scale for n in place)
         part = hr[top : top + tall, left : left + wide]
@@ -95,11 +104,15 @@ def inspect(folder: Folder, index: int, settings: Settings) -> Picture:
         if contrast < settings.contrast or sharpness < settings.sharpness:
             problem = "flat" if contrast < settings.contrast else "blurred"
             continue
-        encoded = [records.encode(part, settings.jpeg)]
+        parts = [part]
         if lr is not hr:
             row, column, rows, columns = place
-            small = lr[row : row + rows, column : column + columns]
-            encoded.append(records.encode(small, settings.jpeg))
+            parts.append(lr[row : row + rows, column : column + columns])
+        try:
+            encoded = [records.encode(part, settings.jpeg) for part in parts]
+        except ValueError as error:  # a side beyond what the format can hold
+            problem = f"unencodable: {error}"
+            continue
         picture.crops.append(Crop(top, left, tall, wide, *encoded))
     if not picture.crops:
         picture.problem = problem
@@ -121,11 +134,15 @@ class Duplicates:
             picture.problem, picture.duplicate_of = "duplicate", earlier
             return
         self._seen[picture.digest] = picture.name
-        near = self._near.add(picture.name, np.array(picture.code, np.uint64))
-        if near and not picture.problem:
+        if picture.problem:  # what is left out must not push out its better copies
+            return
+        code = np.array(picture.code, np.uint64)
+        if near := self._near.nearest(code):
             picture.duplicate_of = f"{near[0]} ({near[1]} of 256 bits)"
             if self._settings.drop_near:
                 picture.problem = "near duplicate"
+                return
+        self._near.add(picture.name, code)
 
 
 def licences(folder: Folder, given: str) -> list[str]:
@@ -137,11 +154,21 @@ def licences(folder: Folder, given: str) -> list[str]:
     path = folder.root / "MANIFEST.csv"
     if given or not path.exists():
         return [given or "unknown"] * len(folder)
-    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    text = path.read_bytes().decode("utf-8-sig")  # as spreadsheets save it
+    rows = list(csv.DictReader(io.StringIO(text)))
     if rows and not {"file", "licence"} <= rows[0].keys():
         raise ValueError(f"{path}: expected columns file and licence")
     stated = {row["file"]: row["licence"] for row in rows}
-    return [stated.get(name, "unknown") for name in folder.names]
+    return [stated.get(name) or "unknown" for name in folder.names]
+
+
+def labels(folders: Sequence[Folder]) -> list[str]:
+    """What stands for each folder in names: its own name, with a number where that repeats."""
+    names = [epath.Path(folder.root).resolve().name for folder in folders]
+    return [
+        name if names.count(name) == 1 else f"{name}-{names[: i + 1].count(name)}"
+        for i, name in enumerate(names)
+    ]
 
 
 def prepare(
@@ -152,10 +179,21 @@ def prepare(
     Raises:
       ValueError: an output folder of other settings, or no usable picture at all.
     """
-    inputs = [(str(folder.root), len(folder)) for folder in folders]
-    tasks = [(folder, i) for folder in folders for i in range(len(folder))]
+    named = list(zip(folders, labels(folders), strict=True))
+    tasks = [(folder, i, label) for folder, label in named for i in range(len(folder))]
+    inputs = [
+        {
+            "folder": str(folder.root),
+            "label": label,
+            "pictures": len(folder),
+            "names": hashlib.sha256(repr(folder.names).encode()).hexdigest(),
+        }
+        for folder, label in named
+    ]
     stated = [name for folder in folders for name in licences(folder, licence)]
     shards, duplicates = Shards(output, asdict(settings), inputs), Duplicates(settings)
+    if shards.manifest is not None:
+        return shards.manifest
     for row in shards.pictures:
         duplicates.mark(Picture(**row))
     done = len(shards.pictures)
@@ -184,13 +222,13 @@ def prepare(
 
 
 def _in_order(
-    tasks: Sequence[tuple[Folder, int]], settings: Settings, workers: int
+    tasks: Sequence[tuple[Folder, int, str]], settings: Settings, workers: int
 ) -> Iterator[Picture]:
     """Inspects in threads (decoders and encoders leave Python's lock), a few files ahead."""
     waiting: deque[Future[Picture]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        for folder, index in tasks:
-            waiting.append(pool.submit(inspect, folder, index, settings))
+        for folder, index, label in tasks:
+            waiting.append(pool.submit(inspect, folder, index, settings, label))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -225,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stride", type=int, default=448, help="between crops")
     parser.add_argument("--least", type=int, default=128, help="least side of a picture")
     parser.add_argument("--contrast", type=float, default=2.0, help="least, in levels of 255")
-    parser.add_argument("--sharpness", type=float, default=1.0, help="least, in levels of 255")
+    parser.add_argument("--sharpness", type=float, default=2.0, help="least, in levels of 255")
     parser.add_argument("--near", type=int, default=12, help="bits of 256 for a near duplicate")
     parser.add_argument("--drop-near-duplicates", action="store_true")
     parser.add_argument("--jpeg", type=int, default=0, help="quality; 0: PNG, without loss")
@@ -235,11 +273,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.crop < 0 or (options.crop and not 0 < options.stride <= options.crop):
         parser.error("--crop, --stride: expected a crop of at least 0 and a stride up to it")
-    if not 0 <= options.jpeg <= 100 or options.workers < 1 or options.shard_mb <= 0:
-        parser.error("--jpeg: expected 0..100; --workers, --shard-mb: expected more than 0")
-    if (options.output / records.MANIFEST).exists():
-        print(f"{options.output}: finished already; nothing to do")
-        return 0
+    if not 0 <= options.jpeg <= 100 or options.workers < 1:
+        parser.error("--jpeg: expected 0..100; --workers: expected more than 0")
+    if not 0 < options.shard_mb < math.inf:
+        parser.error(f"--shard-mb: expected a number above 0, found {options.shard_mb}")
     folders: list[Folder] = [
         paired(folder) if options.pairs else ImageFolder(folder) for folder in options.input
     ]
@@ -257,7 +294,11 @@ def main(arguments: list[str] | None = None) -> int:
         options.jpeg,
         int(options.shard_mb * 2**20),
     )
+    finished = (options.output / records.MANIFEST).exists()
     manifest = prepare(folders, options.output, settings, options.licence, options.workers)
+    if finished:
+        print(f"{options.output}: finished already; nothing to do")
+        return 0
     print(
         f"{manifest['pictures']} pictures, {manifest['examples']} examples in "
         f"{len(manifest['shards'])} shards; left out: {_counts(manifest['left_out'])}; near "

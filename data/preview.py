@@ -48,6 +48,12 @@ def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> l
             if line and font.getlength(longer) > _TEXT_WIDTH:
                 lines.append(line)
                 longer = f"   {word}"
+            while font.getlength(longer) > _TEXT_WIDTH:  # a word, such as a path, is longer
+                fits = len(longer)
+                while font.getlength(longer[:fits]) > _TEXT_WIDTH:
+                    fits -= 1
+                lines.append(longer[:fits])
+                longer = longer[fits:]
             line = longer
         lines.append(line)
     return lines

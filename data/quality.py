@@ -32,7 +32,7 @@ def difference_hash(image: np.ndarray) -> np.ndarray:
 
 
 class NearDuplicates:
-    """Finds the earlier picture whose difference hash is nearest.
+    """Finds the remembered picture whose difference hash is nearest.
 
     Args:
       limit: at most so many of the 256 bits may differ. Unrelated photographs differ in about 128,
@@ -44,16 +44,20 @@ class NearDuplicates:
         self._hashes = np.zeros((64, _BITS // 64), np.uint64)
         self._names: list[str] = []
 
-    def add(self, name: str, code: np.ndarray) -> tuple[str, int] | None:
-        """(name, differing bits) of the nearest earlier picture within the limit, or None."""
-        count, found = len(self._names), None
-        if count:
-            differing = np.bitwise_count(self._hashes[:count] ^ code).sum(1)
-            nearest = int(differing.argmin())
-            if differing[nearest] <= self._limit:
-                found = self._names[nearest], int(differing[nearest])
+    def nearest(self, code: np.ndarray) -> tuple[str, int] | None:
+        """(name, differing bits) of the nearest picture within the limit, or None."""
+        if not self._names:
+            return None
+        differing = np.bitwise_count(self._hashes[: len(self._names)] ^ code).sum(1)
+        found = int(differing.argmin())
+        if differing[found] > self._limit:
+            return None
+        return self._names[found], int(differing[found])
+
+    def add(self, name: str, code: np.ndarray) -> None:
+        """Remembers one picture."""
+        count = len(self._names)
         if count == len(self._hashes):  # doubled, so that adding stays cheap
             self._hashes = np.concatenate([self._hashes, np.zeros_like(self._hashes)])
         self._hashes[count] = code
         self._names.append(name)
-        return found

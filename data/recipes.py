@@ -21,8 +21,8 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "div2k-train": Recipe(800, r"(.*/)?0([0-7]\d\d|800)\.png"),
-    "div2k-valid": Recipe(100, r"(.*/)?0(8\d\d|900)\.png"),
+    "div2k-train": Recipe(800, r"(.*/)?0(?!000)([0-7]\d\d|800)\.png"),
+    "div2k-valid": Recipe(100, r"(.*/)?0(8(?!00)\d\d|900)\.png"),
     "flickr2k": Recipe(2650, r"(.*/)?00\d{4}\.png"),
     "ost": Recipe(10324),
     "realsr-test-x4": Recipe(100, r"(.*/)?(Canon|Nikon)_\d+_HR\.png"),

@@ -36,7 +36,7 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 def pack(name: str, hr: bytes, lr: bytes = b"") -> bytes:
     """One record of an id, an encoded image and, of a pair, the encoded LR image."""
-    encoded = name.encode()
+    encoded = name.encode("utf-8", "surrogateescape")  # as file names may need
     return struct.pack("<II", len(encoded), len(hr)) + encoded + hr + lr
 
 
@@ -50,7 +50,8 @@ def unpack(record: bytes) -> tuple[str, bytes, bytes]:
         name, hr = struct.unpack_from("<II", record)
         if hr and len(record) >= 8 + name + hr:
             start = 8 + name
-            return record[8:start].decode(), record[start : start + hr], record[start + hr :]
+            text = record[8:start].decode("utf-8", "surrogateescape")
+            return text, record[start : start + hr], record[start + hr :]
     raise ValueError("record is cut short")
 
 

@@ -65,19 +65,25 @@ class Shards:
 
     Args:
       settings: what decides about the bytes; the folder must have been begun with equal ones.
-      inputs: (folder, number of pictures), likewise.
+      inputs: what describes the input folders, likewise.
 
     Raises:
       ValueError: the folder was begun differently, or by something else.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], inputs: Sequence[tuple[str, int]]):
+    def __init__(self, folder: Path, settings: dict[str, Any], inputs: list[dict[str, Any]]):
         self.folder, self._settings, self._inputs = folder, settings, inputs
-        wanted = {"settings": settings, "inputs": [list(item) for item in inputs]}
+        self.manifest: dict[str, Any] | None = None
+        wanted = {"settings": settings, "inputs": inputs}
         path = folder / _SETTINGS
         folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            if json.loads(path.read_text()) != wanted:
+        if (folder / records.MANIFEST).exists():
+            self.manifest = records.read_manifest(folder)
+            begun: Any = {key: self.manifest.get(key) for key in wanted}
+        else:
+            begun = json.loads(path.read_text()) if path.exists() else None
+        if begun is not None:
+            if begun != wanted:
                 raise ValueError(
                     f"{folder}: was begun with other settings or input; choose an empty folder"
                 )
@@ -88,6 +94,9 @@ class Shards:
         self.shards: list[dict[str, Any]] = []
         self.pictures: list[dict[str, Any]] = []
         self.examples: list[dict[str, Any]] = []
+        if self.manifest is not None:
+            self._clear()  # it may have been killed just before
+            return
         parts = 0
         while self._part(parts).exists():
             part = json.loads(self._part(parts).read_text())
@@ -124,17 +133,19 @@ class Shards:
 
     def finish(self) -> dict[str, Any]:
         """Writes examples, report and manifest, clears what served resuming; the manifest."""
-        lines = (json.dumps(example, ensure_ascii=False) for example in self.examples)
+        lines = (json.dumps(example) for example in self.examples)
         commands.write_whole(self.folder / records.EXAMPLES, "\n".join(lines) + "\n")
         commands.write_whole(self.folder / "report.csv", report(self.pictures))
         manifest = {
             "version": records.VERSION,
             "settings": self._settings,
-            "inputs": [{"folder": name, "pictures": count} for name, count in self._inputs],
+            "inputs": self._inputs,
             "pictures": sum(not row["problem"] for row in self.pictures),
             "examples": len(self.examples),
             "left_out": self.left_out(),
-            "near_duplicates": sum("bits)" in row["duplicate_of"] for row in self.pictures),
+            "near_duplicates": sum(
+                bool(row["duplicate_of"]) and row["problem"] != "duplicate" for row in self.pictures
+            ),
             "licences": Counter(example["licence"] for example in self.examples),
             "shards": self.shards,
         }
@@ -152,9 +163,8 @@ class Shards:
         self.folder.rmdir()
 
     def _clear(self) -> None:
-        for number in range(self._parts):
-            self._part(number).unlink()
-        (self.folder / _SETTINGS).unlink()
+        for path in (*self.folder.glob("part-*.json"), self.folder / _SETTINGS):
+            path.unlink(missing_ok=True)
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:

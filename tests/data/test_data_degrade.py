@@ -1,0 +1,344 @@
+"""data.degrade: test sets that can be made again to the byte, and input that cannot be used."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import commands, degrade, operations
+from data.chain import Degradation
+from data.images import decode
+from tests.data.pictures import photo
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = {"a.png": (50, 61), "sub/b.jpg": (48, 41), "sub/deep/c.BMP": (37, 64)}
+WRITTEN = {"a.png": "a.png", "sub/b.jpg": "sub/b.png", "sub/deep/c.BMP": "sub/deep/c.png"}
+
+
+def save(path, image, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(operations.to_bytes(image)).save(path, **options)
+
+
+def command(hr, lr, *more):
+    return degrade.main(["--input", str(hr), "--output", str(lr), *map(str, more)])
+
+
+def contents(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def read(path):
+    return decode(path.read_bytes(), str(path))
+
+
+def records(folder):
+    return json.loads((folder / "degradations.json").read_text())
+
+
+def stops(capsys, *arguments):
+    """The line with which the parser ends the command."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        command(*arguments)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1
+    return error
+
+
+@pytest.fixture(scope="module")
+def hr(tmp_path_factory):
+    root = tmp_path_factory.mktemp("input") / "hr"
+    for i, (name, size) in enumerate(SIZES.items()):
+        save(root / name, photo(*size, seed=i))
+    (root / "notes.txt").write_text("not an image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(hr, tmp_path_factory):
+    """A test set of the default settings."""
+    lr = tmp_path_factory.mktemp("output") / "lr"
+    assert command(hr, lr) == 0
+    return lr
+
+
+# what is written
+
+
+@pytest.mark.parametrize("preset", ["realesrgan", "bsrgan"])
+def test_equal_seeds_give_equal_bytes(hr, tmp_path, preset):
+    for name, seed in (("one", 7), ("two", 7), ("other", 8)):
+        assert command(hr, tmp_path / name, "--seed", seed, "--preset", preset) == 0
+    one, two, other = (contents(tmp_path / name) for name in ("one", "two", "other"))
+    assert one.keys() == {*WRITTEN.values(), "degradations.json"}
+    assert one == two
+    assert other.keys() == one.keys()
+    assert all(one[name] != other[name] for name in one)
+
+
+def test_the_order_of_the_files_on_disk_and_their_paths_do_not_count(hr, made, tmp_path):
+    for name in reversed(SIZES):
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / name).write_bytes((hr / name).read_bytes())
+    assert command(tmp_path / "copy", tmp_path / "lr") == 0
+    assert contents(tmp_path / "lr") == contents(made)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("preset", ["realesrgan", "bicubic"])
+def test_lr_is_the_record_applied_to_the_hr_image(hr, tmp_path, scale, preset):
+    lr, cut = tmp_path / "lr", tmp_path / "cut"
+    more = ("--scale", scale, "--preset", preset, "--hr-output", cut, "--seed", 3)
+    assert command(hr, lr, *more) == 0
+    said = records(lr)
+    assert {key: said[key] for key in ("version", "preset", "seed", "scale")} == {
+        "version": 1,
+        "preset": preset,
+        "seed": 3,
+        "scale": scale,
+    }
+    assert said["images"].keys() == SIZES.keys()
+    assert contents(cut).keys() == set(WRITTEN.values())
+    for name, (height, width) in SIZES.items():
+        rows, columns = height // scale, width // scale
+        used = read(cut / WRITTEN[name])
+        np.testing.assert_array_equal(used, read(hr / name)[: rows * scale, : columns * scale])
+        record = Degradation.from_dict(said["images"][name])
+        assert (record.height, record.width, record.scale) == (*used.shape[:2], scale)
+        small = read(lr / WRITTEN[name])
+        assert small.shape == (rows, columns, 3)
+        np.testing.assert_array_equal(small, record.apply(used))
+
+
+def test_records_give_the_same_bytes_again(hr, made, tmp_path):
+    # The file decides, whatever the options say.
+    more = ("--records", made / "degradations.json", "--preset", "bicubic", "--scale", 2)
+    assert command(hr, tmp_path / "lr", *more, "--seed", 99) == 0
+    assert contents(tmp_path / "lr") == contents(made)
+
+
+def test_other_files_do_not_change_an_image(hr, made, tmp_path):
+    for name in SIZES:
+        (tmp_path / "hr" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hr" / name).write_bytes((hr / name).read_bytes())
+    save(tmp_path / "hr/0 first.png", photo(40, 40, 9))
+    save(tmp_path / "hr/sub/z last.png", photo(40, 40, 10))
+    assert command(tmp_path / "hr", tmp_path / "more") == 0
+    more = contents(tmp_path / "more")
+    before = contents(made)
+    assert more.keys() - before.keys() == {"0 first.png", "sub/z last.png"}
+    assert all(more[name] == before[name] for name in WRITTEN.values())
+    shared = {name: records(tmp_path / "more")["images"][name] for name in SIZES}
+    assert shared == records(made)["images"]
+    (tmp_path / "hr/a.png").unlink()
+    assert command(tmp_path / "hr", tmp_path / "fewer") == 0
+    assert contents(tmp_path / "fewer")["sub/b.png"] == before["sub/b.png"]
+
+
+def test_each_image_has_a_draw_of_its_own(tmp_path):
+    for i in range(6):
+        save(tmp_path / f"hr/{i}.png", photo(32, 32))
+    assert command(tmp_path / "hr", tmp_path / "lr") == 0
+    files = contents(tmp_path / "lr")
+    del files["degradations.json"]
+    assert len(files) == len(set(files.values())) == 6
+
+
+# what is refused
+
+
+def test_names_that_would_clash(tmp_path):
+    save(tmp_path / "hr/sub/a.png", photo(32, 32))
+    save(tmp_path / "hr/sub/a.jpg", photo(32, 32))
+    with pytest.raises(ValueError, match=r"several HR images would give sub/a\.png"):
+        command(tmp_path / "hr", tmp_path / "lr")
+    assert not (tmp_path / "lr").exists()
+
+
+def test_an_image_without_a_record(hr, made, tmp_path):
+    said = records(made)
+    del said["images"]["sub/b.jpg"]
+    (tmp_path / "r.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=r"no record of sub/b\.jpg"):
+        command(hr, tmp_path / "lr", "--records", tmp_path / "r.json")
+    assert not (tmp_path / "lr").exists()
+
+
+def test_a_test_set_is_not_overwritten_unasked(hr, tmp_path, capsys):
+    lr = tmp_path / "lr"
+    assert command(hr, lr) == 0
+    before = contents(lr)
+    error = stops(capsys, hr, lr, "--seed", 1)
+    assert error == (
+        f"data.degrade: --output: {lr}/degradations.json exists; --overwrite replaces a test set\n"
+    )
+    assert contents(lr) == before
+    (lr / "degradations.json").unlink()
+    assert ".png exists; --overwrite" in stops(capsys, hr, lr, "--seed", 1)
+    (lr / "degradations.json").write_bytes(before["degradations.json"])
+    assert command(hr, lr, "--seed", 1, "--overwrite") == 0
+    assert command(hr, tmp_path / "fresh", "--seed", 1) == 0
+    assert contents(lr) == contents(tmp_path / "fresh") != before
+
+
+def test_overwriting_replaces_all_of_a_test_set(tmp_path):
+    save(tmp_path / "hr/a.png", photo(32, 32))
+    save(tmp_path / "hr/b.png", photo(32, 32))
+    assert command(tmp_path / "hr", tmp_path / "lr") == 0
+    (tmp_path / "hr/b.png").unlink()
+    assert command(tmp_path / "hr", tmp_path / "lr", "--overwrite") == 0
+    assert contents(tmp_path / "lr").keys() == {"a.png", "degradations.json"}
+
+
+def test_a_killed_overwrite_does_not_leave_wrong_records(hr, tmp_path, monkeypatch):
+    assert command(hr, tmp_path / "lr") == 0
+    write = commands.write_whole
+
+    def dying(path, data):
+        if path.name == "b.png":
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(commands, "write_whole", dying)
+        command(hr, tmp_path / "lr", "--seed", 1, "--overwrite")
+    if (tmp_path / "lr/degradations.json").exists():
+        record = Degradation.from_dict(records(tmp_path / "lr")["images"]["a.png"])
+        used = read(hr / "a.png")[:48, :60]
+        np.testing.assert_array_equal(read(tmp_path / "lr/a.png"), record.apply(used))
+
+
+def test_folders_must_differ(hr, tmp_path, capsys):
+    before = contents(hr)
+    other = tmp_path / "other"
+    link = tmp_path / "link"
+    os.symlink(hr, link)
+    for arguments in (
+        (hr, hr),
+        (hr, hr / "sub" / ".."),
+        (hr, link),
+        (link, hr),
+        (hr, other, "--hr-output", hr),
+        (hr, other, "--hr-output", other),
+    ):
+        assert "expected folders of their own" in stops(capsys, *arguments)
+    assert contents(hr) == before and not other.exists()
+
+
+@pytest.mark.parametrize(
+    "more", [("--seed", -1), ("--seed", "x"), ("--scale", 5), ("--preset", "worst")]
+)
+def test_options_that_make_no_sense(hr, tmp_path, capsys, more):
+    error = stops(capsys, hr, tmp_path / "lr", *more)
+    assert error.startswith("data.degrade: ") and more[0] in error and str(more[1]) in error
+    assert not (tmp_path / "lr").exists()
+
+
+def change(said, *keys, value):
+    """`said` with another value behind these keys; None: without the last key."""
+    inner = said
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    if value is None:
+        del inner[keys[-1]]
+    return json.dumps(said)
+
+
+STEP = ("images", "a.png", "steps", 0)
+SPOILED = {
+    "empty": lambda said: "",
+    "not JSON": lambda said: "{",
+    "a list": lambda said: "[]",
+    "null": lambda said: "null",
+    "other version": lambda said: change(said, "version", value=2),
+    "no version": lambda said: change(said, "version", value=None),
+    "no scale": lambda said: change(said, "scale", value=None),
+    "images without records": lambda said: change(said, "images", value=["a.png"]),
+    "a word for a record": lambda said: change(said, "images", "a.png", value="sharp"),
+    "no steps": lambda said: change(said, "images", "a.png", "steps", value=None),
+    "a word for a height": lambda said: change(said, "images", "a.png", "height", value="tall"),
+    "unknown step": lambda said: change(said, *STEP, value={"step": "crumple"}),
+    "nameless step": lambda said: change(said, *STEP, value={"amount": 0.5}),
+    "unknown parameter": lambda said: change(said, *STEP, "strength", value=1),
+    "a word for the scale": lambda said: change(said, "scale", value="four"),
+    "no such scale": lambda said: change(said, "scale", value=0),
+}
+
+
+@pytest.mark.parametrize("spoil", [pytest.param(s, id=name) for name, s in SPOILED.items()])
+def test_a_broken_file_of_records(hr, made, tmp_path, spoil):
+    path = tmp_path / "r.json"
+    path.write_text(spoil(records(made)))
+    with pytest.raises(ValueError, match=r"r\.json: not a file of degradations") as error:
+        command(hr, tmp_path / "lr", "--records", path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "lr").exists()
+
+
+def test_a_record_of_wrong_types(tmp_path):
+    save(tmp_path / "hr/a.png", photo(32, 32))
+    step = {"step": "gaussian_noise", "sigma": "loud", "grey": False, "seed": 1}
+    record = {"height": 32, "width": 32, "scale": 4, "steps": [step]}
+    said = {"version": 1, "preset": "p", "seed": 0, "scale": 4, "images": {"a.png": record}}
+    (tmp_path / "r.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="a.png|not a file of degradations"):
+        command(tmp_path / "hr", tmp_path / "lr", "--records", tmp_path / "r.json")
+
+
+# images that cannot be used, and the command line
+
+
+def run(*arguments):
+    line = [sys.executable, "-m", "data.degrade", *map(str, arguments)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_bad_images_are_skipped_and_named(hr, made, tmp_path):
+    for name in SIZES:
+        (tmp_path / "hr" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hr" / name).write_bytes((hr / name).read_bytes())
+    (tmp_path / "hr/bad.png").write_bytes(b"text")
+    save(tmp_path / "hr/tiny.png", photo(40, 3))
+    done = run("--input", tmp_path / "hr", "--output", tmp_path / "lr")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"data.degrade: skipped {tmp_path}/hr/bad.png: not an image",
+        "data.degrade: skipped tiny.png: image of 40x3 is smaller than the scale 4",
+    ]
+    assert done.stdout == f"3 images in {tmp_path}/lr, 2 skipped\n"
+    assert contents(tmp_path / "lr") == contents(made)
+
+
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path):
+    done = run("--input", tmp_path / "gone", "--output", tmp_path / "lr")
+    assert (done.returncode, done.stdout) == (2, "")
+    line = f"data.degrade: image folder {str(tmp_path / 'gone')!r}: not found or not a folder\n"
+    assert done.stderr == line
+    assert not (tmp_path / "lr").exists()
+
+
+def test_no_usable_image_at_all(tmp_path):
+    (tmp_path / "hr").mkdir()
+    (tmp_path / "hr/a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no usable image; .*a\.png: empty file"):
+        command(tmp_path / "hr", tmp_path / "lr")
+    assert not (tmp_path / "lr").exists()
+
+
+def test_a_record_of_another_size_is_skipped(hr, made, tmp_path, capsys):
+    for name in SIZES:
+        save(tmp_path / "hr" / name, photo(*SIZES[name]))
+    save(tmp_path / "hr/a.png", photo(44, 60))
+    assert command(tmp_path / "hr", tmp_path / "lr", "--records", made / "degradations.json") == 1
+    line = "data.degrade: skipped a.png: degradation drawn for 48x60 RGB, got shape (44, 60, 3)\n"
+    assert capsys.readouterr().err == line
+    assert records(tmp_path / "lr")["images"].keys() == {"sub/b.jpg", "sub/deep/c.BMP"}
+    assert not (tmp_path / "lr/a.png").exists()

@@ -1,0 +1,269 @@
+"""data.preview: what a contact sheet shows; data.commands: what the data commands share."""
+
+import io
+import os
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFont
+
+from data import commands, degradations, operations, preview
+from tests.data.pictures import photo
+
+TEXT, GAP, LINE = 330, 8, 17
+
+
+def save(path, height, width, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = operations.to_bytes(photo(height, width, seed))
+    Image.fromarray(image).save(path)
+    return image
+
+
+def command(photos, output, *more):
+    return preview.main(["--input", str(photos), "--output", str(output), *map(str, more)])
+
+
+def read(path):
+    return np.asarray(Image.open(path))
+
+
+# the sheet
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_a_sheet_shows_crops_and_their_lr_images(tmp_path, scale):
+    images = [save(tmp_path / f"p/{i}.png", 48, 48, i) for i in range(3)]
+    output = tmp_path / "new" / "sheet.PNG"
+    more = ("--crop", 48, "--count", 4, "--scale", scale, "--preset", "bicubic")
+    assert command(tmp_path / "p", output, *more) == 0
+    assert output.read_bytes().startswith(b"\x89PNG")
+    sheet = read(output)
+    assert sheet.shape == (4 * 48 + 3 * GAP, 2 * 48 + 2 * GAP + TEXT, 3)
+    shown = set()
+    for i in range(4):
+        row = sheet[i * (48 + GAP) :][:48]
+        hr, large = row[:, :48], row[:, 48 + GAP : 96 + GAP]
+        shown.add(next(n for n, image in enumerate(images) if np.array_equal(image, hr)))
+        # This preset draws nothing, so that its LR image is known.
+        record = degradations.draw(np.random.default_rng(0), "bicubic", 48, 48, scale)
+        lr = record.apply(np.ascontiguousarray(hr))
+        np.testing.assert_array_equal(large, lr.repeat(scale, 0).repeat(scale, 1))
+        assert (row[:, 48 : 48 + GAP] == 255).all() and (row[:, 96 + GAP :][:, :GAP] == 255).all()
+        assert (row[:, 96 + 2 * GAP :] < 100).any()  # the text
+        if i:
+            assert (sheet[i * (48 + GAP) - GAP :][:GAP] == 255).all()
+    assert len(shown) > 1
+
+
+def test_crops_lie_anywhere_in_a_picture(tmp_path):
+    image = save(tmp_path / "p/a.png", 40, 44)
+    assert command(tmp_path / "p", tmp_path / "s.png", "--crop", 36, "--count", 8) == 0
+    windows = np.lib.stride_tricks.sliding_window_view(image, (36, 36), (0, 1))
+    windows = np.moveaxis(windows, 2, -1)  # [5, 9, 36, 36, 3]
+    sheet, places, top = read(tmp_path / "s.png"), set(), 0
+    for _ in range(8):
+        hr = sheet[top : top + 36, :36]
+        (place,) = np.argwhere((windows == hr).all((2, 3, 4)))
+        places.add(tuple(place))
+        top += 36
+        while top < len(sheet) and (sheet[top, :36] == 255).all():  # long texts make tall rows
+            top += 1
+    assert top == len(sheet)
+    assert len(places) > 3
+
+
+def test_sheets_are_drawn_from_the_seed(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"p/{i}.png", 40, 50, i)
+    for name, seed in (("a.png", 5), ("b.png", 5), ("c.png", 6)):
+        more = ("--seed", seed, "--count", 2, "--crop", 32)
+        assert command(tmp_path / "p", tmp_path / name, *more) == 0
+    a, b, c = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png", "c.png"))
+    assert a == b != c
+    # A longer sheet starts with the same rows.
+    assert command(tmp_path / "p", tmp_path / "d.png", "--seed", 5, "--count", 3, "--crop", 32) == 0
+    short, long = read(tmp_path / "a.png"), read(tmp_path / "d.png")
+    assert len(long) > len(short)
+    np.testing.assert_array_equal(long[: len(short)], short)
+
+
+def test_small_and_bad_pictures(tmp_path, capsys):
+    image = save(tmp_path / "p/small.png", 20, 24)
+    (tmp_path / "p/bad.png").write_bytes(b"text")
+    more = ("--crop", 32, "--count", 6, "--preset", "bicubic")
+    assert command(tmp_path / "p", tmp_path / "s.png", *more) == 0
+    np.testing.assert_array_equal(read(tmp_path / "s.png")[:20, :24], image)
+    assert capsys.readouterr().out.splitlines() == [
+        f"skipped {tmp_path}/p/bad.png: not an image",
+        f"6 rows in {tmp_path}/s.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--output", "sheet.jpg"),
+        ("--output", "sheet"),
+        ("--count", 0),
+        ("--crop", 42),
+        ("--crop", 0),
+        ("--seed", -1),
+        ("--preset", "none"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path, monkeypatch, capsys, more):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "p/a.png", 48, 48)
+    with pytest.raises(SystemExit) as end:
+        command("p", "s.png", *more)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1
+    assert error.startswith("data.preview: ") and more[0] in error
+    assert os.listdir(tmp_path) == ["p"]
+
+
+# the text
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.text("abcWM01.x", min_size=1, max_size=20), min_size=1), min_size=1))
+def test_text_is_wrapped_within_its_width(steps):
+    font = ImageFont.load_default(13)
+    lines = preview._wrapped(" | ".join(map(" ".join, steps)), font)
+    assert max(map(font.getlength, lines)) <= TEXT
+    assert " ".join(lines).split() == [word for step in steps for word in step]
+    starts = [i for i, line in enumerate(lines) if not line.startswith("   ")]
+    assert len(starts) == len(steps)  # what goes on is indented
+    for first, second in pairwise(lines):
+        if second.startswith("   "):  # broken only where one word more would not fit
+            assert font.getlength(f"{first} {second.split()[0]}") > TEXT
+
+
+def test_a_long_path_stays_within_the_width():
+    font = ImageFont.load_default(13)
+    lines = preview._wrapped("photographs/" * 8 + "a.png | blur", font)
+    assert max(map(font.getlength, lines)) <= TEXT
+
+
+def test_many_lines_make_a_row_taller():
+    hr, lr = np.zeros((32, 32, 3), np.uint8), np.full((8, 8, 3), 60, np.uint8)
+    for count, height in ((1, 32), (2, 2 * LINE), (9, 9 * LINE)):
+        picture = np.asarray(preview.row(hr, lr, " | ".join(["step"] * count)))
+        assert picture.shape == (height, 64 + 2 * GAP + TEXT, 3)
+        assert (picture[:32, :32] == 0).all() and (picture[:32, 32 + GAP : 64 + GAP] == 60).all()
+        assert (picture[32:, : 64 + 2 * GAP] == 255).all()
+        text = picture[:, 64 + 2 * GAP :]
+        for i in range(count):
+            assert (text[i * LINE : (i + 1) * LINE] < 128).any()
+        assert (text[count * LINE :] == 255).all()
+
+
+# data.commands
+
+
+def test_whole_files(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.txt"
+    commands.write_whole(path, "naïve\n")
+    assert path.read_bytes() == b"na\xc3\xafve\n"
+    commands.write_whole(path, "\udce9")  # a byte of a file name that is no UTF-8
+    assert path.read_bytes() == b"\xe9"
+    commands.write_whole(path, b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff" and os.listdir(path.parent) == ["a.txt"]
+
+
+def full(path, data):
+    """Half of it fits on the disk."""
+    with open(path, "wb") as file:
+        file.write(data[: len(data) // 2])
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_a_file_that_fails_leaves_nothing_behind(tmp_path, monkeypatch, before):
+    path = tmp_path / "a.txt"
+    if before:
+        path.write_bytes(before)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Path, "write_bytes", full)
+        commands.write_whole(path, b"new and longer")
+    assert os.listdir(tmp_path) == (["a.txt"] if before else [])
+    assert before is None or path.read_bytes() == before
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError):
+        commands.write_whole(tmp_path / "a", b"data")
+    assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").is_dir()
+
+
+@pytest.mark.parametrize("line", [[], ["--count", "many"], ["--count", "1", "--colour", "red"]])
+def test_a_parser_error_is_one_line(capsys, line):
+    parser = commands.Parser("data.thing", "Does a thing.\n\n    python -m data.thing")
+    parser.add_argument("--count", type=int, required=True)
+    assert parser.parse_args(["--count", "3"]).count == 3
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(line)
+    out, error = capsys.readouterr()
+    assert end.value.code == 2 and out == ""
+    assert error.startswith("data.thing: ") and error.count("\n") == 1
+    assert (line or ["--count"])[-1].strip("-") in error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("wrong\nin many\nlines"), 2, "wrong"),
+        (ValueError(), 2, "ValueError()"),
+        (FileNotFoundError(2, "No such file", "a.json"), 2, "[Errno 2] No such file: 'a.json'"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), 2, "'utf-8' codec can't decode byte"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_mistakes_end_a_command_with_one_line(capsys, error, code, line):
+    def command(arguments):
+        assert arguments is None  # those of the command line
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        commands.run("data.thing", command)
+    out, found = capsys.readouterr()
+    assert end.value.code == code and out == "" and found.count("\n") == 1
+    assert found.startswith(f"data.thing: {line}")
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_command_says_how_it_ended(capsys, code):
+    with pytest.raises(SystemExit) as end:
+        commands.run("data.thing", lambda arguments: code)
+    assert end.value.code == code and capsys.readouterr() == ("", "")
+
+
+def test_mistakes_of_the_program_keep_their_traceback():
+    def command(arguments):
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        commands.run("data.thing", command)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_passes_things_on(monkeypatch, terminal):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Screen())
+    taken = []
+    items = commands.progress((taken.append(i) or i for i in range(3, 9)), 9, "pictures", 3)
+    assert next(items) == 3 and taken == [3]  # no sooner than they are asked for
+    assert list(items) == [4, 5, 6, 7, 8]
+    shown = sys.stderr.getvalue()
+    assert ("pictures" in shown and "9/9" in shown) if terminal else shown == ""
