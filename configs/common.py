@@ -29,7 +29,7 @@ def stage(
 ) -> ml_collections.ConfigDict:
     """One stage: length, global batch, HR crop side, EMA decay, optimizer."""
     config = ml_collections.ConfigDict(
-        dict(steps=steps, batch=batch, crop=256, ema=0.999, optimizer=optimizer)
+        dict(steps=steps, batch=batch, accumulate=1, crop=256, ema=0.999, optimizer=optimizer)
     )
     config.update(more)
     return config
@@ -47,6 +47,9 @@ def base() -> ml_collections.ConfigDict:
             panel_every=5000,
             validate_every=5000,
             checkpoint_every=2000,
+            keep=dict(last=2, best=0, every=0),  # checkpoints; best: of the lowest LPIPS
+            max_bad_steps=10,  # steps in a row that are not finite
+            profile=dict(start=10, steps=0),  # a trace of so many steps
             data=dict(
                 root="",  # data.sources.open_source; several: "A*0.7;B*0.3"
                 validation="",

@@ -136,6 +136,11 @@ class Batches(grain.DatasetIterator):
         self._position = 0
         self._running: list[grain.DatasetIterator] = []  # none or one
 
+    @property
+    def images(self) -> int:
+        """Number of images in all sources together."""
+        return sum(self._lengths)
+
     def __next__(self) -> dict[str, np.ndarray]:
         batch = next(self._started())
         self._position += 1

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -27,7 +28,9 @@ from maskgit_sr.arrays import Params, Precision, parse_dtype
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method
+from maskgit_sr.training import sharding
 from maskgit_sr.training.loop import Trainer, Validate
+from maskgit_sr.training.watch import TrainingStopped
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size,stage=NAME.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; all stages share it.")
@@ -96,8 +99,14 @@ def run(config: Any, workdir: Path, max_seconds: float) -> bool:
             "--config.data.root: expected a folder of photographs, a list, shards or tfds:NAME, "
             "found nothing"
         )
+    _check_batch(config)
+    saved = workdir / f"config-{config.stage_name}.json"
+    _check_model(config, saved)
     dtype = parse_dtype(config.dtype or None)
-    method = registry.build(config.method, config.model.to_dict(), Precision(compute=dtype))
+    try:
+        method = registry.build(config.method, config.model.to_dict(), Precision(compute=dtype))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--config.model: {error}") from error
     iterator = _iterator(config, method.scale)
     validate = panel = None
     if config.data.validation:
@@ -105,12 +114,62 @@ def run(config: Any, workdir: Path, max_seconds: float) -> bool:
         validate = validator(method, config.stage_name, batch)
         panel = {name: array[:4] for name, array in batch.items()}
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / f"config-{config.stage_name}.json").write_text(config.to_json_best_effort(indent=2))
+    saved.write_text(config.to_json_best_effort(indent=2))
     trainer = Trainer(method, config.stage_name, config, workdir, iterator, validate, panel)
     try:
         return trainer.run(max_seconds).finished
     finally:
         iterator.close()
+
+
+def _check_batch(config: Any) -> None:
+    """The global batch against mesh, hosts and parts, before anything is allocated.
+
+    Raises:
+        UserError: they do not divide it, or the mesh does not fit the devices.
+    """
+    mesh = sharding.make_mesh(**config.mesh)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = {
+        f"the mesh's data x fsdp = {shards}": shards,
+        f"{jax.process_count()} hosts": jax.process_count(),
+        f"accumulate x data x fsdp = {config.stage.accumulate * shards}": (
+            config.stage.accumulate * shards
+        ),
+    }
+    for name, count in parts.items():
+        if count < 1 or config.stage.batch % count:
+            raise UserError(f"--config.stage.batch: {config.stage.batch} is no multiple of {name}")
+
+
+def _check_model(config: Any, saved: Path) -> None:
+    """The model against that of an earlier run of this stage in the same workdir.
+
+    Raises:
+        UserError: it is another one; names the first setting that differs.
+    """
+    if not saved.exists():
+        return
+    before = json.loads(saved.read_text())
+    now = json.loads(config.to_json_best_effort())
+    for part in ("method", "model"):
+        old, new = (_flat(part, tree.get(part)) for tree in (before, now))
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                raise UserError(
+                    f"--workdir {saved.parent}: holds a run of stage {config.stage_name} with "
+                    f"{name} = {old.get(name)}, this config has {new.get(name)}"
+                )
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}, below ``name``."""
+    if not isinstance(value, dict):
+        return {name: value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= _flat(f"{name}.{key}", inner)
+    return found
 
 
 def _iterator(config: Any, scale: int) -> pipeline.Batches:
@@ -126,7 +185,7 @@ def _iterator(config: Any, scale: int) -> pipeline.Batches:
             contrast=data.contrast,
             sharpness=data.sharpness,
         )
-        return pipeline.train_iterator(
+        iterator = pipeline.train_iterator(
             data.root,
             recipe,
             batch_size=config.stage.batch // hosts,
@@ -138,6 +197,13 @@ def _iterator(config: Any, scale: int) -> pipeline.Batches:
             shard_index=jax.process_index(),
             shard_count=hosts,
         )
+        if iterator.images < config.stage.batch:
+            iterator.close()
+            raise ValueError(
+                f"{iterator.images} images in {data.root!r} are fewer than the batch of "
+                f"{config.stage.batch}"
+            )
+        return iterator
     except ValueError as error:  # of the data or its settings, before the first step
         raise UserError(f"--config.data: {error}") from error
 
@@ -166,8 +232,24 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         print(f"launch.train: {error}", file=sys.stderr)
         sys.exit(2)
+    except TrainingStopped as error:
+        print(f"launch.train: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Reads flags and config; a mistake in either is one line and exit code 2."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # absl puts whole tracebacks into its messages, ml_collections a repr into its own.
+        text = str(error).replace("\\n", " ").replace("\\'", "'")
+        text = text[1:-1] if text[:1] == text[-1:] == "'" else text
+        line = text.strip().splitlines()[-1] if "Traceback" in text else " ".join(text.split())
+        print(f"launch.train: {line}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -10,6 +10,7 @@ from typing import Any
 import grain
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from maskgit_sr import bundles
 from maskgit_sr.arrays import Params
@@ -20,34 +21,83 @@ _LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """State and data iterator of one run, saved together, asynchronously and atomically."""
+    """State and data iterator of one run, saved together, asynchronously and atomically.
 
-    def __init__(self, folder: Path, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    Args:
+        keep: the newest so many stay,
+        best: and so many of the lowest score,
+        every: and those of steps that this divides; 0: none.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, best: int = 0, every: int = 0):
+        policies: list[Any] = [preservation_policy.LatestN(keep)]
+        if best:
+            policies.append(
+                preservation_policy.BestN(
+                    get_metric_fn=lambda metrics: -metrics["score"],
+                    n=best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        if every:
+            policies.append(preservation_policy.EveryNSteps(every))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies), create=True
+        )
+        self._folder = folder
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._good = self._manager.latest_step()
 
-    def save(self, state: TrainState, iterator: Any) -> None:
-        """Starts a save; the next save or :meth:`close` waits for it."""
+    def save(self, state: TrainState, iterator: Any, score: float | None = None) -> None:
+        """Starts a save; the next save or :meth:`close` waits for it.
+
+        Raises:
+            UserError: this or the last save failed, as on a full disk; earlier ones are whole.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(iterator)
-            ),
+        self._wait()
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=grain.checkpoint.CheckpointSave(iterator),
+                ),
+                metrics=None if score is None else {"score": score},
+            )
+        except Exception as error:  # Orbax and TensorStore have many kinds
+            raise self._failed(error) from error
+
+    def _wait(self) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(error) from error
+        self._good = self._manager.latest_step()
+
+    def _failed(self, error: Exception) -> UserError:
+        last = (
+            "no whole one" if self._good is None else f"the last whole one is of step {self._good}"
         )
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        return UserError(f"{self._folder}: cannot write a checkpoint ({reason}); there is {last}")
 
     def restore(self, like: TrainState, iterator: Any) -> TrainState | None:
         """The newest checkpoint that can be read, laid out as ``like``; None when there is none.
 
         ``iterator`` is moved to where it was. An unreadable checkpoint is passed over with a
         warning to the one before.
+
+        Raises:
+            UserError: there are checkpoints, and none can be read.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
             try:
                 restored = self._manager.restore(
                     step,
@@ -59,12 +109,24 @@ class Checkpoints:
                 return restored["state"]
             except Exception as error:  # Orbax raises many kinds for a damaged checkpoint
                 _LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, error)
+        if steps:
+            raise UserError(
+                f"{self._folder}: none of its checkpoints ({', '.join(map(str, steps))}) can be "
+                "read; they are damaged or of another configuration. Move the folder away to begin "
+                "anew"
+            )
         return None
 
     def close(self) -> None:
-        """Waits for the save under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for the save under way.
+
+        Raises:
+            UserError: it failed.
+        """
+        try:
+            self._wait()
+        finally:
+            self._manager.close()
 
 
 def stage_file(workdir: Path, stage: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from maskgit_sr.arrays import Params
 from maskgit_sr.errors import UserError
 from maskgit_sr.losses import perceptual
 from maskgit_sr.methods.base import Method, Stage
-from maskgit_sr.training import checkpoint, optimizers, sharding
+from maskgit_sr.training import checkpoint, optimizers, sharding, watch
 from maskgit_sr.training.state import TrainState, create, make_step
 from maskgit_sr.training.writer import Writer
 
@@ -41,8 +43,9 @@ class Trainer:
 
     Args:
         config: ``seed``, ``init`` (bundle or ""), ``mesh``, ``log_every``, ``panel_every``,
-            ``validate_every``, ``checkpoint_every``, ``perceptual`` and ``stage``: ``steps``,
-            ``batch``, ``ema``, ``optimizer``.
+            ``validate_every``, ``checkpoint_every``, ``keep``, ``max_bad_steps``, ``profile``,
+            ``perceptual`` and ``stage``: ``steps``, ``batch``, ``accumulate``, ``ema``,
+            ``optimizer``.
         iterator: yields {"hr": [B, H, W, 3], "lr": [B, H/s, W/s, 3], …}, without "lr" for a
             stage that takes none; has grain's state.
         validate: (groups with EMA weights) → scores, or None.
@@ -78,62 +81,117 @@ class Trainer:
         self._facts: dict[str, Any] = {}
 
     def run(self, max_seconds: float = float("inf")) -> Outcome:
-        """Trains to the last step or until the time box is full, then leaves everything saved."""
+        """Trains to the last step, until the time box is full or SIGTERM; leaves everything saved.
+
+        Raises:
+            TrainingStopped: ``config.max_bad_steps`` steps in a row were not finite.
+            UserError: a checkpoint cannot be written or read.
+        """
         began = time.monotonic()
         folder = self.workdir / self.name
         frozen, state = self._prepare()
-        checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+        keep = self.config.keep
+        checkpoints = checkpoint.Checkpoints(
+            folder / "checkpoints", keep.last, keep.best, keep.every
+        )
         restored = checkpoints.restore(state, self.iterator)
         state = state if restored is None else restored
-        step_fn = make_step(self.stage, self.optimizers, self.config.stage.ema)
-        writer = Writer(folder)
-        step, steps = int(state.step), self.config.stage.steps
-        _LOG.info("stage %s: step %d of %d\n%s", self.name, step, steps, self._overview(state))
+        first, steps = int(state.step), self.config.stage.steps
+        _LOG.info("stage %s: step %d of %d\n%s", self.name, first, steps, self._overview(state))
         spent = self._facts.get(self.name, {}).get("seconds", 0.0)
-        mark, mark_step, waited = time.monotonic(), step, 0.0
-        pending: dict[str, jax.Array] = {}
+        writer = Writer(folder)
         try:
-            while step < steps and time.monotonic() - began < max_seconds:
-                fetch = time.monotonic()
-                batch = next(self.iterator)
-                waited += time.monotonic() - fetch
+            with watch.StopSignal() as stop:
+
+                def over() -> bool:
+                    return watch.any_host(stop.asked() or time.monotonic() - began >= max_seconds)
+
+                state = self._steps(frozen, state, checkpoints, writer, over)
+            checkpoints.save(state, self.iterator)
+        except BaseException:
+            with contextlib.suppress(UserError):  # the first trouble is the one to tell of
+                checkpoints.close()
+            raise
+        finally:
+            writer.close()
+        checkpoints.close()
+        step, seconds = int(state.step), spent + time.monotonic() - began
+        path = self._export(frozen, state, step, seconds)
+        _LOG.info("stage %s stopped at step %d of %d, groups in %s", self.name, step, steps, path)
+        return Outcome(step, step >= steps, path)
+
+    def _steps(
+        self,
+        frozen: Params,
+        state: TrainState,
+        checkpoints: checkpoint.Checkpoints,
+        writer: Writer,
+        over: Callable[[], bool],
+    ) -> TrainState:
+        """The loop itself; the state after the last step that was taken."""
+        config, step, steps = self.config, int(state.step), self.config.stage.steps
+        layout = jax.tree.map(lambda x: x.sharding, state)
+        jitted = make_step(
+            self.stage, self.optimizers, config.stage.ema, config.stage.accumulate, layout
+        )
+        run_step, flops = None, 0.0
+        broken = watch.BrokenSteps(config.max_bad_steps)
+        clock = _Clock(step)
+        rate = optimizers.schedule(config.stage.optimizer, steps)
+        try:
+            while step < steps and not over():
+                with clock.waiting():
+                    batch = next(self.iterator)
                 arrays = {name: array for name, array in batch.items() if name in ("hr", "lr")}
-                state, pending = step_fn(state, frozen, sharding.put_batch(arrays, self.mesh))
+                placed = sharding.put_batch(arrays, self.mesh)
+                if run_step is None:
+                    run_step = jitted.lower(state, frozen, placed).compile()
+                    flops = (run_step.cost_analysis() or {}).get("flops", 0.0)
+                    clock.restart()
+                with self._profiled(step, writer):
+                    state, metrics = run_step(state, frozen, placed)
                 step += 1
-                if step % self.config.log_every == 0 or step == steps:
-                    scalars = _finite(pending, step)
-                    elapsed = time.monotonic() - mark
-                    count = (step - mark_step) * len(batch["hr"]) * jax.process_count()
+                broken.add(step, batch, metrics["in_a_row"])
+                if step % config.log_every == 0 or step == steps:
+                    scalars = {name: float(value) for name, value in metrics.items()}
+                    scalars["skipped_steps"] = int(state.skipped)
+                    seconds, waited = clock.lap(step)
+                    examples = len(batch["hr"]) * jax.process_count()
                     scalars |= {
-                        "examples_per_second": count / elapsed,
-                        "input_wait_share": waited / elapsed,
-                        "learning_rate": float(
-                            optimizers.schedule(self.config.stage.optimizer, steps)(step)
-                        ),
+                        "examples_per_second": examples / seconds,
+                        "input_wait_share": waited,
+                        "learning_rate": float(rate(step)),
+                        **watch.utilization(flops, seconds),
+                        **watch.device_memory(),
                     }
                     writer.scalars(step, scalars)
-                    _LOG.info("%s %d/%d %s", self.name, step, steps, _line(scalars))
-                    mark, mark_step, waited = time.monotonic(), step, 0.0
-                if step % self.config.checkpoint_every == 0:
-                    _finite(pending, step)
-                    checkpoints.save(state, self.iterator)
-                if step % self.config.panel_every == 0 or step == steps:
+                    left = str(datetime.timedelta(seconds=round(seconds * (steps - step))))
+                    _LOG.info("%s %d/%d, %s left %s", self.name, step, steps, left, _line(scalars))
+                score = None
+                if step % config.panel_every == 0 or step == steps:
                     self._draw(writer, step, frozen, state)
-                if step % self.config.validate_every == 0 or step == steps:
-                    self._score(writer, step, frozen, state)
-            _finite(pending, step)
-            checkpoints.save(state, self.iterator)
+                if step % config.validate_every == 0 or step == steps:
+                    score = self._score(writer, step, frozen, state)
+                if step % config.checkpoint_every == 0 or (score is not None and config.keep.best):
+                    checkpoints.save(state, self.iterator, score)
+            broken.finish()
         except KeyboardInterrupt:  # between steps the state is whole; within one it is given away
             if not state.step.is_deleted():
                 checkpoints.save(state, self.iterator)
             raise
-        finally:
-            checkpoints.close()
-            writer.close()
-        seconds = spent + time.monotonic() - began
-        path = self._export(frozen, state, step, seconds)
-        _LOG.info("stage %s stopped at step %d of %d, groups in %s", self.name, step, steps, path)
-        return Outcome(step, step >= steps, path)
+        return state
+
+    @contextlib.contextmanager
+    def _profiled(self, step: int, writer: Writer) -> Iterator[None]:
+        """Writes a trace of the steps from ``config.profile.start`` on, ``profile.steps`` many."""
+        profile = self.config.profile
+        if profile.steps and step == profile.start:
+            jax.profiler.start_trace(str(writer.folder / "profile"))
+        yield
+        if profile.steps and step == profile.start + profile.steps - 1:
+            jax.effects_barrier()
+            jax.profiler.stop_trace()
+            _LOG.info("trace of %d steps in %s", profile.steps, writer.folder / "profile")
 
     def _prepare(self) -> tuple[Params, TrainState]:
         stage, needed = self.stage, [g for g in self.stage.needs if g != "perceptual"]
@@ -180,13 +238,18 @@ class Trainer:
         params = {**frozen, **self.groups(frozen, state)}
         images = self._panel(params, state.stats, self.panel_batch, jax.random.key(0))
         writer.panel(step, self.name, {k: np.asarray(v) for k, v in images.items()})
+        for group, stats in state.stats.items():
+            if "counts" in stats:
+                writer.histogram(step, f"{group}/counts", np.asarray(stats["counts"]))
 
-    def _score(self, writer: Writer, step: int, frozen: Params, state: TrainState) -> None:
+    def _score(self, writer: Writer, step: int, frozen: Params, state: TrainState) -> float | None:
+        """Writes all scores; the one that decides which checkpoint is best, lower being better."""
         if self.validate is None:
-            return
+            return None
         scores = self.validate(self.groups(frozen, state))
         writer.scalars(step, {f"validation/{k}": v for k, v in scores.items()})
         _LOG.info("%s %d validation %s", self.name, step, _line(scores))
+        return scores.get("lpips")
 
     def _export(self, frozen: Params, state: TrainState, step: int, seconds: float) -> Path:
         groups = self.groups(frozen, state)
@@ -218,17 +281,29 @@ def collect_from(path: Path, groups: tuple[str, ...]) -> Params:
     return {group: params[group] for group in groups if group in params}
 
 
-def _finite(metrics: dict[str, jax.Array], step: int) -> dict[str, float]:
-    """The metrics on the host.
+class _Clock:
+    """Seconds a step between two laps, and which share of them was waiting for data."""
 
-    Raises:
-        FloatingPointError: one is not finite; nothing is saved after that.
-    """
-    scalars = {name: float(value) for name, value in metrics.items()}
-    bad = [name for name, value in scalars.items() if not np.isfinite(value)]
-    if bad:
-        raise FloatingPointError(f"step {step}: {', '.join(bad)} not finite")
-    return scalars
+    def __init__(self, step: int):
+        self._step, self._waited = step, 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Leaves out what has passed, such as compilation."""
+        self._mark, self._waited = time.monotonic(), 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
+    def lap(self, step: int) -> tuple[float, float]:
+        elapsed = time.monotonic() - self._mark
+        found = elapsed / (step - self._step), self._waited / elapsed
+        self._step = step
+        self.restart()
+        return found
 
 
 def _line(scalars: dict[str, float]) -> str:

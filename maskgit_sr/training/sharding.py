@@ -10,6 +10,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from maskgit_sr.errors import UserError
+
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
 
@@ -27,15 +29,15 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     """Mesh of all devices; one axis may be −1: whatever is left.
 
     Raises:
-        ValueError: the product is not the number of devices.
+        UserError: the product is not the number of devices.
     """
     shape = [data, fsdp, tensor]
     devices = jax.device_count()
     if -1 in shape:
         rest = int(np.prod([s for s in shape if s != -1]))
-        shape[shape.index(-1)] = devices // rest
+        shape[shape.index(-1)] = devices // rest if rest > 0 else 0
     if int(np.prod(shape)) != devices:
-        raise ValueError(
+        raise UserError(
             f"mesh: {dict(zip(AXES, shape, strict=True))} does not cover {devices} devices"
         )
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 3)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from maskgit_sr.arrays import Params
-from maskgit_sr.methods.base import Batch, Stage
+from maskgit_sr.methods.base import Batch, LossResult, Phase, Stage
 
 Optimizers = dict[str, optax.GradientTransformation]
 
@@ -23,7 +23,9 @@ class TrainState:
     """Everything a run needs to go on bit for bit, but for the data iterator.
 
     Attributes:
-        step: steps done, int32.
+        step: steps done, int32, those that were skipped included.
+        skipped: steps that changed nothing because something in them was not finite, int32.
+        in_a_row: how many of them were the last ones, int32.
         params: trained groups.
         ema: moving average of the trained groups that the stage exports.
         stats: updated but not trained (codebook EMA).
@@ -32,6 +34,8 @@ class TrainState:
     """
 
     step: jax.Array
+    skipped: jax.Array
+    in_a_row: jax.Array
     params: Params
     ema: Params
     stats: Params
@@ -46,6 +50,8 @@ def create(
     trained = {group: params[group] for group in stage.trains}
     return TrainState(
         step=jnp.int32(0),
+        skipped=jnp.int32(0),
+        in_a_row=jnp.int32(0),
         params=trained,
         ema={g: jax.tree.map(jnp.copy, trained[g]) for g in stage.exports if g in trained},
         stats={group: stats[group] for group in stage.fresh_stats},
@@ -55,40 +61,52 @@ def create(
 
 
 def make_step(
-    stage: Stage, optimizers: Optimizers, ema_decay: float
-) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """(state, frozen groups, batch) → (state, metrics), jitted, the old state donated."""
+    stage: Stage,
+    optimizers: Optimizers,
+    ema_decay: float,
+    accumulate: int = 1,
+    layout: TrainState | None = None,
+) -> jax.stages.Wrapped:
+    """(state, frozen groups, batch) → (state, metrics), jitted, the old state donated.
 
-    @partial(jax.jit, donate_argnums=0)
+    A step in which a metric or a gradient is not finite changes nothing but the counters.
+
+    Args:
+        accumulate: parts that the batch is worked through in, one after the other, for each phase;
+            gradients and metrics are their means. What a loss takes over its whole batch (batch
+            statistics, the codebook's counts, random keys) it takes over each part: the codebook
+            moves that many times a step.
+        layout: shardings of the state, which it keeps; None: those that the compiler chooses.
+    """
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=None if layout is None else (layout, None))
     def step(
         state: TrainState, frozen: Params, batch: Batch
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         params, stats = dict(state.params), state.stats
         optimizer = dict(state.optimizer)
-        batch = dict(batch)
+        batch = _parts(dict(batch), accumulate)
         metrics: dict[str, jax.Array] = {}
         for index, phase in enumerate(stage.phases):
             group, phase_key = phase.group, jax.random.fold_in(key, index)
 
-            def loss(
-                trained: Params,
-                phase: Any = phase,
-                stats: Params = stats,
-                batch: Any = batch,
-                key: Any = phase_key,
-            ) -> Any:
-                everything = {**frozen, **params, phase.group: trained}
-                return phase.loss(everything, stats, batch, key, state.step)
+            def gradient(
+                stats: Params, batch: Any, key: jax.Array, phase: Phase = phase
+            ) -> tuple[Params, LossResult]:
+                def loss(trained: Params) -> Any:
+                    everything = {**frozen, **params, phase.group: trained}
+                    return phase.loss(everything, stats, batch, key, state.step)
 
-            grads, result = jax.grad(loss, has_aux=True)(params[group])
+                return jax.grad(loss, has_aux=True)(params[phase.group])
+
+            grads, found, stats, carry = _over_parts(gradient, stats, batch, phase_key, accumulate)
             updates, optimizer[group] = optimizers[group].update(
                 grads, optimizer[group], params[group]
             )
             params[group] = optax.apply_updates(params[group], updates)
-            stats = result.stats
-            batch.update(jax.lax.stop_gradient(result.carry))
-            metrics |= {f"{group}/{k}": v for k, v in result.metrics.items()}
+            batch.update(jax.lax.stop_gradient(carry))
+            metrics |= {f"{group}/{k}": v for k, v in found.items()}
             metrics[f"{group}/gradient_norm"] = optax.tree.norm(grads)
         # early steps average over what there has been, so that the start does not linger
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
@@ -98,9 +116,48 @@ def make_step(
             )
             for group in state.ema
         }
-        return (
-            TrainState(state.step + 1, params, ema, stats, optimizer, state.key),
-            metrics,
-        )
+        good = jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in metrics.values()]))
+        new = (params, ema, stats, optimizer)
+        old = (state.params, state.ema, state.stats, state.optimizer)
+        kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+        bad = jnp.where(good, 0, 1)
+        in_a_row = (state.in_a_row + bad) * bad
+        metrics["in_a_row"] = in_a_row
+        counters = (state.step + 1, state.skipped + bad, in_a_row)
+        return TrainState(*counters, kept[0], kept[1], kept[2], kept[3], state.key), metrics
 
     return step
+
+
+def _parts(batch: dict[str, Any], count: int) -> dict[str, Any]:
+    """[B, …] → [count, B / count, …]; each part takes its share of what every device holds."""
+    if count == 1:
+        return batch
+    return {name: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
+
+
+def _over_parts(
+    gradient: Callable[[Params, Any, jax.Array], tuple[Params, LossResult]],
+    stats: Params,
+    batch: dict[str, Any],
+    key: jax.Array,
+    count: int,
+) -> tuple[Params, dict[str, jax.Array], Params, dict[str, jax.Array]]:
+    """(mean gradient, mean metrics, last statistics, what is carried on for each part)."""
+    if count == 1:
+        grads, result = gradient(stats, batch, key)
+        return grads, result.metrics, result.stats, result.carry
+
+    first = jax.tree.map(lambda x: x[0], batch)
+    shapes = jax.eval_shape(gradient, stats, first, key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1].metrics))
+
+    def add(sums: Any, inputs: tuple[Any, jax.Array]) -> tuple[Any, Any]:
+        total, stats = sums
+        grads, result = gradient(stats, *inputs)
+        total = jax.tree.map(jnp.add, total, (grads, result.metrics))
+        return (total, result.stats), result.carry
+
+    (total, stats), carry = jax.lax.scan(add, (zeros, stats), (batch, jax.random.split(key, count)))
+    grads, metrics = jax.tree.map(lambda x: x / count, total)
+    return grads, metrics, stats, carry

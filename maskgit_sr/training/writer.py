@@ -15,6 +15,7 @@ class Writer:
     """``scalars.jsonl`` has one object a line; the images go to TensorBoard only."""
 
     def __init__(self, folder: Path):
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._board = SummaryWriter(str(folder))
         self._lines = (folder / "scalars.jsonl").open("a")
@@ -25,6 +26,10 @@ class Writer:
             self._board.add_scalar(name, value, step)
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         self._lines.flush()
+
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """The distribution of ``values``, to TensorBoard."""
+        self._board.add_histogram(name, values.reshape(-1), step)
 
     def panel(self, step: int, name: str, images: dict[str, np.ndarray]) -> None:
         """One picture: a row an example, a column for each entry of ``images`` [B, H, W, 3].

@@ -25,12 +25,12 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Two smooth pictures with edges."""
+    """Four smooth pictures with edges."""
     root = tmp_path_factory.mktemp("photos")
     y, x = np.mgrid[:96, :128]
-    for index, angle in enumerate((0.1, 0.25)):
+    for index, angle in enumerate((0.1, 0.25, 0.17, 0.3)):
         waves = np.sin(angle * x + 0.05 * y)[..., None] * [60, 90, 40] + 128
-        waves[30:60, 40:80] = [200, 180, 20 + 60 * index]
+        waves[30:60, 40:80] = [200, 180, 20 + 50 * index]
         cv2.imwrite(str(root / f"{index}.png"), waves.astype(np.uint8))
     return root
 
@@ -133,6 +133,15 @@ def test_no_data_root(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"mesh.data": 3}, "mesh: .* does not cover 4 devices"),
+        (
+            {"stage.batch": 6},
+            "--config.stage.batch: 6 is no multiple of the mesh's data x fsdp = 4",
+        ),
+        ({"stage.accumulate": 3}, "4 is no multiple of accumulate x data x fsdp = 12"),
+        ({"stage.accumulate": 0}, "accumulate x data x fsdp = 0"),
+        ({"stage.batch": 16}, "--config.data: 4 images in .* are fewer than the batch of 16"),
+        ({"model.generator.code_width": 7}, "--config.model: generator: expected grid .* found"),
         ({"data.root": "gone"}, "--config.data: data root 'gone': no such folder"),
         ({"data.preset": "heavy"}, "--config.data: preset must be one of"),
         ({"data.margin": 6}, "--config.data: margin must be"),
@@ -140,10 +149,19 @@ def test_no_data_root(tiny, tmp_path):
         ({"data.validation": "gone"}, "--config.data.validation: paired folder 'gone'"),
     ],
 )
-def test_useless_data_is_an_error_of_the_user(photos, tiny, tmp_path, change, message):
+def test_what_cannot_work_is_refused_before_the_first_step(photos, tiny, tmp_path, change, message):
     changes = {"data.root": str(photos), **change}
     with pytest.raises(UserError, match=message):
         train.run(config("tokenizer", photos, tiny, **changes), tmp_path / "w", float("inf"))
+
+
+def test_a_workdir_of_another_model_is_refused(trained, photos, tiny):
+    changed = config("tokenizer", photos, tiny, **{"model.tokenizer.codes": 24})
+    message = (
+        r"--workdir .*: holds a run of stage tokenizer with model\.tokenizer\.codes = \d+, .*24"
+    )
+    with pytest.raises(UserError, match=message):
+        train.run(changed, trained, float("inf"))
 
 
 def test_worker_processes_feed_the_same_training(photos, tiny, trained, tmp_path):
@@ -183,6 +201,21 @@ def test_validation_tiles_are_the_centres(method, tmp_path):
             ["--config", "configs/realsrt.py:nano,stage=tokenizer", "--workdir", "{tmp}"],
             "launch.train: --config.data.root: expected a folder of photographs, a list, shards or "
             "tfds:NAME, found nothing",
+        ),
+        (
+            "launch.train",
+            ["--config", "configs/realsrt.py:huge", "--workdir", "{tmp}"],
+            "launch.train: ValueError: size: expected one of base, small, nano, found 'huge'",
+        ),
+        (
+            "launch.train",
+            ["--config", "configs/realsrt.py:nano", "--config.stage.stpes=3", "--workdir", "{tmp}"],
+            """launch.train: 'stpes' Did you mean "steps" instead of "stpes"?""",
+        ),
+        (
+            "launch.train",
+            ["--config", "configs/realsrt.py:nano", "--config.stage.steps=x", "--workdir", "{tmp}"],
+            "launch.train: flag --config.stage.steps=x: invalid literal",
         ),
         (
             "launch.export_bundle",

@@ -1,6 +1,8 @@
 """training.checkpoint: exact state and data position, other meshes, damage, hand-over of groups."""
 
+import dataclasses
 import logging
+import resource
 
 import grain
 import jax
@@ -13,6 +15,8 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.training import checkpoint, sharding
 from maskgit_sr.training.state import TrainState
 
+KEY = jax.random.key(0)
+
 
 def iterator():
     return iter(grain.MapDataset.range(100).shuffle(seed=3).to_iter_dataset().batch(4))
@@ -21,6 +25,8 @@ def iterator():
 def state(step, mesh):
     tree = TrainState(
         step=jnp.int32(step),
+        skipped=jnp.int32(1),
+        in_a_row=jnp.int32(0),
         params={"g": {"query": {"kernel": jnp.arange(32.0).reshape(4, 8) + step}}},
         ema={"g": {"query": {"kernel": jnp.ones((4, 8)) / (3 + step)}}},
         stats={},
@@ -103,3 +109,66 @@ def test_groups_come_from_the_first_file_that_has_them(tmp_path):
     checkpoint.require(found, ("tokenizer", "critic"), tmp_path)
     with pytest.raises(UserError, match="needs trained control, generator: run the earlier"):
         checkpoint.require(found, ("tokenizer", "control", "generator"), tmp_path)
+
+
+def test_a_folder_without_one_readable_checkpoint_is_not_begun_anew(saved):
+    folder, _ = saved
+    for file in folder.rglob("state/**/*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    checkpoints = checkpoint.Checkpoints(folder)
+    with pytest.raises(UserError, match=r"none of its checkpoints \(5, 2\) can be read") as error:
+        checkpoints.restore(state(0, sharding.make_mesh()), iterator())
+    checkpoints.close()
+    assert "\n" not in str(error.value)
+
+
+def large(step):
+    """More than may be written below."""
+    tree = dataclasses.replace(
+        state(step, sharding.make_mesh()), params={"g": {"w": jax.random.normal(KEY, (512, 512))}}
+    )
+    return jax.device_put(tree, sharding.shardings(tree, sharding.make_mesh()))
+
+
+# TensorStore tells of every other write that failed when its future is dropped.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
+    """Files may not grow beyond 64 KiB, as on a full disk."""
+    data = iterator()
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(large(2), data)
+    checkpoints._wait()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    try:
+        with pytest.raises(UserError, match="the last whole one is of step 2") as error:
+            checkpoints.save(large(3), data)
+            checkpoints.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value) and "cannot write a checkpoint" in str(error.value)
+    again = checkpoint.Checkpoints(tmp_path)
+    found = again.restore(large(0), iterator())
+    again.close()
+    assert_same(found, large(2))
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        ({"keep": 1}, [6]),
+        ({"keep": 2}, [5, 6]),
+        ({"keep": 1, "every": 3}, [3, 6]),
+        ({"keep": 1, "best": 2}, [2, 4, 6]),
+    ],
+)
+def test_which_checkpoints_stay(tmp_path, keep, expected):
+    data, mesh = iterator(), sharding.make_mesh()
+    scores = {1: 0.5, 2: 0.1, 3: 0.9, 4: 0.2, 5: 0.7, 6: 0.3}
+    checkpoints = checkpoint.Checkpoints(tmp_path, **keep)
+    for step, score in scores.items():
+        checkpoints.save(state(step, mesh), data, score)
+    checkpoints.close()
+    found = sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdigit())
+    assert found == expected

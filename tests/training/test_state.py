@@ -69,6 +69,34 @@ def test_two_phases_in_order(step):
     np.testing.assert_allclose(metrics["a/gradient_norm"], 6, rtol=1e-6)
 
 
+def test_a_step_that_is_not_finite_changes_only_the_counters(step):
+    before = start()
+    kept = jax.tree.map(np.asarray, before)
+    state, metrics = step(before, FROZEN, {"x": jnp.array([1.0, jnp.nan])})
+    assert (state.step, state.skipped, state.in_a_row) == (1, 1, 1) and metrics["in_a_row"] == 1
+    for name in ("params", "ema", "stats", "optimizer"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(kept, name))
+    state, _ = step(state, FROZEN, {"x": jnp.array([1.0, jnp.inf])})
+    assert (state.step, state.skipped, state.in_a_row) == (2, 2, 2)
+    state, metrics = step(state, FROZEN, BATCH)
+    assert (state.step, state.skipped, state.in_a_row) == (3, 2, 0) and metrics["in_a_row"] == 0
+    np.testing.assert_allclose(state.params["a"]["w"], 1 + RATE * 6, rtol=1e-6)
+
+
+def test_accumulation_takes_the_mean_over_parts_in_order():
+    divided = make_step(STAGE, {g: optax.sgd(RATE) for g in "ab"}, 0.5, accumulate=2)
+    batch = {"x": jnp.array([1.0, 3.0, 5.0, 7.0])}
+    state, metrics = divided(start(), FROZEN, batch)
+    a = 1 - RATE * 3 * 2 * (1 - 4)  # the mean of all four, as if undivided
+    np.testing.assert_allclose(state.params["a"]["w"], a, rtol=1e-6)
+    # Statistics moved once a part, and every part met what the first phase carried.
+    assert state.stats["book"]["count"] == 2
+    b = 0 - RATE * 2 * (0 - (2 * 1 + a + 2))
+    np.testing.assert_allclose(state.params["b"]["w"], b, rtol=1e-6)
+    np.testing.assert_allclose(metrics["a/gradient_norm"], 18, rtol=1e-6)
+    assert state.step == 1
+
+
 def test_moving_average_starts_short(step):
     state, values = start(), []
     ema = 1.0

@@ -4,6 +4,8 @@ All four stages are run by tests/launch.
 """
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from maskgit_sr import bundles
 from maskgit_sr.errors import UserError
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.training.loop import Trainer
+from maskgit_sr.training.watch import TrainingStopped
 
 
 class Killed(BaseException):
@@ -47,7 +50,7 @@ def groups(outcome):
 
 def losses(workdir, stage):
     """What the steps measured, without anything that a clock has measured."""
-    timed = ("examples_per_second", "input_wait_share")
+    timed = ("examples_per_second", "input_wait_share", "tflops_per_device")
     return [{k: v for k, v in line.items() if k not in timed} for line in scalars(workdir, stage)]
 
 
@@ -130,18 +133,75 @@ def test_stages_come_in_order(finished, make, tmp_path):
         make(tmp_path, "gan")
 
 
-def test_a_broken_step_keeps_the_last_good_checkpoint(make, batches, tmp_path):
-    """A loss that is not finite ends the run; the step before it can be continued from."""
-    options = {"log_every": 100, "checkpoint_every": 1}
-    with pytest.raises(
-        FloatingPointError, match="step 4: discriminator/.*, tokenizer/.* not finite"
-    ):
-        make(tmp_path, "tokenizer", batches(broken=3), **options).run()
-    assert not (tmp_path / "tokenizer" / "groups.safetensors").exists()
-    outcome = make(tmp_path, "tokenizer", **options).run()
+def test_a_broken_step_is_skipped_and_counted(make, batches, tmp_path):
+    outcome = make(tmp_path, "tokenizer", batches(broken=3)).run()
     assert outcome.finished
     assert all(np.isfinite(array).all() for array in groups(outcome)[0].values())
-    assert [line["step"] for line in scalars(tmp_path, "tokenizer")] == [6]
+    lines = scalars(tmp_path, "tokenizer")
+    assert [line["skipped_steps"] for line in lines] == [0, 0, 0, 1, 1, 1]
+    assert [line["in_a_row"] for line in lines] == [0, 0, 0, 1, 0, 0]
+    assert not np.isfinite(lines[3]["tokenizer/reconstruction"])
+
+
+def test_too_many_broken_steps_stop_the_run_and_name_the_examples(make, batches, tmp_path):
+    def spoiled():
+        for number, batch in enumerate(batches()):
+            index = np.arange(4) + 4 * number
+            spoil = np.nan if number >= 2 else 1
+            yield {"index": index, **{name: x * np.float32(spoil) for name, x in batch.items()}}
+
+    class Data:
+        """Has a state, as grain's iterators have."""
+
+        def __init__(self):
+            self.it = spoiled()
+
+        def __next__(self):
+            return next(self.it)
+
+        def get_state(self):
+            return b"0"
+
+    with pytest.raises(TrainingStopped, match="2 steps in a row were not finite") as error:
+        options = {"max_bad_steps": 2, "stage.steps": 20, "checkpoint_every": 2}
+        make(tmp_path, "tokenizer", Data(), **options).run()
+    assert str(error.value).endswith(
+        "examples (index) of step 3: 8, 9, 10, 11; step 4: 12, 13, 14, 15"
+    )
+    assert not (tmp_path / "tokenizer" / "groups.safetensors").exists()
+    # What was saved meanwhile is the state of step 2: broken steps change nothing.
+    assert (tmp_path / "tokenizer" / "checkpoints" / "4").is_dir()
+
+
+def test_sigterm_saves_and_the_next_run_goes_on_bit_for_bit(finished, make, tmp_path):
+    _, whole = finished
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate(groups):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    stopped = make(tmp_path, "tokenizer", validate=terminate, validate_every=4).run()
+    assert stopped.step == 4 and not stopped.finished
+    assert signal.getsignal(signal.SIGTERM) is before
+    outcome = make(tmp_path, "tokenizer").run()
+    steps = [line["step"] for line in scalars(tmp_path, "tokenizer") if len(line) > 1]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    for name, array in groups(whole)[0].items():
+        np.testing.assert_array_equal(groups(outcome)[0][name], array, err_msg=name)
+
+
+def test_the_best_checkpoint_stays(make, tmp_path):
+    scores = iter([0.5, 0.2, 0.4, 0.6, 0.7, 0.9])
+    options = {"validate_every": 1, "checkpoint_every": 100, "keep.best": 1, "keep.last": 1}
+    make(tmp_path, "tokenizer", None, lambda groups: {"lpips": next(scores)}, **options).run()
+    kept = sorted(p.name for p in (tmp_path / "tokenizer" / "checkpoints").iterdir() if p.is_dir())
+    assert kept == ["2", "6"]
+
+
+def test_a_trace_of_chosen_steps(make, tmp_path):
+    make(tmp_path, "tokenizer", **{"profile.start": 2, "profile.steps": 1}).run()
+    assert list((tmp_path / "tokenizer" / "profile").rglob("*.xplane.pb"))
 
 
 def test_a_run_goes_on_from_another_runs_bundle(finished, make, tmp_path):

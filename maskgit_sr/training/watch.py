@@ -1,0 +1,129 @@
+"""What a run watches beside its losses: broken steps, the wish to stop, speed and memory."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+PEAK_TFLOPS = {
+    "H200": 989,
+    "H100": 989,
+    "A100": 312,
+    "V100": 125,
+    "TPU v6": 918,
+    "TPU v5p": 459,
+    "TPU v5 lite": 197,
+    "TPU v5e": 197,
+    "TPU v4": 275,
+}
+"""Dense bfloat16 (V100: float16) TFLOP/s of a device, by a part of its ``device_kind``; from the
+makers' data sheets."""
+
+_LAG = 4  # steps that the device may be ahead of what the host has looked at
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on by itself; the message is for a person."""
+
+
+class BrokenSteps:
+    """Stops a run after so many steps in a row that were not finite.
+
+    A step's outcome is looked at a few steps later, so that the device is never waited for.
+
+    Args:
+        limit: how many steps in a row are too many.
+    """
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._waiting: deque[tuple[int, Mapping[str, np.ndarray], jax.Array]] = deque()
+        self._examples: deque[str] = deque(maxlen=limit)
+
+    def add(self, step: int, batch: Mapping[str, np.ndarray], in_a_row: jax.Array) -> None:
+        """Takes note of a step that was started.
+
+        Args:
+            batch: ``index`` and ``source`` of its examples, where the data has them.
+            in_a_row: the state's counter after it.
+
+        Raises:
+            TrainingStopped: too many were broken; names the examples of each.
+        """
+        ids = {name: batch[name] for name in ("source", "index") if name in batch}
+        self._waiting.append((step, ids, in_a_row))
+        while len(self._waiting) > _LAG:
+            self._look()
+
+    def finish(self) -> None:
+        """Looks at all that were started; raises as :meth:`add` does."""
+        while self._waiting:
+            self._look()
+
+    def _look(self) -> None:
+        step, ids, counter = self._waiting.popleft()
+        count = int(counter)
+        if not count:
+            self._examples.clear()
+            return
+        names = zip(*(np.asarray(value).tolist() for value in ids.values()), strict=True)
+        what = ", ".join("/".join(map(str, name)) for name in names) or "unknown"
+        self._examples.append(f"step {step}: {what}")
+        if count >= self._limit:
+            raise TrainingStopped(
+                f"{count} steps in a row were not finite; examples ({'/'.join(ids)}) of "
+                + "; ".join(self._examples)
+            )
+
+
+class StopSignal:
+    """Within it, SIGTERM asks the run to stop instead of ending the process."""
+
+    def __enter__(self) -> StopSignal:
+        self._asked = threading.Event()
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:  # elsewhere Python lets nobody set handlers
+            self._before = signal.signal(signal.SIGTERM, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._asked.set()
+
+    def asked(self) -> bool:
+        """Whether SIGTERM has come to this process."""
+        return self._asked.is_set()
+
+
+def any_host(wish: bool) -> bool:
+    """Whether any host has the wish; all hosts must ask at the same step."""
+    if jax.process_count() == 1:
+        return wish
+    return bool(np.any(multihost_utils.process_allgather(np.array(wish))))
+
+
+def utilization(flops: float, seconds: float) -> dict[str, float]:
+    """TFLOP/s a device and, where its peak is known, MFU, of a step's FLOPs on one device."""
+    rate = flops / seconds / 1e12
+    kind = jax.local_devices()[0].device_kind
+    peak = next((value for name, value in PEAK_TFLOPS.items() if name in kind), None)
+    found = {"tflops_per_device": rate}
+    return found if peak is None else {**found, "mfu": rate / peak}
+
+
+def device_memory() -> dict[str, float]:
+    """GiB in use and at most, of the first device of this host; nothing where it does not tell."""
+    stats: dict[str, Any] = jax.local_devices()[0].memory_stats() or {}
+    names = {"bytes_in_use": "memory_gib", "peak_bytes_in_use": "peak_memory_gib"}
+    return {names[key]: stats[key] / 2**30 for key in names if key in stats}
