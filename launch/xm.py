@@ -1,0 +1,147 @@
+"""Launches training through XManager: on this machine in a container, or on Vertex AI.
+
+    python -m launch.xm --config=configs/realsrt.py:base --workdir=gs://BUCKET/W \\
+        --executor=vertex --accelerator=h100x8 \\
+        --sweep=config.stage.optimizer.learning_rate=1e-4,2e-4 --sweep=config.seed=0,1 \\
+        -- --config.data.root=tfds:div2k
+
+What comes after ``--`` goes to ``launch.train`` as it is. Each run is one job that goes through the
+stages in order (launch/gcp/train_stages.sh), so no launcher has to stay awake between them; the
+runs of a sweep (the product of all ``--sweep``) have a folder of the workdir each. ``--dry-run``
+prints what would run and needs no xmanager; ``pip install '.[xm]'`` brings it.
+
+Vertex AI needs ``GOOGLE_CLOUD_PROJECT``, ``GOOGLE_CLOUD_BUCKET_NAME`` and a login of gcloud, and
+has no v5p: launch/tpu_pod.sh does pods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from launch.plan import ACCELERATORS, FOLDER, IMAGE, ROOT, RUNNER, STAGES, Plan, make_plan
+from maskgit_sr.errors import UserError
+
+_SOURCES = ("requirements.txt", "pyproject.toml", "README.md", "LICENSE")
+_PACKAGES = ("maskgit_sr", "configs", "data", "launch")
+
+
+def copy_sources(target: Path) -> None:
+    """What the image needs and nothing else: XManager would pack the folder with its .git."""
+    for name in _SOURCES:
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target / name)
+    for name in _PACKAGES:
+        shutil.copytree(
+            ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+        )
+
+
+async def _launch(plan: Plan) -> None:
+    from xmanager import xm, xm_local
+
+    kind = ACCELERATORS[plan.accelerator]
+    if plan.executor == "vertex":
+        _teach_vertex(kind.machine)
+        executor: Any = xm_local.Vertex(xm.JobRequirements(**kind.requirements))
+    else:
+        for run in plan.runs:
+            if not run.workdir.startswith("gs://"):
+                Path(run.workdir).mkdir(parents=True, exist_ok=True)
+        gpus = {"local_gpu": kind.gpus} if kind.gpus else {}
+        executor = xm_local.Local(
+            xm.JobRequirements(**gpus),
+            docker_options=xm_local.DockerOptions(volumes=plan.volumes()),
+        )
+    async with xm_local.create_experiment(experiment_title=plan.title) as experiment:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / FOLDER
+            copy_sources(folder)
+            [executable] = experiment.package(
+                [
+                    xm.python_container(
+                        executor_spec=executor.Spec(),
+                        entrypoint=xm.CommandList([f'exec bash {RUNNER} "$@"']),
+                        path=str(folder),
+                        base_image=plan.image,
+                        docker_instructions=plan.instructions(),
+                    )
+                ]
+            )
+        for run in plan.runs:
+            # no shell reads a container's words: XManager's quotes would stay in them
+            words = [xm.ShellSafeArg(word) for word in plan.arguments(run)]
+            job = xm.Job(executable=executable, executor=executor, args=words)
+            unit = await experiment.add(job)
+            if plan.executor == "local":  # the runs of a sweep would fight for the same device
+                await unit.wait_until_complete()
+
+
+def _teach_vertex(machine: dict[str, int | str]) -> None:
+    """XManager 0.8 picks machine types up to A100 and TPU v3 itself; ours are chosen here."""
+    from google.cloud import aiplatform_v1
+    from xmanager.cloud import vertex
+
+    fields: dict[str, Any] = dict(machine)
+    if "accelerator_type" in fields:
+        fields["accelerator_type"] = aiplatform_v1.AcceleratorType[fields["accelerator_type"]]
+    vertex.get_machine_spec = lambda job: dict(fields)
+
+
+def define_flags() -> None:
+    """On the command line only: ``launch.train`` has a ``--config`` of its own."""
+    flags.DEFINE_string("config", None, "Config file with options, such as FILE:base.")
+    flags.DEFINE_string("workdir", None, "Folder of the run; gs://… for Vertex AI.")
+    flags.DEFINE_enum("executor", "local", ["local", "vertex"], "Where it runs.")
+    flags.DEFINE_enum("accelerator", "cpu", list(ACCELERATORS), "On what; sets hardware= as well.")
+    flags.DEFINE_list("stages", list(STAGES), "Stages in order.")
+    flags.DEFINE_multi_string("sweep", [], "config.KEY=VALUE,VALUE…; all are multiplied.")
+    flags.DEFINE_multi_string("mount", [], "Folder that a local container sees, such as the data.")
+    flags.DEFINE_string("base_image", IMAGE, "Image to build on; Python 3.11 or newer.")
+    flags.DEFINE_boolean("dry-run", False, "Print what would run, and run nothing.")
+    flags.DEFINE_alias("dry_run", "dry-run")
+    flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+    """Command-line entry; a user's mistake is one line and exit code 2."""
+    given = flags.FLAGS
+    try:
+        plan = make_plan(
+            given.config,
+            given.workdir,
+            argv[1:],
+            executor=given.executor,
+            accelerator=given.accelerator,
+            stages=given.stages,
+            sweeps=given.sweep,
+            mounts=given.mount,
+            image=given.base_image,
+        )
+        if given["dry-run"].value:
+            print("\n".join(plan.lines()))
+            return
+        try:
+            from xmanager import xm
+        except ImportError:
+            raise UserError(
+                "xmanager is not installed: pip install '.[xm]' (or --dry-run)"
+            ) from None
+    except UserError as error:
+        print(f"launch.xm: {error}", file=sys.stderr)
+        sys.exit(2)
+    xm.run_in_asyncio_loop(_launch)(plan)
+
+
+if __name__ == "__main__":
+    define_flags()
+    with contextlib.suppress(ImportError):
+        importlib.import_module("xmanager.xm_flags")  # defines --xm_…, which must be parsed as well
+    app.run(main)
