@@ -42,8 +42,9 @@ def train_iterator(
 ) -> Batches:
     """Endless shuffled batches of HR crops and their degraded versions.
 
-    Each epoch is a new permutation of a source; shard s takes positions s, s + shard_count, … of
-    the endless sequence, so shards neither overlap nor leave anything out.
+    Each epoch is a new permutation of a source. The endless sequence is cut into batches, of which
+    shard s takes s, s + shard_count, …; so shards neither overlap nor leave anything out, and
+    theirs side by side are the batch that a single host would have made, in its order.
 
     Args:
       root: see `sources.open_source`; or several with weights, "A*0.7;B*0.3", drawn in these
@@ -93,7 +94,7 @@ def train_iterator(
     datasets = [_examples(reader, i, recipe, seed) for i, reader in enumerate(readers)]
     weights = [weight for _, weight in mixture]
     endless = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
-    batches = endless[shard_index::shard_count].batch(batch_size, drop_remainder=True)
+    batches = endless.batch(batch_size, drop_remainder=True)[shard_index::shard_count]
     lengths = [len(reader) for reader in readers]
     return Batches(batches, batch_size * shard_count, lengths, skipped, workers, threads)
 

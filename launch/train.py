@@ -114,7 +114,8 @@ def run(config: Any, workdir: Path, max_seconds: float) -> bool:
         validate = validator(method, config.stage_name, batch)
         panel = {name: array[:4] for name, array in batch.items()}
     workdir.mkdir(parents=True, exist_ok=True)
-    saved.write_text(config.to_json_best_effort(indent=2))
+    if jax.process_index() == 0:
+        saved.write_text(config.to_json_best_effort(indent=2))
     trainer = Trainer(method, config.stage_name, config, workdir, iterator, validate, panel)
     try:
         return trainer.run(max_seconds).finished
@@ -215,10 +216,29 @@ def _spare_cores() -> int:
     return max(1, cores - 1)
 
 
+def join_hosts() -> None:
+    """Joins the other processes of the run, if the environment tells of any.
+
+    Slurm, Open MPI and TPU pods say who and how many they are, which JAX reads itself; elsewhere
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+    """
+    known = os.environ
+    address = known.get("JAX_COORDINATOR_ADDRESS")
+    if address and "JAX_NUM_PROCESSES" in known:
+        count, number = int(known["JAX_NUM_PROCESSES"]), int(known["JAX_PROCESS_ID"])
+        jax.distributed.initialize(address, count, number)
+        return
+    sizes = (known.get("SLURM_NTASKS", "1"), known.get("OMPI_COMM_WORLD_SIZE", "1"))
+    pod = "," in known.get("TPU_WORKER_HOSTNAMES", "") or "TPU_PROCESS_ADDRESSES" in known
+    if address or pod or any(int(size) > 1 for size in sizes):
+        jax.distributed.initialize()
+
+
 def main(argv: list[str]) -> None:
     """Command-line entry; a user's mistake is one line and exit code 2."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    join_hosts()
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax narrates every save at INFO
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

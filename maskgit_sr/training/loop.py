@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from clu import parameter_overview
+from jax.sharding import NamedSharding, PartitionSpec
 
 from maskgit_sr import bundles
 from maskgit_sr.arrays import Params
@@ -99,7 +100,7 @@ class Trainer:
         first, steps = int(state.step), self.config.stage.steps
         _LOG.info("stage %s: step %d of %d\n%s", self.name, first, steps, self._overview(state))
         spent = self._facts.get(self.name, {}).get("seconds", 0.0)
-        writer = Writer(folder)
+        writer = Writer(folder, silent=jax.process_index() != 0)
         try:
             with watch.StopSignal() as stop:
 
@@ -237,10 +238,10 @@ class Trainer:
             self._panel = jax.jit(self.stage.panel)
         params = {**frozen, **self.groups(frozen, state)}
         images = self._panel(params, state.stats, self.panel_batch, jax.random.key(0))
-        writer.panel(step, self.name, {k: np.asarray(v) for k, v in images.items()})
+        writer.panel(step, self.name, self._on_host(images))
         for group, stats in state.stats.items():
             if "counts" in stats:
-                writer.histogram(step, f"{group}/counts", np.asarray(stats["counts"]))
+                writer.histogram(step, f"{group}/counts", self._on_host(stats["counts"]))
 
     def _score(self, writer: Writer, step: int, frozen: Params, state: TrainState) -> float | None:
         """Writes all scores; the one that decides which checkpoint is best, lower being better."""
@@ -250,6 +251,11 @@ class Trainer:
         writer.scalars(step, {f"validation/{k}": v for k, v in scores.items()})
         _LOG.info("%s %d validation %s", self.name, step, _line(scores))
         return scores.get("lpips")
+
+    def _on_host(self, tree: Any) -> Any:
+        """NumPy arrays of a tree, whatever hosts and devices its parts lie on."""
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        return jax.tree.map(np.asarray, jax.device_put(tree, whole))
 
     def _export(self, frozen: Params, state: TrainState, step: int, seconds: float) -> Path:
         groups = self.groups(frozen, state)
@@ -266,8 +272,10 @@ class Trainer:
             training=self._facts | {self.name: facts},
         )
         path = checkpoint.stage_file(self.workdir, self.name)
-        exported = {group: groups[group] for group in self.stage.exports}
-        bundles.write(path, jax.device_get(exported), metadata)
+        exported = self._on_host({group: groups[group] for group in self.stage.exports})
+        if jax.process_index() == 0:
+            bundles.write(path, exported, metadata)
+        watch.any_host(False)  # the next stage of every host finds it there
         return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,17 @@ _ORDER = ("lr", "output", "hr", "confidence")  # jit hands dictionaries back sor
 
 
 class Writer:
-    """``scalars.jsonl`` has one object a line; the images go to TensorBoard only."""
+    """``scalars.jsonl`` has one object a line; the images go to TensorBoard only.
 
-    def __init__(self, folder: Path):
+    Args:
+        silent: writes nothing, as all hosts but one must.
+    """
+
+    def __init__(self, folder: Path, silent: bool = False):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._board = SummaryWriter(str(folder))
-        self._lines = (folder / "scalars.jsonl").open("a")
+        self._board = SummaryWriter(str(folder), write_to_disk=not silent)
+        self._lines = open(os.devnull, "w") if silent else (folder / "scalars.jsonl").open("a")  # noqa: SIM115
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes every value under its name."""

@@ -164,8 +164,8 @@ def test_a_run_goes_on_with_another_number_of_hosts(photos):
     hosts = [make(photos, batch_size=2, shard_index=s, shard_count=2) for s in range(2)]
     for host in hosts:
         host.set_state(state)
-    parts = [examples(take(host, 2)) for host in hosts]
-    assert_equal(rest, [part[i] for i in range(4) for part in parts])
+    first, second = (take(host, 2) for host in hosts)
+    assert_equal(rest, examples([b for pair in zip(first, second, strict=True) for b in pair]))
 
 
 def test_mixtures_keep_their_proportions(tmp_path):

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -77,6 +78,7 @@ def losses(workdir: Path) -> dict[int, dict[str, float]]:
 
 
 def main() -> int:
+    """Runs the drill."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=60)
@@ -91,29 +93,32 @@ def main() -> int:
 
         def start(workdir: Path) -> subprocess.Popen[bytes]:
             line = command(base / "photos", workdir, options.steps)
-            return subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+            log = (base / "log.txt").open("wb")  # a pipe that nobody reads would block
+            return subprocess.Popen(line, cwd=ROOT, env=environment, stderr=log)
 
-        began = time.monotonic()
         undisturbed = start(base / "whole")
-        _, text = undisturbed.communicate()
-        if undisturbed.returncode:
-            print(text.decode(), file=sys.stderr)
+        if undisturbed.wait():
+            print((base / "log.txt").read_text(), file=sys.stderr)
             return 1
-        length = time.monotonic() - began
+        done = 0
         for kill in range(options.kills):
             process = start(base / "killed")
-            try:
-                process.communicate(timeout=rng.uniform(0.3, 0.6 + length / 3))
-                print(f"run {kill + 1} ended before it was killed", flush=True)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
-                steps = max(losses(base / "killed"), default=0) if _has(base / "killed") else 0
-                print(f"kill {kill + 1} of {options.kills}: {steps} steps logged", flush=True)
+            if rng.random() < 0.25:  # while it starts, or soon after
+                _wait(process, lambda: False, rng.uniform(0.5, 12))
+            else:  # some steps on, within the step or the save that is then under way
+                ahead = done + rng.randint(1, max(1, 2 * (options.steps - done) // options.kills))
+                _wait(process, lambda aim=ahead: _steps(base / "killed") >= aim, 600)
+                time.sleep(rng.uniform(0, 0.4))
+            if process.poll() is not None:
+                print(f"run {kill + 1} had ended before it was to be killed", flush=True)
+                break
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            done = _steps(base / "killed")
+            print(f"kill {kill + 1} of {options.kills}: {done} steps logged", flush=True)
         process = start(base / "killed")
-        _, text = process.communicate()
-        if process.returncode:
-            print(text.decode(), file=sys.stderr)
+        if process.wait():
+            print((base / "log.txt").read_text(), file=sys.stderr)
             return 1
         same = losses(base / "whole") == losses(base / "killed")
         one, other = (
@@ -127,8 +132,17 @@ def main() -> int:
         return 0 if same and equal else 1
 
 
-def _has(workdir: Path) -> bool:
-    return (workdir / "tokenizer" / "scalars.jsonl").exists()
+def _steps(workdir: Path) -> int:
+    """The last step that was logged."""
+    known = (workdir / "tokenizer" / "scalars.jsonl").exists()
+    return max(losses(workdir), default=0) if known else 0
+
+
+def _wait(process: subprocess.Popen[bytes], ready: Callable[[], bool], seconds: float) -> None:
+    """Until it is ready, has ended, or the time is over; takes what it writes meanwhile."""
+    end = time.monotonic() + seconds
+    while not ready() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def _arrays(path: Path) -> dict[str, bytes]:
