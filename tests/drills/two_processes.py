@@ -27,9 +27,12 @@ from safetensors.numpy import load_file
 
 def start(line: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """One training process."""
-    return subprocess.Popen(
-        line, cwd=ROOT, env={**os.environ, **environment}, stderr=log.open("ab")
-    )
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(log.parent / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    environment = {**os.environ, **cache, **environment}
+    return subprocess.Popen(line, cwd=ROOT, env=environment, stderr=log.open("ab"))
 
 
 def pair(line: list[str], base: Path) -> list[subprocess.Popen[bytes]]:
