@@ -45,7 +45,7 @@ class Case:
 
     Attributes:
         remat: transformer layers are computed again in the backward pass.
-        gather: what the trainer does not do: parameters are made whole before they are used.
+        gather: parameters are made whole before they are used, as the trainer does on fsdp meshes.
     """
 
     stage: str

@@ -46,11 +46,12 @@ class Hardware:
 
 
 HARDWARE = {
-    # fsdp over all chips: 16 GB each, and the ring between chips is fast
-    "v5e-8": Hardware(data=1, fsdp=8, peak=197, hosts=1, workers=24),
+    # Plain data parallelism everywhere: the state is below 2 GB, see docs/scaling.md. A v5e chip's
+    # 16 GB hold three examples of the generator.
+    "v5e-8": Hardware(data=8, fsdp=1, peak=197, hosts=1, workers=24, fits=2),
     # Cloud TPU counts v5p in TensorCores: v5p-128 is 64 chips, which jax shows as 64 devices, on 16
-    # hosts of 4. fsdp stays inside a host.
-    "v5p-128": Hardware(data=16, fsdp=4, peak=459, hosts=16, workers=24),
+    # hosts of 4.
+    "v5p-128": Hardware(data=64, fsdp=1, peak=459, hosts=16, workers=24),
     "h100x8": Hardware(data=8, fsdp=1, peak=989, hosts=1, workers=96),
     "h100x1": Hardware(data=1, fsdp=1, peak=989, hosts=1, workers=14, fits=16),
 }

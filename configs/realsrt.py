@@ -19,18 +19,19 @@ where there is one host, one for all of them on a pod:
         --workdir gs://BUCKET/W --data gs://BUCKET/PHOTOS
 
 Expected hours of base are an estimate, not measured: examples (steps × batch) × GFLOP an example
-(tokenizer 1434, generator 990, critic 1075, control 3468) at 40 % of the peak in bfloat16 (H100
+(tokenizer 1133, generator 990, critic 1075, control 2621) at 40 % of the peak in bfloat16 (H100
 989, v5e 197, v5p 459 TFLOP/s), with data that keeps up:
 
     hardware  devices  mesh (data×fsdp)  tokenizer  generator  critic  control  hours in all
-    v5e-8           8  1×8                     1.7       22.3    24.3      1.0          49.3
-    v5p-128        64  16×4                    0.1        1.2     1.3      0.1           2.6
-    h100x8          8  8×1                     0.3        4.4     4.8      0.2           9.8
-    h100x1          1  1×1                     2.8       35.6    38.6      1.6          78.6
+    v5e-8           8  8×1                     1.4       22.3    24.3      0.7          48.7
+    v5p-128        64  64×1                    0.1        1.2     1.3      0.0           2.6
+    h100x8          8  8×1                     0.3        4.4     4.8      0.1           9.7
+    h100x1          1  1×1                     2.2       35.6    38.6      1.2          77.6
 
 Batches are the published 64, 64, 64 and 8 with one exception: control on v5p-128 has a batch of 64,
-10,000 steps instead of 80,000 and a learning rate of 3.2e-4 instead of 4e-5. On h100x1 a batch is
-worked through in parts (``stage.accumulate``), over each of which the batch statistics are taken.
+10,000 steps instead of 80,000 and a learning rate of 3.2e-4 instead of 4e-5. On h100x1 and v5e-8
+a batch is worked through in parts (``stage.accumulate``), over each of which the batch statistics
+are taken.
 Expected score of base on each of them, the paper's: LPIPS 0.2527 on RealSR, 0.2640 on DRealSR.
 """
 
@@ -42,8 +43,8 @@ from configs import common, hardware
 
 SIZES = ("base", "small", "nano")
 STAGES = ("tokenizer", "generator", "critic", "control")
-GFLOP = dict(tokenizer=1434, generator=990, critic=1075, control=3468)
-"""FLOPs of a training step of ``base`` for each example, in units of 10⁹ (data/README.md)."""
+GFLOP = dict(tokenizer=1133, generator=990, critic=1075, control=2621)
+"""FLOPs of a training step of ``base`` for each example, in units of 10⁹ (docs/scaling.md)."""
 
 
 def _transformer(**changes: object) -> dict[str, object]:

@@ -60,6 +60,15 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
+def gathered(tree: Any, mesh: Mesh) -> Any:
+    """The shardings of :func:`shardings` without the fsdp axis."""
+
+    def drop(placed: NamedSharding) -> NamedSharding:
+        return NamedSharding(mesh, P(*(None if axis == "fsdp" else axis for axis in placed.spec)))
+
+    return jax.tree.map(drop, shardings(tree, mesh))
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This host's part of the batch → global arrays split over data and fsdp."""
     sharding = NamedSharding(mesh, BATCH)

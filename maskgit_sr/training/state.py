@@ -13,6 +13,7 @@ import optax
 
 from maskgit_sr.arrays import Params
 from maskgit_sr.methods.base import Batch, LossResult, Phase, Stage
+from maskgit_sr.training import sharding
 
 Optimizers = dict[str, optax.GradientTransformation]
 
@@ -77,7 +78,15 @@ def make_step(
             statistics, the codebook's counts, random keys) it takes over each part: the codebook
             moves that many times a step.
         layout: shardings of the state, which it keeps; None: those that the compiler chooses.
+            Parameters that lie in parts over the fsdp axis are made whole where they are used;
+            without being told, XLA splits the work along with them (docs/scaling.md).
     """
+    mesh = None if layout is None else jax.tree.leaves(layout)[0].mesh
+
+    def whole(groups: Params) -> Params:
+        if mesh is None or mesh.shape["fsdp"] == 1:
+            return groups
+        return jax.lax.with_sharding_constraint(groups, sharding.gathered(groups, mesh))
 
     @partial(jax.jit, donate_argnums=0, out_shardings=None if layout is None else (layout, None))
     def step(
@@ -95,7 +104,7 @@ def make_step(
                 stats: Params, batch: Any, key: jax.Array, phase: Phase = phase
             ) -> tuple[Params, LossResult]:
                 def loss(trained: Params) -> Any:
-                    everything = {**frozen, **params, phase.group: trained}
+                    everything = whole({**frozen, **params, phase.group: trained})
                     return phase.loss(everything, stats, batch, key, state.step)
 
                 return jax.grad(loss, has_aux=True)(params[phase.group])
