@@ -41,11 +41,14 @@ def test_a_step_on_a_mesh(method, params, batches, stage, mesh):
     one, metrics = step(start(), frozen, {k: jnp.asarray(v) for k, v in batch.items()})
     mesh = sharding.make_mesh(*mesh)
     state = start()
-    many, mesh_metrics = step(
-        jax.device_put(state, sharding.shardings(state, mesh)),
+    layout = sharding.shardings(state, mesh)
+    laid_out = make_step(stage, optimizers, 0.9, layout=layout)
+    many, mesh_metrics = laid_out(
+        jax.device_put(state, layout),
         jax.device_put(frozen, sharding.shardings(frozen, mesh)),
         sharding.put_batch(batch, mesh),
     )
+    assert jax.tree.map(lambda x: x.sharding, many) == layout  # the next step finds it as it was
     assert any(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(many.params))
     for name, value in metrics.items():
         np.testing.assert_allclose(mesh_metrics[name], value, rtol=1e-4, err_msg=name)
