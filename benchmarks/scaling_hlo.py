@@ -72,7 +72,7 @@ class _Op:
 
     @property
     def operands(self) -> list[str]:
-        return re.findall(r"%([\w.\-]+)", self.rest.split(")", 1)[0])
+        return re.findall(r"%([\w.\-]+(?:#\d+)?)", self.rest.split(")", 1)[0])
 
     def attribute(self, name: str) -> str:
         found = re.search(name + r"=(\{[^}]*\}|[^\s,]+)", self.rest)
@@ -144,6 +144,10 @@ class Program:
         if name not in self._known:
             ops = self.computations[name]
             types = {op.name: op.result for op in ops}
+            for op in ops:  # newer XLA writes %loop#1 for an element of a tuple
+                if op.result.startswith("("):
+                    for i, (kind, sides) in enumerate(shapes(op.result)):
+                        types[f"{op.name}#{i}"] = f"{kind}[{','.join(map(str, sides))}]"
             total = Cost()
             for op in ops:
                 self._count(op, types, total)
