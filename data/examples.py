@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from data import chain, degradations, operations
-from data.readers import Reader, detail
+from data.quality import detail
+from data.readers import Reader
 
 TRIES = 4  # places in one image before another image is taken
 IMAGES = 64  # images in a row without one good crop before the thresholds must be wrong
@@ -30,7 +31,7 @@ class Recipe:
       scale: HR side over LR side.
       preset: name in `degradations.PRESETS`, the settings themselves, or "none": HR alone.
       sharpen: unsharp-mask the HR crop as the target too (Real-ESRGAN Sec. 3.3).
-      contrast, sharpness: crops below either (`readers.detail`, levels of 255) are passed over.
+      contrast, sharpness: crops below either (`quality.detail`, levels of 255) are passed over.
     """
 
     crop: int

@@ -132,7 +132,7 @@ class Batches(grain.DatasetIterator):
     ):
         super().__init__()
         self._dataset, self._batch_size, self._lengths = dataset, batch_size, list(lengths)
-        self.skipped, self._reported = skipped, 0
+        self.skipped = skipped
         self._workers, self._threads = workers, threads
         self._position = 0
         self._running: list[grain.DatasetIterator] = []  # none or one
@@ -145,7 +145,8 @@ class Batches(grain.DatasetIterator):
     def __next__(self) -> dict[str, np.ndarray]:
         batch = next(self._started())
         self._position += 1
-        self._report()
+        for reason in self.skipped.fresh():
+            _log.warning("skipped: %s", reason)
         # Between processes go the bytes that all these values are. Nothing handed out may stay in
         # the memory that is shared with them.
         return {k: _unit(v) if v.dtype == np.uint8 else np.array(v) for k, v in batch.items()}
@@ -168,14 +169,6 @@ class Batches(grain.DatasetIterator):
         alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
         return iter(rest.to_iter_dataset(alone).mp_prefetch(options, _one_thread))
-
-    def _report(self) -> None:
-        count = len(self.skipped)
-        if count > self._reported:
-            notes = list(self.skipped.notes().values())
-            for note in notes[self._reported :]:
-                _log.warning("skipped: %s", note)
-            self._reported = len(notes)
 
     def get_state(self) -> dict[str, Any]:
         """JSON-ready."""

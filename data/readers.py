@@ -17,7 +17,6 @@ import tempfile
 import weakref
 from typing import Any
 
-import cv2
 import numpy as np
 
 from data.images import UnreadableImage
@@ -32,20 +31,21 @@ class Skipped:
     def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="skipped-")
         self._named: set[str] = set()
+        self._told: set[str] = set()
         weakref.finalize(self, shutil.rmtree, self._folder, True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_folder": self._folder}
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # in a worker: notes, does not clean up
-        self._folder, self._named = state["_folder"], set()
+        self._folder, self._named, self._told = state["_folder"], set(), set()
 
     def note(self, name: str, why: str) -> None:
         """Notes a file unless it was noted before."""
         if name in self._named:
             return
         self._named.add(name)
-        path = os.path.join(self._folder, hashlib.sha256(name.encode()).hexdigest())
+        path = os.path.join(self._folder, hashlib.sha256(os.fsencode(name)).hexdigest())
         if os.path.exists(path) or not os.path.isdir(self._folder):
             return
         descriptor, partial = tempfile.mkstemp(dir=self._folder, suffix=".partial")
@@ -55,16 +55,24 @@ class Skipped:
 
     def notes(self) -> dict[str, str]:
         """What was noted so far: {name: reason}."""
-        found = {}
-        for entry in sorted(os.listdir(self._folder)):
-            if not entry.endswith(".partial"):
-                with open(os.path.join(self._folder, entry)) as file:
-                    name, why = json.load(file)
-                found[name] = why
-        return found
+        return dict(map(self._read, self._entries()))
+
+    def fresh(self) -> list[str]:
+        """The reasons that this has not returned before."""
+        entries = [entry for entry in self._entries() if entry not in self._told]
+        self._told.update(entries)
+        return [self._read(entry)[1] for entry in entries]
 
     def __len__(self) -> int:
-        return sum(not name.endswith(".partial") for name in os.listdir(self._folder))
+        return len(self._entries())
+
+    def _entries(self) -> list[str]:
+        return sorted(name for name in os.listdir(self._folder) if not name.endswith(".partial"))
+
+    def _read(self, entry: str) -> tuple[str, str]:
+        with open(os.path.join(self._folder, entry)) as file:
+            name, why = json.load(file)
+        return name, why
 
 
 class Reader:
@@ -125,16 +133,3 @@ class Reader:
                     array.flags.writeable = False
             self._cache[i] = example
         return example
-
-
-def detail(image: np.ndarray) -> tuple[float, float]:
-    """(contrast, sharpness) of uint8 [H, W, 3], in levels of 255.
-
-    Contrast is the standard deviation of the luma: below 3 or so nothing is to be seen. Sharpness
-    is the standard deviation of its Laplacian: a photograph out of focus has less than 2 (the
-    rounding to 8 bits alone makes 1.3), sharp ones have 8 to 50.
-    """
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    contrast = cv2.meanStdDev(grey)[1]
-    sharpness = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1]
-    return float(contrast[0, 0]), float(sharpness[0, 0])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from data.images import UnreadableImage
-from data.readers import Reader, Skipped, detail
+from data.quality import detail
+from data.readers import Reader, Skipped
 
 
 class Numbers:
@@ -97,6 +98,16 @@ def test_each_name_counts_once_over_threads_and_processes():
     del skipped
     workers.clear()
     assert not os.path.exists(folder)
+
+
+def test_each_reason_is_handed_out_once_whatever_came_before():
+    skipped, found = Skipped(), []
+    names = [*map(str, range(20)), "\udce9.png"]  # the last is no UTF-8, as file names may be
+    for name in names:
+        skipped.note(name, f"{name}: broken")
+        found += skipped.fresh()
+    assert found == [f"{name}: broken" for name in names]
+    assert skipped.fresh() == [] and len(skipped.notes()) == len(names)
 
 
 def test_detail_measures_contrast_and_sharpness():
