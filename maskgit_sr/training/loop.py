@@ -104,7 +104,9 @@ class Trainer:
         try:
             with watch.StopSignal() as stop:
 
-                def over() -> bool:
+                def over(step: int) -> bool:
+                    if jax.process_count() > 1 and step % watch.ASK_EVERY:
+                        return False
                     return watch.any_host(stop.asked() or time.monotonic() - began >= max_seconds)
 
                 state = self._steps(frozen, state, checkpoints, writer, over)
@@ -127,7 +129,7 @@ class Trainer:
         state: TrainState,
         checkpoints: checkpoint.Checkpoints,
         writer: Writer,
-        over: Callable[[], bool],
+        over: Callable[[int], bool],
     ) -> TrainState:
         """The loop itself; the state after the last step that was taken."""
         config, step, steps = self.config, int(state.step), self.config.stage.steps
@@ -140,7 +142,7 @@ class Trainer:
         clock = _Clock(step)
         rate = optimizers.schedule(config.stage.optimizer, steps)
         try:
-            while step < steps and not over():
+            while step < steps and not over(step):
                 with clock.waiting():
                     batch = next(self.iterator)
                 arrays = {name: array for name, array in batch.items() if name in ("hr", "lr")}

@@ -27,6 +27,7 @@ PEAK_TFLOPS = {
 """Dense bfloat16 (V100: float16) TFLOP/s of a device, by a part of its ``device_kind``; from the
 makers' data sheets."""
 
+ASK_EVERY = 8  # steps, that is, between the questions of many hosts whether to stop
 _LAG = 4  # steps that the device may be ahead of what the host has looked at
 
 
@@ -107,7 +108,7 @@ class StopSignal:
 
 
 def any_host(wish: bool) -> bool:
-    """Whether any host has the wish; all hosts must ask at the same step."""
+    """Whether any host has the wish; all hosts must ask together, and wait for the devices."""
     if jax.process_count() == 1:
         return wish
     return bool(np.any(multihost_utils.process_allgather(np.array(wish))))
