@@ -19,7 +19,6 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -112,42 +111,21 @@ def need(tera: float) -> None:
             )
 
 
-def _step_flops(size: str, stage_name: str) -> tuple[int, float]:
+def _step_flops(size: str, stage: str) -> tuple[int, float]:
     """(batch of the config, FLOPs of an example in all phases of one step); nothing is computed."""
     import jax
-    import jax.numpy as jnp
 
-    from benchmarks import flops
+    from benchmarks import flops, scaling_cases
     from configs import realsrt
-    from maskgit_sr.losses import perceptual
-    from maskgit_sr.methods import registry
-    from maskgit_sr.training import optimizers, state
+    from maskgit_sr.training import state
 
-    config = realsrt.get_config(f"{size},stage={stage_name}")
-    method = registry.build(config.method, config.model.to_dict())
-    stage = method.stages[stage_name]
-    chosen = {
-        group: optimizers.build(config.stage.optimizer, config.stage.steps)
-        for group in stage.trains
-    }
-    shapes = method.shapes()
-    frozen = {group: shapes[group] for group in stage.needs if group != "perceptual"}
-    if "perceptual" in stage.needs:
-        frozen["perceptual"] = jax.eval_shape(lambda: perceptual.build(config.perceptual))
-
-    def begin(frozen: Any) -> state.TrainState:
-        groups = tuple(dict.fromkeys((*stage.trains, *stage.fresh_stats)))
-        params, stats = method.init(jax.random.key(0), groups)
-        return state.create(stage, stage.start(frozen | params), stats, chosen, 0)
-
-    side, many = config.stage.crop, 2  # batch statistics need more than one
-    batch = {
-        "hr": jax.ShapeDtypeStruct((many, side, side, 3), jnp.float32),
-        "lr": jax.ShapeDtypeStruct((many, side // 4, side // 4, 3), jnp.float32),
-    }
-    step = state.make_step(stage, chosen, config.stage.ema)
-    traced = jax.make_jaxpr(step)(jax.eval_shape(begin, frozen), frozen, batch)
-    return config.stage.batch, flops.count(traced.jaxpr) / many
+    made = scaling_cases.published(scaling_cases.Case(stage, size=size))
+    many = 2  # batch statistics need more than one
+    step = state.make_step(made.stage, made.chosen, made.ema)
+    with scaling_cases.accelerator():
+        traced = jax.make_jaxpr(step)(made.state, made.frozen, made.batch(many))
+    batch = realsrt.get_config(f"{size},stage={stage}").stage.batch
+    return batch, flops.count(traced.jaxpr) / many
 
 
 def main() -> None:

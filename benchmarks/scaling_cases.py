@@ -25,14 +25,14 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from benchmarks.scaling_hlo import Cost, Program
 from configs import realsrt
 from maskgit_sr.arrays import Params, Precision
 from maskgit_sr.losses import perceptual
 from maskgit_sr.methods import registry
-from maskgit_sr.methods.base import Method, Phase, Stage
+from maskgit_sr.methods.base import Method, Stage
 from maskgit_sr.training import optimizers, sharding, state
 
 DTYPE = jnp.bfloat16
@@ -122,22 +122,12 @@ def published(case: Case) -> Plan:
     return plan(registry.build(config.method, model, Precision(DTYPE)), case.stage, config)
 
 
-def gathered(made: Plan, mesh: jax.sharding.Mesh) -> Plan:
-    """The same step, told to gather parameters rather than to split the work along with them."""
-    whole = NamedSharding(mesh, PartitionSpec())
+def lower(made: Plan, mesh: jax.sharding.Mesh, many: int, gather: bool = False) -> Any:
+    """The jitted step of a batch of ``many``, lowered with the trainer's shardings.
 
-    def wrap(phase: Phase) -> Phase:
-        def loss(params: Params, *rest: Any) -> Any:
-            return phase.loss(jax.lax.with_sharding_constraint(params, whole), *rest)
-
-        return dataclasses.replace(phase, loss=loss)
-
-    phases = tuple(map(wrap, made.stage.phases))
-    return dataclasses.replace(made, stage=dataclasses.replace(made.stage, phases=phases))
-
-
-def lower(made: Plan, mesh: jax.sharding.Mesh, many: int) -> Any:
-    """The jitted step of a batch of ``many``, lowered with the trainer's shardings."""
+    Told of them with ``gather``, the step makes parameters whole where they are used, as in
+    training; else XLA is left to choose.
+    """
 
     def placed(tree: Any, places: Any) -> Any:
         return jax.tree.map(
@@ -146,11 +136,12 @@ def lower(made: Plan, mesh: jax.sharding.Mesh, many: int) -> Any:
             places,
         )
 
-    begun = placed(made.state, sharding.shardings(made.state, mesh))
+    layout = sharding.shardings(made.state, mesh)
+    begun = placed(made.state, layout)
     frozen = placed(made.frozen, sharding.shardings(made.frozen, mesh))
     split = NamedSharding(mesh, sharding.BATCH)
     batch = made.batch(many)
-    step = state.make_step(made.stage, made.chosen, made.ema)
+    step = state.make_step(made.stage, made.chosen, made.ema, layout=layout if gather else None)
     with accelerator():
         return step.lower(begun, frozen, placed(batch, dict.fromkeys(batch, split)))
 
@@ -230,8 +221,8 @@ def measure(case: Case) -> dict[str, Any]:
     places = [sharding.shardings(tree, mesh) for tree in (made.state, made.frozen)]
     grads = leaves_bytes(made.state.params, sharding.shardings(made.state.params, mesh))
     start = time.monotonic()
-    asked = gathered(made, mesh) if case.gather else made
-    cost, executable = compiled(lower(asked, mesh, case.batch), case.devices)
+    lowered = lower(made, mesh, case.batch, case.gather)
+    cost, executable = compiled(lowered, case.devices)
     seconds = time.monotonic() - start
     memory, analysis = executable.memory_analysis(), executable.cost_analysis()
     inputs = jax.tree.leaves(places[0])

@@ -164,8 +164,8 @@ def test_gathered_parameters_leave_the_work_split_by_examples(made):
 
     small = dataclasses.replace(made.stage, phases=(Phase("generator", loss),))
     mesh = sharding.make_mesh(1, 4, 1)
-    plan = scaling_cases.gathered(dataclasses.replace(made, stage=small), mesh)
-    found = scaling_cases.compiled(scaling_cases.lower(plan, mesh, 8), 4)[0]
+    plan = dataclasses.replace(made, stage=small)
+    found = scaling_cases.compiled(scaling_cases.lower(plan, mesh, 8, gather=True), 4)[0]
     kernel = made.state.params["generator"]["decoder_in"]["kernel"]
     assert found.total_flops == 2 * (2 * 8 * 64 * kernel.size) / 4  # forward, and to the weights
     assert found.wire["all-gather"] >= 4 * kernel.size * 3 / 4
