@@ -28,12 +28,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from etils import epath
 
 from data import commands, quality, recipes, records
 from data.images import UnreadableImage
 from data.shards import Crop, Picture, Shards
-from data.sources import ImageFolder, PairedFolder
+from data.sources import ImageFolder, PairedFolder, lr_hr_pairs
 
 Folder = ImageFolder | PairedFolder
 
@@ -164,7 +163,7 @@ def licences(folder: Folder, given: str) -> list[str]:
 
 def labels(folders: Sequence[Folder]) -> list[str]:
     """What stands for each folder in names: its own name, with a number where that repeats."""
-    names = [epath.Path(folder.root).resolve().name for folder in folders]
+    names = [folder.root.resolve().name for folder in folders]
     return [
         name if names.count(name) == 1 else f"{name}-{names[: i + 1].count(name)}"
         for i, name in enumerate(names)
@@ -239,18 +238,6 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
 
 
-def paired(root: str) -> PairedFolder:
-    """A folder that must have LR images.
-
-    Raises:
-      ValueError: it has none; see `PairedFolder` for the rest.
-    """
-    folder = PairedFolder(root)
-    if not folder.has_lr:
-        raise ValueError(f"paired folder {root!r}: holds no LR images")
-    return folder
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = commands.Parser("data.prepare", __doc__ or "")
     parser.add_argument("--input", nargs="+", required=True, help="folders of photographs")
@@ -278,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not 0 < options.shard_mb < math.inf:
         parser.error(f"--shard-mb: expected a number above 0, found {options.shard_mb}")
     folders: list[Folder] = [
-        paired(folder) if options.pairs else ImageFolder(folder) for folder in options.input
+        lr_hr_pairs(folder) if options.pairs else ImageFolder(folder) for folder in options.input
     ]
     if options.dataset:
         recipes.check(options.dataset, [folder.names for folder in folders])

@@ -158,13 +158,13 @@ class PairedFolder:
         folders = sorted(entry.name for entry in self.root.iterdir() if entry.is_dir())
         hr_name, lr_name = (self._folder(folders, kind) for kind in (_HR_FOLDER, _LR_FOLDER))
         if hr_name:
-            self._hr, hr = _below(self.root / hr_name, hr_name)
+            self.names, hr = _below(self.root / hr_name, hr_name)
             self._lr, lr = _below(self.root / lr_name, lr_name) if lr_name else ([], [])
             where = lr_name
         else:
             names = list_images(self.root)
             stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
-            self._hr = hr = [name for name in names if _HR_FILE.search(stems[name])]
+            self.names = hr = [name for name in names if _HR_FILE.search(stems[name])]
             self._lr = lr = [name for name in names if _LR_FILE.search(stems[name])]
             where = "."
             if not hr:
@@ -172,13 +172,13 @@ class PairedFolder:
                     f"paired folder {str(self.root)!r}: expected folders lr and hr, or files "
                     f"named …_LR4 and …_HR"
                 )
-        self.names, self.has_lr = self._hr, bool(lr)
+        self.has_lr = bool(lr)
         self._ids = _unique_ids(hr)
         if self.has_lr:
             self._lr = [self._lr[i] for i in self._partners(hr, lr, hr_name or ".", where or ".")]
 
     def __len__(self) -> int:
-        return len(self._hr)
+        return len(self.names)
 
     def __repr__(self) -> str:
         kind = "pairs" if self.has_lr else "HR images"
@@ -186,7 +186,7 @@ class PairedFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = _checked(index, len(self))
-        pair = {"hr": read_image(self.root / self._hr[index]), "id": self._ids[index]}
+        pair = {"hr": read_image(self.root / self.names[index]), "id": self._ids[index]}
         if self.has_lr:
             pair["lr"] = read_image(self.root / self._lr[index])
         return pair
@@ -197,7 +197,7 @@ class PairedFolder:
         Raises:
           ValueError: an HR image is not exactly `scale` times its LR; the message names it.
         """
-        for name, hr, lr in zip(self._ids, self._hr, self._lr, strict=True):
+        for name, hr, lr in zip(self._ids, self.names, self._lr, strict=True):
             try:
                 large, small = (images.size(self.root / path) for path in (hr, lr))
             except UnreadableImage:
@@ -239,6 +239,18 @@ class PairedFolder:
                 "images"
             )
         return partners
+
+
+def lr_hr_pairs(root: epath.PathLike) -> PairedFolder:
+    """A paired folder that must have LR images.
+
+    Raises:
+      ValueError: it has none; see `PairedFolder` for the rest.
+    """
+    pairs = PairedFolder(root)
+    if not pairs.has_lr:
+        raise ValueError(f"paired folder {str(root)!r}: holds no LR images")
+    return pairs
 
 
 def _below(folder: epath.Path, name: str) -> tuple[list[str], list[str]]:
@@ -324,10 +336,7 @@ def open_source(text: str) -> Source:
         split, _, folder = more.partition(":")
         return TfdsSource(name, split or "train", folder or None)
     if kind == "pairs":
-        pairs = PairedFolder(rest)
-        if not pairs.has_lr:
-            raise ValueError(f"paired folder {rest!r}: holds no LR images")
-        return pairs
+        return lr_hr_pairs(rest)
     path = epath.Path(text)
     if path.is_dir():
         return records.RecordFolder(path) if records.is_shards(path) else ImageFolder(path)

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.realsrt import STAGES
 from maskgit_sr.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("tokenizer", "generator", "critic", "control")
 IMAGE = "python:3.12-slim"
 FOLDER = "maskgit-sr"
 """Of the sources in the build context; becomes the name of the image."""

@@ -28,6 +28,7 @@ from maskgit_sr.arrays import Params, Precision, parse_dtype
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method
+from maskgit_sr.models.functional import flatten
 from maskgit_sr.training import sharding
 from maskgit_sr.training.loop import Trainer, Validate
 from maskgit_sr.training.watch import TrainingStopped
@@ -153,24 +154,13 @@ def _check_model(config: Any, saved: Path) -> None:
         return
     before = json.loads(saved.read_text())
     now = json.loads(config.to_json_best_effort())
-    for part in ("method", "model"):
-        old, new = (_flat(part, tree.get(part)) for tree in (before, now))
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
-                raise UserError(
-                    f"--workdir {saved.parent}: holds a run of stage {config.stage_name} with "
-                    f"{name} = {old.get(name)}, this config has {new.get(name)}"
-                )
-
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    """{"a": {"b": 1}} → {"a.b": 1}, below ``name``."""
-    if not isinstance(value, dict):
-        return {name: value}
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found |= _flat(f"{name}.{key}", inner)
-    return found
+    old, new = (flatten({p: tree.get(p) for p in ("method", "model")}) for tree in (before, now))
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            raise UserError(
+                f"--workdir {saved.parent}: holds a run of stage {config.stage_name} with "
+                f"{name.replace('/', '.')} = {old.get(name)}, this config has {new.get(name)}"
+            )
 
 
 def _iterator(config: Any, scale: int) -> pipeline.Batches:

@@ -8,17 +8,16 @@ import os
 import sys
 from itertools import pairwise
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import commands, operations, prepare, records
+from data import commands, prepare, records
 from data.records import RecordFolder
+from tests.data.prepared import SMALL, command, examples, manifest, save, scene
 
-SMALL = ("--crop", "48", "--stride", "32", "--least", "32", "--sharpness", "3")
 SHARDS = ("--shard-mb", "0.03", "--drop-near-duplicates")  # about three pictures of `many` in one
 COUNT = 11  # pictures in that folder
 
@@ -27,35 +26,9 @@ class Killed(Exception):
     """What stands for the end of the process."""
 
 
-def scene(height, width, seed=0):
-    """Nine by nine soft blobs with some texture: alike at any size, unlike those of other seeds."""
-    rng = np.random.default_rng(seed)
-    blobs = rng.uniform(0.1, 0.9, (9, 9, 3)).astype(np.float32)
-    image = cv2.resize(blobs, (width, height), interpolation=cv2.INTER_CUBIC)
-    return operations.to_bytes(image + rng.normal(0, 0.03, image.shape).astype(np.float32))
-
-
-def save(path, image, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, **options)
-    return path
-
-
-def command(*inputs, output, more=()):
-    return prepare.main(["--input", *map(str, inputs), "--output", str(output), *SMALL, *more])
-
-
 def contents(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def manifest(folder):
-    return json.loads((folder / "manifest.json").read_text())
-
-
-def examples(folder):
-    return [json.loads(line) for line in (folder / "examples.jsonl").read_text().splitlines()]
 
 
 def kill(monkeypatch, *, at):
