@@ -41,7 +41,7 @@ def cases(size: str, stages: list[str], devices: list[int]) -> list[dict[str, An
         for stage, batch in published.items():
             # a batch that the mesh does not divide is made one example a device
             case(stage, max(batch, count), data=count)
-            if count == 1 and stage in ("generator", "critic"):
+            if count == 1:
                 case(stage, batch, remat=True)
             if count == 8:
                 case(stage, max(batch, count), fsdp=8)

@@ -44,7 +44,7 @@ class Case:
     """A stage at one mesh and global batch.
 
     Attributes:
-        remat: transformer layers are computed again in the backward pass.
+        remat: layers are computed again in the backward pass.
         gather: parameters are made whole before they are used, as the trainer does on fsdp meshes.
     """
 
@@ -117,7 +117,7 @@ def published(case: Case) -> Plan:
     model = config.model.to_dict()
     if case.remat:
         model = registry.build(config.method, model).describe()
-        for name in ("generator", "critic"):
+        for name in ("tokenizer", "generator", "critic"):
             model[name] = model[name] | {"remat": True}
     return plan(registry.build(config.method, model, Precision(DTYPE)), case.stage, config)
 

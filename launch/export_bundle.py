@@ -12,8 +12,9 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from etils import epath
 
-from maskgit_sr import bundles
+from maskgit_sr import bundles, paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
 from maskgit_sr.models.functional import count
@@ -22,7 +23,13 @@ from maskgit_sr.training import checkpoint
 _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
 
-def export(workdir: Path, output: Path, dtype: str, licence: str, about: dict[str, object]) -> int:
+def export(
+    workdir: paths.PathLike,
+    output: paths.PathLike,
+    dtype: str,
+    licence: str,
+    about: dict[str, object],
+) -> int:
     """Writes the bundle; returns its number of parameters.
 
     Args:
@@ -31,11 +38,12 @@ def export(workdir: Path, output: Path, dtype: str, licence: str, about: dict[st
     Raises:
         UserError: a stage is missing, the stages disagree on the configuration, unwritable output.
     """
-    found = list(workdir.glob("*/groups.safetensors"))
+    folder = paths.absolute(workdir)
+    found = list(folder.glob("*/groups.safetensors"))
     if not found:
         raise UserError(f"{workdir}: no trained stage (no */groups.safetensors)")
     stages = registry.build(bundles.read_metadata(found[0]).method, {}).stages
-    files = {name: checkpoint.stage_file(workdir, name) for name in stages}
+    files = {name: checkpoint.stage_file(folder, name) for name in stages}
     heads = {name: bundles.read_metadata(path) for name, path in files.items() if path in found}
     if not heads:
         raise UserError(f"{workdir}: no folder of a stage among {', '.join(stages)}")
@@ -48,7 +56,7 @@ def export(workdir: Path, output: Path, dtype: str, licence: str, about: dict[st
             if part != "discriminator" and config[part] != described[part]:
                 raise UserError(f"{workdir}: the {part} of stage {name} differs from the last one")
     params, facts = checkpoint.collect(reversed(files.values()), method.bundle_groups)
-    checkpoint.require(params, method.bundle_groups, workdir)
+    checkpoint.require(params, method.bundle_groups, folder)
     scores = about.pop("scores", {})
     metadata = bundles.Metadata(
         method.name,
@@ -66,8 +74,8 @@ def export(workdir: Path, output: Path, dtype: str, licence: str, about: dict[st
 def main() -> None:
     """Command-line entry; a user's mistake is one line and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--output", type=epath.Path, required=True)
     parser.add_argument("--dtype", choices=sorted(_DTYPES), default="bfloat16")
     parser.add_argument("--licence", default="Apache-2.0")
     parser.add_argument("--about", type=Path, help="JSON object with more facts, such as scores")
@@ -80,7 +88,7 @@ def main() -> None:
     except (UserError, ValueError, OSError) as error:
         print(f"launch.export_bundle: {error}", file=sys.stderr)
         sys.exit(2)
-    size = arguments.output.stat().st_size
+    size = arguments.output.stat().length
     print(f"{arguments.output}: {number:,} parameters, {size / 1e6:.1f} MB")
 
 

@@ -20,6 +20,7 @@ IMAGE = "python:3.12-slim"
 FOLDER = "maskgit-sr"
 """Of the sources in the build context; becomes the name of the image."""
 RUNNER = "launch/gcp/train_stages.sh"
+_BUCKETS = "gcsfs>=2026.6,<2027"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Accelerator:
     Attributes:
         requirements: keywords of ``xm.JobRequirements`` on Vertex AI.
         gpus: GPUs that a local container gets.
-        package: what pip installs beside requirements.txt; "" for nothing.
+        package: of JAX for it, which pip installs beside requirements.txt; "" for the CPU's.
         machine: fields of Vertex AI's MachineSpec; empty where Vertex AI has no such machine.
         local: whether a container of the local executor can reach it.
     """
@@ -109,11 +110,11 @@ class Plan:
     def instructions(self) -> list[str]:
         """Dockerfile instructions of the image."""
         package = ACCELERATORS[self.accelerator].package
-        extra = f" '{package}'" if package else ""
+        packages = f"'{package}' '{_BUCKETS}'" if package else f"'{_BUCKETS}'"
         return [
             "WORKDIR /app",
             f"COPY {FOLDER}/requirements.txt ./",
-            f"RUN pip install --no-cache-dir -r requirements.txt{extra}",
+            f"RUN pip install --no-cache-dir -r requirements.txt {packages}",
             f"COPY {FOLDER}/ ./",
             "RUN pip install --no-cache-dir --no-deps .",
         ]

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,11 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from absl import logging as absl_logging
+from etils import epath
 from ml_collections import config_flags
 
 from data import pipeline
 from data.examples import Recipe
 from data.validation import validation_pairs
+from maskgit_sr import paths
 from maskgit_sr.arrays import Params, Precision, parse_dtype
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
@@ -34,7 +36,9 @@ from maskgit_sr.training.loop import Trainer, Validate
 from maskgit_sr.training.watch import TrainingStopped
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size,stage=NAME.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; all stages share it.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, which all its stages share; may be gs://BUCKET/FOLDER."
+)
 _MAX_SECONDS = flags.DEFINE_float(
     "max_seconds", float("inf"), "Stop cleanly after so many seconds."
 )
@@ -89,20 +93,22 @@ def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Valid
     return validate
 
 
-def run(config: Any, workdir: Path, max_seconds: float) -> bool:
+def run(config: Any, workdir: paths.PathLike, max_seconds: float) -> bool:
     """Wires data, method and trainer; True when the stage has reached its last step.
 
     Raises:
-        UserError: no data root, or groups of earlier stages missing.
+        UserError: no data root, or groups of earlier stages missing, or a workdir out of reach.
     """
+    folder = paths.absolute(workdir)
     if not config.data.root:
         raise UserError(
             "--config.data.root: expected a folder of photographs, a list, shards or tfds:NAME, "
             "found nothing"
         )
     _check_batch(config)
-    saved = workdir / f"config-{config.stage_name}.json"
-    _check_model(config, saved)
+    saved = folder / f"config-{config.stage_name}.json"
+    with _reaching(folder):
+        _check_model(config, saved)
     dtype = parse_dtype(config.dtype or None)
     try:
         method = registry.build(config.method, config.model.to_dict(), Precision(compute=dtype))
@@ -114,14 +120,26 @@ def run(config: Any, workdir: Path, max_seconds: float) -> bool:
         batch = validation_batch(config.data.validation, method, config.data.validation_limit)
         validate = validator(method, config.stage_name, batch)
         panel = {name: array[:4] for name, array in batch.items()}
-    workdir.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        saved.write_text(config.to_json_best_effort(indent=2))
-    trainer = Trainer(method, config.stage_name, config, workdir, iterator, validate, panel)
+    with _reaching(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            saved.write_text(config.to_json_best_effort(indent=2))
+    trainer = Trainer(method, config.stage_name, config, folder, iterator, validate, panel)
     try:
         return trainer.run(max_seconds).finished
     finally:
         iterator.close()
+
+
+@contextlib.contextmanager
+def _reaching(workdir: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each kind of bucket has its own
+        reason = " ".join(str(error).split()) or repr(error)
+        raise UserError(f"--workdir {workdir}: cannot be read and written: {reason}") from error
 
 
 def _check_batch(config: Any) -> None:
@@ -144,7 +162,7 @@ def _check_batch(config: Any) -> None:
             raise UserError(f"--config.stage.batch: {config.stage.batch} is no multiple of {name}")
 
 
-def _check_model(config: Any, saved: Path) -> None:
+def _check_model(config: Any, saved: epath.Path) -> None:
     """The model against that of an earlier run of this stage in the same workdir.
 
     Raises:
@@ -156,7 +174,8 @@ def _check_model(config: Any, saved: Path) -> None:
     now = json.loads(config.to_json_best_effort())
     old, new = (flatten({p: tree.get(p) for p in ("method", "model")}) for tree in (before, now))
     for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
+        remat = name.endswith("/remat")  # costs memory or time, and changes no result
+        if not remat and old.get(name) != new.get(name):
             raise UserError(
                 f"--workdir {saved.parent}: holds a run of stage {config.stage_name} with "
                 f"{name.replace('/', '.')} = {old.get(name)}, this config has {new.get(name)}"
@@ -238,7 +257,7 @@ def main(argv: list[str]) -> None:
         logger.addHandler(handler)
         logger.propagate = False
     try:
-        run(_CONFIG.value, Path(_WORKDIR.value or "."), _MAX_SECONDS.value)
+        run(_CONFIG.value, _WORKDIR.value or ".", _MAX_SECONDS.value)
     except UserError as error:
         print(f"launch.train: {error}", file=sys.stderr)
         sys.exit(2)

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import struct
-import tempfile
+import uuid
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from etils import epath
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from maskgit_sr import paths
 from maskgit_sr.arrays import Params
 from maskgit_sr.errors import UserError
 from maskgit_sr.models.functional import flatten, unflatten
@@ -51,10 +51,13 @@ class Metadata:
     version: int = FORMAT_VERSION
 
 
-def write(path: Path, params: Params, metadata: Metadata, dtype: Any = np.float32) -> None:
-    """Writes a bundle under a temporary name and renames it, so that no half file is left.
+def write(
+    path: paths.PathLike, params: Params, metadata: Metadata, dtype: Any = np.float32
+) -> None:
+    """Writes a bundle; no half file is left, whatever happens.
 
     Args:
+        path: on this machine or in a bucket.
         params: groups of nested dicts of arrays.
         dtype: float32, or bfloat16 to halve the file; the codebook stays float32, because a rounded
             code vector changes which token an image gets.
@@ -67,29 +70,31 @@ def write(path: Path, params: Params, metadata: Metadata, dtype: Any = np.float3
         keep = name.startswith("codebook/")
         arrays[name] = np.ascontiguousarray(np.asarray(leaf, np.float32 if keep else dtype))
     blob = save(arrays, {_KEY: json.dumps(dataclasses.asdict(metadata), sort_keys=True)})
+    target = epath.Path(path)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if paths.is_remote(path):  # a bucket shows whole objects only
+            target.write_bytes(blob)
+            return
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(blob)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            temporary.write_bytes(blob)
+            temporary.replace(target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise UserError(f"{path}: cannot write the bundle: {error.strerror or error}") from error
 
 
-def read_metadata(path: Path) -> Metadata:
+def read_metadata(path: paths.PathLike) -> Metadata:
     """Metadata alone; reads the header only.
 
     Raises:
         UserError: missing file, not a bundle, or another format version.
     """
     try:
-        with safe_open(path, "numpy") as file:
+        with paths.local(path) as local, safe_open(local, "numpy") as file:
             text = (file.metadata() or {}).get(_KEY)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such bundle") from error
@@ -107,10 +112,11 @@ def read_metadata(path: Path) -> Metadata:
     raise UserError(f"{path}: expected bundle format {FORMAT_VERSION}, found {version}")
 
 
-def read(path: Path, shapes: Params | None = None) -> tuple[Params, Metadata]:
+def read(path: paths.PathLike, shapes: Params | None = None) -> tuple[Params, Metadata]:
     """Arrays as float32 and metadata.
 
     Args:
+        path: on this machine or in a bucket.
         shapes: what the method expects; every name and shape must agree with it.
 
     Raises:
@@ -119,7 +125,7 @@ def read(path: Path, shapes: Params | None = None) -> tuple[Params, Metadata]:
     """
     metadata = read_metadata(path)
     try:
-        blob = path.read_bytes()
+        blob = epath.Path(path).read_bytes()
         (size,) = struct.unpack("<Q", blob[:8])
         header = json.loads(blob[8 : 8 + size])
     except (OSError, struct.error, ValueError) as error:

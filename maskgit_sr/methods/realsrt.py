@@ -141,8 +141,11 @@ class RealSRT:
         return build_stages(self)
 
     def describe(self) -> dict[str, Any]:
-        """The configuration as plain JSON values."""
-        return dataclasses.asdict(self.config)
+        """The configuration as plain JSON values, but for `remat`, which changes no result."""
+        described = dataclasses.asdict(self.config)
+        for network in ("tokenizer", "generator", "critic"):
+            del described[network]["remat"]
+        return described
 
     def shapes(self) -> Params:
         """Shapes of the bundle's groups."""

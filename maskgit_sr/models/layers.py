@@ -16,6 +16,14 @@ Feature = Float[Array, "B h w C"]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
+def run_layer(layer: Any, *args: Any, remat: bool) -> Any:
+    """``layer(*args)``; with ``remat`` only the arguments are kept for the backward pass."""
+    if not remat:
+        return layer(*args)
+    graph, state = nnx.split(layer)
+    return jax.checkpoint(lambda state, *args: nnx.merge(graph, state)(*args))(state, *args)
+
+
 def _convolve(x: Feature, kernel: jax.Array, stride: int, padding: Any) -> Feature:
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import TokenLogits, TokenMask
+from maskgit_sr.models.layers import run_layer
 from maskgit_sr.ops.positions import sincos_2d
 
 Sequence = Float[Array, "B N D"]
@@ -236,17 +237,11 @@ class TokenTransformer(nnx.Module):
     def _positions(self) -> jax.Array:
         return jnp.asarray(sincos_2d(*self.config.grid, self.config.dim), self.dtype)
 
-    def _layer(self, layer: Any, *args: Any) -> Sequence:
-        if not self.config.remat:
-            return layer(*args)
-        graph, state = nnx.split(layer)
-        return jax.checkpoint(lambda state, *args: nnx.merge(graph, state)(*args))(state, *args)
-
     def encode(self, lr_vectors: Float[Array, "B N C"]) -> Memory:
         """Code vectors of the LR tokens → keys and values for each decoder layer."""
         x = self.encoder_in(lr_vectors) + self._positions()
         for layer in self.encoder:
-            x = self._layer(layer, x)
+            x = run_layer(layer, x, remat=self.config.remat)
         x = self.encoder_norm(x)
         return tuple(layer.cross_attention.key_values(x) for layer in self.decoder)
 
@@ -262,6 +257,6 @@ class TokenTransformer(nnx.Module):
             x = jnp.where(mask[..., None], self.mask_token[...].astype(x.dtype), x)
         x = x + self._positions()
         for layer, kv in zip(self.decoder, memory, strict=True):
-            x = self._layer(layer, x, kv)
+            x = run_layer(layer, x, kv, remat=self.config.remat)
         x = self.decoder_norm(x).astype(jnp.float32)
         return jnp.matmul(x, self.logits.kernel[...], precision="highest")

@@ -11,7 +11,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from maskgit_sr.arrays import Image, Latent
-from maskgit_sr.models.layers import Conv, Downsample, Feature, ResidualBlock, Upsample, make_norm
+from maskgit_sr.models.layers import (
+    Conv,
+    Downsample,
+    Feature,
+    ResidualBlock,
+    Upsample,
+    make_norm,
+    run_layer,
+)
 from maskgit_sr.ops.resize import depth_to_space, space_to_depth
 
 
@@ -28,6 +36,7 @@ class VQGANConfig:
         codes: K, codebook size.
         narrow_up: upsampling convolutions go to the next level's width instead of keeping theirs.
         groups: of the group norms; 0 leaves them out.
+        remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
     channels: tuple[int, ...] = (128, 128, 256, 256)
@@ -40,6 +49,7 @@ class VQGANConfig:
     codes: int = 512
     narrow_up: bool = False
     groups: int = 32
+    remat: bool = False
 
     @property
     def factor(self) -> int:
@@ -52,7 +62,7 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs):
         block = partial(ResidualBlock, groups=config.groups, dtype=dtype, rngs=rngs)
-        self.patch = config.patch
+        self.patch, self.remat = config.patch, config.remat
         widths = config.channels
         layers: list[Any] = []
         width = widths[0]
@@ -71,7 +81,7 @@ class Encoder(nnx.Module):
     def __call__(self, image: Image) -> Latent:
         x = self.conv_in(space_to_depth(image, self.patch))
         for layer in self.layers:
-            x = layer(x)
+            x = run_layer(layer, x, remat=self.remat)
         return self.conv_out(jax.nn.swish(self.norm_out(x)))
 
 
@@ -80,7 +90,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs):
         block = partial(ResidualBlock, groups=config.groups, dtype=dtype, rngs=rngs)
-        self.patch = config.patch
+        self.patch, self.remat = config.patch, config.remat
         widths = config.channels
         width = widths[-1]
         self.conv_in = Conv(config.code_width, width, dtype=dtype, rngs=rngs)
@@ -100,7 +110,7 @@ class Decoder(nnx.Module):
         """Everything before the last convolution."""
         x = self.conv_in(latent)
         for layer in self.layers:
-            x = layer(x)
+            x = run_layer(layer, x, remat=self.remat)
         return jax.nn.swish(self.norm_out(x))
 
     def head(self, features: Feature) -> Image:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import grain
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from maskgit_sr import bundles
@@ -29,7 +29,7 @@ class Checkpoints:
         every: and those of steps that this divides; 0: none.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, best: int = 0, every: int = 0):
+    def __init__(self, folder: epath.Path, keep: int = 2, best: int = 0, every: int = 0):
         policies: list[Any] = [preservation_policy.LatestN(keep)]
         if best:
             policies.append(
@@ -45,7 +45,7 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies), create=True
         )
         self._folder = folder
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(folder, options=options)
         self._good = self._manager.latest_step()
 
     def save(self, state: TrainState, iterator: Any, score: float | None = None) -> None:
@@ -129,12 +129,12 @@ class Checkpoints:
             self._manager.close()
 
 
-def stage_file(workdir: Path, stage: str) -> Path:
+def stage_file(workdir: epath.Path, stage: str) -> epath.Path:
     """Where a stage leaves its groups for the stages after it."""
     return workdir / stage / "groups.safetensors"
 
 
-def collect(paths: Iterable[Path], groups: Iterable[str]) -> tuple[Params, dict[str, Any]]:
+def collect(paths: Iterable[epath.Path], groups: Iterable[str]) -> tuple[Params, dict[str, Any]]:
     """``groups`` from stage files or bundles, the first file that has a group giving it.
 
     Returns:
@@ -153,7 +153,7 @@ def collect(paths: Iterable[Path], groups: Iterable[str]) -> tuple[Params, dict[
     return found, facts
 
 
-def require(found: Params, needed: Iterable[str], where: Path) -> None:
+def require(found: Params, needed: Iterable[str], where: epath.Path) -> None:
     """Raises :class:`UserError` naming groups that earlier stages have not produced."""
     missing = [group for group in needed if group not in found]
     if missing:

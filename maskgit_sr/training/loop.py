@@ -8,15 +8,15 @@ import datetime
 import logging
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from clu import parameter_overview
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from maskgit_sr import bundles
+from maskgit_sr import bundles, paths
 from maskgit_sr.arrays import Params
 from maskgit_sr.errors import UserError
 from maskgit_sr.losses import perceptual
@@ -36,13 +36,14 @@ class Outcome:
 
     step: int
     finished: bool
-    groups: Path
+    groups: epath.Path
 
 
 class Trainer:
     """Runs one stage in ``workdir/<stage>``; a second call goes on where the first one stopped.
 
     Args:
+        workdir: on this machine or in a bucket (gs://), which all hosts must reach.
         config: ``seed``, ``init`` (bundle or ""), ``mesh``, ``log_every``, ``panel_every``,
             ``validate_every``, ``checkpoint_every``, ``keep``, ``max_bad_steps``, ``profile``,
             ``perceptual`` and ``stage``: ``steps``, ``batch``, ``accumulate``, ``ema``,
@@ -61,7 +62,7 @@ class Trainer:
         method: Method,
         stage_name: str,
         config: Any,
-        workdir: Path,
+        workdir: paths.PathLike,
         iterator: Iterator[dict[str, np.ndarray]],
         validate: Validate | None = None,
         panel_batch: dict[str, np.ndarray] | None = None,
@@ -72,7 +73,7 @@ class Trainer:
             )
         self.method, self.name, self.config = method, stage_name, config
         self.stage: Stage = method.stages[stage_name]
-        self.workdir, self.iterator = workdir, iterator
+        self.workdir, self.iterator = paths.absolute(workdir), iterator
         self.validate, self.panel_batch = validate, panel_batch
         self.mesh = sharding.make_mesh(**config.mesh)
         self.optimizers = {
@@ -201,14 +202,16 @@ class Trainer:
         stages = reversed(self.method.stages)  # a later stage may have gone on with a group
         sources = [checkpoint.stage_file(self.workdir, name) for name in stages]
         if self.config.init:
-            sources.append(Path(self.config.init))
+            sources.append(paths.absolute(self.config.init))
         found, self._facts = checkpoint.collect(sources, self.method.bundle_groups)
         checkpoint.require(found, needed, self.workdir)
         frozen = {group: found[group] for group in needed}
         fresh = tuple(dict.fromkeys((*stage.trains, *stage.fresh_stats)))
         initial = {}
         if self.config.init:  # go on from a bundle's own weights for the trained groups too
-            initial = collect_from(Path(self.config.init), (*stage.trains, *stage.fresh_stats))
+            initial = collect_from(
+                paths.absolute(self.config.init), (*stage.trains, *stage.fresh_stats)
+            )
 
         def build(frozen: Params, initial: Params) -> TrainState:
             params, stats = self.method.init(jax.random.key(self.config.seed), fresh)
@@ -259,7 +262,7 @@ class Trainer:
         whole = NamedSharding(self.mesh, PartitionSpec())
         return jax.tree.map(np.asarray, jax.device_put(tree, whole))
 
-    def _export(self, frozen: Params, state: TrainState, step: int, seconds: float) -> Path:
+    def _export(self, frozen: Params, state: TrainState, step: int, seconds: float) -> epath.Path:
         groups = self.groups(frozen, state)
         facts = {
             "steps": step,
@@ -281,7 +284,7 @@ class Trainer:
         return path
 
 
-def collect_from(path: Path, groups: tuple[str, ...]) -> Params:
+def collect_from(path: epath.Path, groups: tuple[str, ...]) -> Params:
     """Those of ``groups`` that one bundle has; that it lacks some is not an error.
 
     Raises:

@@ -44,7 +44,10 @@ def test_dry_run_prints_what_would_run():
         "accelerator: v5e-8 (machine_type=ct5lp-hightpu-8t, tpu_topology=2x4)",
         "docker image: FROM python:3.12-slim",
     ]
-    assert "  RUN pip install --no-cache-dir -r requirements.txt 'jax[tpu]'" in lines
+    assert (
+        "  RUN pip install --no-cache-dir -r requirements.txt 'jax[tpu]' 'gcsfs>=2026.6,<2027'"
+        in lines
+    )
     commands = [line.strip() for line in lines if "launch.train" in line]
     assert commands == [
         "python -m launch.train "

@@ -32,6 +32,34 @@ def test_encode_and_decode(method, params):
     assert np.std(output) > 0
 
 
+def test_remat_leaves_the_function_and_keeps_less(tiny, params):
+    """Same loss and gradients; what the backward pass is handed is smaller."""
+    image = jax.random.uniform(jax.random.key(0), (2, 64, 64, 3))
+
+    def differentiated(remat):
+        network = build(dataclasses.replace(tiny.tokenizer, remat=remat))
+
+        def loss(own):
+            module = network.bind(own)
+            return jnp.mean((module.decode(module.encode(image)) - image) ** 2)
+
+        def kept(own):
+            return jax.vjp(loss, own)[1]
+
+        bytes_kept = sum(
+            leaf.size * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(jax.eval_shape(kept, params["tokenizer"]))
+        )
+        return *jax.jit(jax.value_and_grad(loss))(params["tokenizer"]), bytes_kept
+
+    value, grads, whole = differentiated(False)
+    again, same, less = differentiated(True)
+    np.testing.assert_allclose(value, again, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert less < whole / 2
+
+
 @pytest.mark.parametrize(
     ("changes", "factor"),
     [
