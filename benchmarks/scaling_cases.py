@@ -29,7 +29,7 @@ from jax.sharding import NamedSharding
 
 from benchmarks.scaling_hlo import Cost, Program
 from configs import realsrt
-from maskgit_sr.arrays import Params, Precision
+from maskgit_sr.arrays import Execution, Params
 from maskgit_sr.losses import perceptual
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method, Stage
@@ -114,12 +114,8 @@ def plan(method: Method, stage_name: str, config: Any) -> Plan:
 def published(case: Case) -> Plan:
     """The plan of a published size."""
     config = realsrt.get_config(f"{case.size},stage={case.stage}")
-    model = config.model.to_dict()
-    if case.remat:
-        model = registry.build(config.method, model).describe()
-        for name in ("tokenizer", "generator", "critic"):
-            model[name] = model[name] | {"remat": True}
-    return plan(registry.build(config.method, model, Precision(DTYPE)), case.stage, config)
+    method = registry.build(config.method, config.model.to_dict(), Execution(DTYPE, case.remat))
+    return plan(method, case.stage, config)
 
 
 def lower(made: Plan, mesh: jax.sharding.Mesh, many: int, gather: bool = False) -> Any:

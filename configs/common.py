@@ -42,6 +42,7 @@ def base() -> ml_collections.ConfigDict:
             seed=0,
             init="",
             dtype="",
+            remat=False,  # blocks are computed again in the backward pass: less memory, more time
             mesh=dict(data=-1, fsdp=1, tensor=1),
             log_every=100,
             panel_every=5000,

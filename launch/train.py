@@ -26,7 +26,7 @@ from data import pipeline
 from data.examples import Recipe
 from data.validation import validation_pairs
 from maskgit_sr import paths
-from maskgit_sr.arrays import Params, Precision, parse_dtype
+from maskgit_sr.arrays import Execution, Params, parse_dtype
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method
@@ -109,9 +109,9 @@ def run(config: Any, workdir: paths.PathLike, max_seconds: float) -> bool:
     saved = folder / f"config-{config.stage_name}.json"
     with _reaching(folder):
         _check_model(config, saved)
-    dtype = parse_dtype(config.dtype or None)
+    execution = Execution(parse_dtype(config.dtype or None), config.remat)
     try:
-        method = registry.build(config.method, config.model.to_dict(), Precision(compute=dtype))
+        method = registry.build(config.method, config.model.to_dict(), execution)
     except (TypeError, ValueError) as error:
         raise UserError(f"--config.model: {error}") from error
     iterator = _iterator(config, method.scale)
@@ -174,8 +174,7 @@ def _check_model(config: Any, saved: epath.Path) -> None:
     now = json.loads(config.to_json_best_effort())
     old, new = (flatten({p: tree.get(p) for p in ("method", "model")}) for tree in (before, now))
     for name in sorted(old.keys() | new.keys()):
-        remat = name.endswith("/remat")  # costs memory or time, and changes no result
-        if not remat and old.get(name) != new.get(name):
+        if old.get(name) != new.get(name):
             raise UserError(
                 f"--workdir {saved.parent}: holds a run of stage {config.stage_name} with "
                 f"{name.replace('/', '.')} = {old.get(name)}, this config has {new.get(name)}"

@@ -28,15 +28,18 @@ Params = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Precision:
-    """Which dtype parameters are kept in and which one layers compute in.
+class Execution:
+    """How networks are run, which is no part of what they are.
 
-    Logits, softmax, normalisation statistics, losses and codebook distances stay float32 whatever
-    ``compute`` is; the modules see to that themselves.
+    Attributes:
+        dtype: that layers compute in. Parameters, logits, softmax, normalisation statistics, losses
+            and codebook distances stay float32 whatever it is; the modules see to that themselves.
+        remat: in the backward pass each block is computed again from its input, instead of keeping
+            its activations.
     """
 
-    compute: Any = jnp.float32
-    param: Any = jnp.float32
+    dtype: Any = jnp.float32
+    remat: bool = False
 
 
 def default_compute_dtype(platform: str | None = None) -> Any:

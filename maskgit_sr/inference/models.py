@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from maskgit_sr import bundles
-from maskgit_sr.arrays import Precision, parse_dtype
+from maskgit_sr.arrays import Execution, parse_dtype
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods import registry
@@ -114,8 +114,8 @@ def load(
     place = pick_device(device)
     metadata = bundles.read_metadata(path)
     try:
-        precision = Precision(compute=parse_dtype(dtype, place.platform))
-        method = registry.build(metadata.method, metadata.config, precision)
+        execution = Execution(parse_dtype(dtype, place.platform))
+        method = registry.build(metadata.method, metadata.config, execution)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     params, metadata = bundles.read(path, method.shapes())

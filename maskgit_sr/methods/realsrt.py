@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from maskgit_sr.arrays import Image, Keys, Latent, Params, Precision, TokenGrid, Tokens
+from maskgit_sr.arrays import Execution, Image, Keys, Latent, Params, TokenGrid, Tokens
 from maskgit_sr.decoding.masked import Decoded, decode
 from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.methods.base import Restored, RestoreOptions, Stage, TileSpec
@@ -82,6 +82,8 @@ def _build(cls: Any, values: Mapping[str, Any], where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     arguments = {}
     for name, value in values.items():
+        if name == "remat":  # bundles of the first version have it; it is no part of a network
+            continue
         if name not in fields:
             raise ValueError(
                 f"{where}: unknown field {name!r}, expected one of {', '.join(fields)}"
@@ -102,14 +104,14 @@ class RealSRT:
     scale = 4
     bundle_groups: tuple[str, ...] = ("tokenizer", "codebook", "generator", "critic", "control")
 
-    def __init__(self, config: RealSRTConfig, precision: Precision | None = None):
+    def __init__(self, config: RealSRTConfig, execution: Execution | None = None):
         """Checks that the parts fit together.
 
         Raises:
             ValueError: the token grid, the tile and the tokenizer's factor disagree.
         """
         self.config, self.tile = config, config.tile
-        self.precision = precision or Precision()
+        self.execution = execution or Execution()
         factor = config.tokenizer.factor
         if (config.tile.size * self.scale) % factor:
             raise ValueError(f"tile: size × {self.scale} must be a multiple of {factor}")
@@ -122,15 +124,15 @@ class RealSRT:
                     f"{name}: expected grid {self.grid} and code width "
                     f"{config.tokenizer.code_width}, found {found.grid} and {found.code_width}"
                 )
-        dtype = self.precision.compute
-        self.tokenizer = Network(lambda rngs: VQGAN(config.tokenizer, dtype=dtype, rngs=rngs))
-        self.generator = Network(
-            lambda rngs: TokenTransformer(config.generator, dtype=dtype, rngs=rngs)
-        )
-        self.critic = Network(lambda rngs: TokenTransformer(config.critic, dtype=dtype, rngs=rngs))
-        self.control = Network(lambda rngs: Control(config.tokenizer, dtype=dtype, rngs=rngs))
+        run = dataclasses.asdict(self.execution)
+        self.tokenizer = Network(lambda rngs: VQGAN(config.tokenizer, **run, rngs=rngs))
+        self.generator = Network(lambda rngs: TokenTransformer(config.generator, **run, rngs=rngs))
+        self.critic = Network(lambda rngs: TokenTransformer(config.critic, **run, rngs=rngs))
+        self.control = Network(lambda rngs: Control(config.tokenizer, **run, rngs=rngs))
         self.discriminator = Network(
-            lambda rngs: PatchDiscriminator(config.discriminator, dtype=dtype, rngs=rngs)
+            lambda rngs: PatchDiscriminator(
+                config.discriminator, dtype=self.execution.dtype, rngs=rngs
+            )
         )
 
     @property
@@ -141,11 +143,8 @@ class RealSRT:
         return build_stages(self)
 
     def describe(self) -> dict[str, Any]:
-        """The configuration as plain JSON values, but for `remat`, which changes no result."""
-        described = dataclasses.asdict(self.config)
-        for network in ("tokenizer", "generator", "critic"):
-            del described[network]["remat"]
-        return described
+        """The configuration as plain JSON values."""
+        return dataclasses.asdict(self.config)
 
     def shapes(self) -> Params:
         """Shapes of the bundle's groups."""

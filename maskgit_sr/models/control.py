@@ -18,9 +18,9 @@ class Control(nnx.Module):
     The zero convolution makes a fresh module change nothing.
     """
 
-    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
         width = 2 * config.code_width
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs, remat=remat)
         self.fuse_in = ResidualBlock(width, width, groups=config.groups, dtype=dtype, rngs=rngs)
         self.attention = AttentionBlock(width, groups=config.groups, dtype=dtype, rngs=rngs)
         self.fuse_out = ResidualBlock(width, width, groups=config.groups, dtype=dtype, rngs=rngs)

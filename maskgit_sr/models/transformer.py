@@ -41,7 +41,6 @@ class TransformerConfig:
         grid: (h, w) of the token grid.
         sharpness: initial query and key scale; 2 makes a fresh network attend to a token's close
             surroundings, 1 (published) to nearly everything alike.
-        remat: recompute each layer in the backward pass instead of keeping its activations.
     """
 
     outputs: int = 512
@@ -54,7 +53,6 @@ class TransformerConfig:
     code_width: int = 256
     grid: tuple[int, int] = (32, 32)
     sharpness: float = 1.0
-    remat: bool = False
 
 
 class Linear(nnx.Module):
@@ -216,9 +214,11 @@ class DecoderLayer(nnx.Module):
 class TokenTransformer(nnx.Module):
     """LR token vectors → memory, once; HR token vectors and memory → logits, at every step."""
 
-    def __init__(self, config: TransformerConfig, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, config: TransformerConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False
+    ):
         linear = partial(Linear, dtype=dtype, rngs=rngs)
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.remat = config, dtype, remat
         if config.masked:
             init = nnx.initializers.normal(0.02)
             self.mask_token = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
@@ -241,7 +241,7 @@ class TokenTransformer(nnx.Module):
         """Code vectors of the LR tokens → keys and values for each decoder layer."""
         x = self.encoder_in(lr_vectors) + self._positions()
         for layer in self.encoder:
-            x = run_layer(layer, x, remat=self.config.remat)
+            x = run_layer(layer, x, remat=self.remat)
         x = self.encoder_norm(x)
         return tuple(layer.cross_attention.key_values(x) for layer in self.decoder)
 
@@ -257,6 +257,6 @@ class TokenTransformer(nnx.Module):
             x = jnp.where(mask[..., None], self.mask_token[...].astype(x.dtype), x)
         x = x + self._positions()
         for layer, kv in zip(self.decoder, memory, strict=True):
-            x = run_layer(layer, x, kv, remat=self.config.remat)
+            x = run_layer(layer, x, kv, remat=self.remat)
         x = self.decoder_norm(x).astype(jnp.float32)
         return jnp.matmul(x, self.logits.kernel[...], precision="highest")

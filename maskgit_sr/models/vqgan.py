@@ -36,7 +36,6 @@ class VQGANConfig:
         codes: K, codebook size.
         narrow_up: upsampling convolutions go to the next level's width instead of keeping theirs.
         groups: of the group norms; 0 leaves them out.
-        remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
     channels: tuple[int, ...] = (128, 128, 256, 256)
@@ -49,7 +48,6 @@ class VQGANConfig:
     codes: int = 512
     narrow_up: bool = False
     groups: int = 32
-    remat: bool = False
 
     @property
     def factor(self) -> int:
@@ -60,9 +58,9 @@ class VQGANConfig:
 class Encoder(nnx.Module):
     """Image [B, H, W, 3] → features [B, H/f, W/f, C]."""
 
-    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
         block = partial(ResidualBlock, groups=config.groups, dtype=dtype, rngs=rngs)
-        self.patch, self.remat = config.patch, config.remat
+        self.patch, self.remat = config.patch, remat
         widths = config.channels
         layers: list[Any] = []
         width = widths[0]
@@ -88,9 +86,9 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Features [B, h, w, C] → image [B, h·f, w·f, 3], not clipped, float32."""
 
-    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
         block = partial(ResidualBlock, groups=config.groups, dtype=dtype, rngs=rngs)
-        self.patch, self.remat = config.patch, config.remat
+        self.patch, self.remat = config.patch, remat
         widths = config.channels
         width = widths[-1]
         self.conv_in = Conv(config.code_width, width, dtype=dtype, rngs=rngs)
@@ -124,12 +122,12 @@ class Decoder(nnx.Module):
 class VQGAN(nnx.Module):
     """Encoder and decoder; the codebook between them is plain arrays (:mod:`.codebook`)."""
 
-    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
         width = config.code_width
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs, remat=remat)
         self.quant_conv = Conv(width, width, 1, dtype=dtype, rngs=rngs)
         self.post_quant_conv = Conv(width, width, 1, dtype=dtype, rngs=rngs)
-        self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
+        self.decoder = Decoder(config, dtype=dtype, rngs=rngs, remat=remat)
 
     def encode(self, image: Image) -> Latent:
         """Vectors to be quantized, float32 [B, h, w, C]."""

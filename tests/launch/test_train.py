@@ -157,11 +157,10 @@ def test_what_cannot_work_is_refused_before_the_first_step(photos, tiny, tmp_pat
 
 def test_remat_is_no_other_model(trained, photos, tiny):
     """It may be switched on when a resumed run meets less memory."""
-    changed = config("tokenizer", photos, tiny, **{"model.tokenizer.remat": True})
+    changed = config("tokenizer", photos, tiny, remat=True)
     assert train.run(changed, trained, 0.0)
-    assert "remat" not in str(
-        bundles.read_metadata(trained / "tokenizer/groups.safetensors").config
-    )
+    metadata = bundles.read_metadata(trained / "tokenizer/groups.safetensors")
+    assert "remat" not in str(metadata.config)
 
 
 def test_a_workdir_of_another_model_is_refused(trained, photos, tiny):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_sr.arrays import Precision
+from maskgit_sr.arrays import Execution
 from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import RestoreOptions, TileSpec
@@ -85,8 +85,8 @@ def test_control_steers_the_image_but_not_the_tokens(method, params, scored):
 def test_configuration_survives_json(method, tiny):
     text = json.dumps(method.describe())
     assert RealSRTConfig.from_dict(json.loads(text)) == tiny
-    again = registry.build("realsrt", json.loads(text), Precision(compute=jnp.bfloat16))
-    assert again.precision.compute == jnp.bfloat16
+    again = registry.build("realsrt", json.loads(text), Execution(jnp.bfloat16))
+    assert again.execution.dtype == jnp.bfloat16
     assert flatten(again.shapes()) == flatten(method.shapes())
 
 

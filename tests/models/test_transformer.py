@@ -1,6 +1,5 @@
 """models.transformer against NumPy, and what the mask and the memory may and may not change."""
 
-import dataclasses
 from math import erf
 
 import jax
@@ -125,8 +124,10 @@ def test_critic_has_no_mask_token(method, params):
 
 
 def test_remat_and_bfloat16_leave_the_function(tiny, params):
-    def evaluate(config, dtype, transform):
-        network = Network(lambda rngs: TokenTransformer(config, dtype=dtype, rngs=rngs))
+    def evaluate(dtype, transform, remat=False):
+        network = Network(
+            lambda rngs: TokenTransformer(tiny.generator, dtype=dtype, rngs=rngs, remat=remat)
+        )
 
         def loss(own, lr, hr):
             def call(module):
@@ -138,10 +139,10 @@ def test_remat_and_bfloat16_leave_the_function(tiny, params):
         return jax.jit(transform(loss))(*arguments)
 
     both = jax.value_and_grad
-    value, grads = evaluate(tiny.generator, jnp.float32, both)
-    again, same = evaluate(dataclasses.replace(tiny.generator, remat=True), jnp.float32, both)
+    value, grads = evaluate(jnp.float32, both)
+    again, same = evaluate(jnp.float32, both, remat=True)
     np.testing.assert_allclose(value, again, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(same), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    rough = evaluate(tiny.generator, jnp.bfloat16, lambda loss: loss)
+    rough = evaluate(jnp.bfloat16, lambda loss: loss)
     np.testing.assert_allclose(value, rough, rtol=0.05)

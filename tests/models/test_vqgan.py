@@ -11,8 +11,8 @@ from maskgit_sr.models.functional import Network, flatten
 from maskgit_sr.models.vqgan import VQGAN, VQGANConfig
 
 
-def build(config, dtype=jnp.float32):
-    return Network(lambda rngs: VQGAN(config, dtype=dtype, rngs=rngs))
+def build(config, dtype=jnp.float32, remat=False):
+    return Network(lambda rngs: VQGAN(config, dtype=dtype, rngs=rngs, remat=remat))
 
 
 def test_encode_and_decode(method, params):
@@ -37,7 +37,7 @@ def test_remat_leaves_the_function_and_keeps_less(tiny, params):
     image = jax.random.uniform(jax.random.key(0), (2, 64, 64, 3))
 
     def differentiated(remat):
-        network = build(dataclasses.replace(tiny.tokenizer, remat=remat))
+        network = build(tiny.tokenizer, remat=remat)
 
         def loss(own):
             module = network.bind(own)
