@@ -242,8 +242,10 @@ def discriminator_loss(
 def _mask_tokens(method: RealSRT, params: Params, batch: Batch, key: jax.Array):  # type: ignore[no-untyped-def]
     """(HR tokens, LR tokens, mask): r ~ U(0,1), max(1, round(γ(r)·N)) uniform positions (§3.2)."""
     size = batch["hr"].shape[0]
-    images = jnp.concatenate([batch["hr"], method.upsample(batch["lr"])])
-    hr_tokens, lr_tokens = jnp.split(method.tokenize(params, images).reshape(2 * size, -1), 2)
+    # Pair by pair, not one batch after the other, or a sharded batch would change devices.
+    pairs = jnp.stack([batch["hr"], method.upsample(batch["lr"])], axis=1)
+    tokens = method.tokenize(params, pairs.reshape(2 * size, *pairs.shape[2:]))
+    hr_tokens, lr_tokens = jnp.unstack(tokens.reshape(size, 2, -1), axis=1)
     ratio_key, mask_key = jax.random.split(key)
     ratios = gamma(method.config.schedule)(jax.random.uniform(ratio_key, (size,)))
     counts = jnp.maximum(1, jnp.round(ratios * hr_tokens.shape[1])).astype(jnp.int32)
