@@ -106,6 +106,19 @@ def plan(
     return _checked(jobs, skip_existing, overwrite, confidence)
 
 
+def pictures(text: str) -> list[tuple[Path, Path]]:
+    """The pictures that a file, folder or pattern names: (path, path below that folder), sorted.
+
+    Confidence maps beside the pictures that they belong to are left out.
+
+    Raises:
+      UserError: nothing there.
+    """
+    found = {one.source: one.name for one in _find([text], None)}
+    targets = {confidence_path(path) for path in found} if len(found) > 1 else set()
+    return [(path, name) for path, name in found.items() if path not in targets]
+
+
 def confidence_path(target: Path) -> Path:
     """Where the confidence map of an output goes: `NAME_confidence.png` beside it."""
     return target.with_name(f"{target.stem}_confidence.png")

@@ -2,106 +2,155 @@
 
 `create(["psnr_y", "lpips_alex"])` gives callables with their `Spec`; write `spec.protocol` beside
 every number. There is no plain "psnr": a name says its colour.
+
+Images are RGB [B,H,W,3] in [0,1]; scores are [B] float32. What special images score:
+
+- equal images: PSNR and LR-PSNR 100 dB, SSIM and MS-SSIM 1, LPIPS, DISTS and LR consistency 0;
+- flat images: as any other, but NIQE is NaN, since nothing is left that has statistics;
+- an image that holds NaN or infinity, anywhere: NaN;
+- an image below `Spec.min_size`: ValueError, with the size that it takes.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from maskgit_sr import assets as _assets
 from maskgit_sr.arrays import Image
 from maskgit_sr.errors import UserError
-from maskgit_sr.metrics import lpips
+from maskgit_sr.metrics import fid, lpips, lr, networks, niqe
 from maskgit_sr.metrics.pixel import Score, ms_ssim, psnr, rgb_to_y, ssim
+from maskgit_sr.metrics.spec import SPECS, Needs, Spec
 
-__all__ = ["SPECS", "Metric", "Spec", "create", "ms_ssim", "psnr", "rgb_to_y", "ssim"]
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a score is.
-
-    Attributes:
-        name: its key in `SPECS`.
-        better: "higher" or "lower".
-        unit: "dB" or "".
-        min_size: the least side in pixels, after the border is cut.
-        text: colour space and constants in words.
-        border: pixels cut from each side before scoring.
-    """
-
-    name: str
-    better: str
-    unit: str
-    min_size: int
-    text: str
-    border: int = 0
-
-    @property
-    def protocol(self) -> str:
-        """One line for a report."""
-        cut = f"border of {self.border} px cut" if self.border else "no border cut"
-        return f"{self.text}; {cut}; {self.better} is better"
+__all__ = [
+    "SPECS",
+    "Metric",
+    "Needs",
+    "SetMetric",
+    "Spec",
+    "available",
+    "create",
+    "ms_ssim",
+    "psnr",
+    "rgb_to_y",
+    "ssim",
+]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A `Spec` and its score (x, y) -> [B] float32; x and y are RGB [B,H,W,3] in [0,1]."""
+    """A `Spec` and its score of single images.
+
+    `metric(x, y)` if the spec needs a "reference", `metric(x, lr)` if it needs "lr", `metric(x)` if
+    it needs "none": images [B,H,W,3] in [0,1] -> [B] float32, NaN for images that hold one.
+    """
 
     spec: Spec
-    score: Callable[[Image, Image], Score]
+    score: Callable[..., Score]
 
-    def __call__(self, x: Image, y: Image) -> Score:
-        return self.score(x, y)
+    def __call__(self, *images: Image) -> Score:
+        arrays = [jnp.asarray(image) for image in images]
+        return _mark(self.score(*arrays), *arrays)
 
 
-_Y = "BT.601 Y in [16,235]/255"
-_LUMA = "8-bit luma 0.299 R + 0.587 G + 0.114 B"
-_SSIM = "11x11 Gaussian window of sigma 1.5, valid positions"
+@jax.jit
+def _mark(score: Score, *images: Image) -> Score:
+    whole = [jnp.isfinite(image).all((1, 2, 3)) for image in images]
+    return jnp.where(jnp.all(jnp.stack(whole), axis=0), score, jnp.nan)
 
-SPECS = {
-    spec.name: spec
-    for spec in (
-        Spec("psnr_rgb", "higher", "dB", 1, "RGB, peak 1, capped at 100 dB"),
-        Spec("psnr_y", "higher", "dB", 1, f"{_Y}, peak 1, capped at 100 dB"),
-        Spec("ssim_rgb", "higher", "", 11, f"mean over R, G, B; {_SSIM}"),
-        Spec("ssim_y", "higher", "", 11, f"{_Y}; {_SSIM}"),
-        Spec("ssim_luma", "higher", "", 11, f"{_LUMA}; {_SSIM}"),
-        Spec("ms_ssim_y", "higher", "", 176, f"{_Y}; {_SSIM}; 5 scales, product"),
-        Spec("ms_ssim_luma", "higher", "", 176, f"{_LUMA}; {_SSIM}; 5 scales, product"),
-        Spec("lpips_alex", "lower", "", 31, "RGB; LPIPS v0.1, AlexNet"),
-        Spec("lpips_squeeze", "lower", "", 17, "RGB; LPIPS v0.1, SqueezeNet 1.1"),
-    )
+
+class SetMetric(fid.FrechetDistance):
+    """A `Spec` and its score of two sets: `add(x, y)` as images come, then `value()`.
+
+    Memory does not grow with their number. `clear()` begins anew.
+    """
+
+    def __init__(self, spec: Spec, features: fid.Features) -> None:
+        super().__init__(features)
+        self.spec = spec
+
+
+_PIXEL: dict[str, Callable[..., Score]] = {
+    f"{kind}_{color}": partial(function, color=color)
+    for kind, function in (("psnr", psnr), ("ssim", ssim), ("ms_ssim", ms_ssim))
+    for color in ("rgb", "y", "luma")
 }
-
-_PIXEL = {"psnr": psnr, "ssim": ssim, "ms_ssim": ms_ssim}
+_LR = {"lr_psnr": lr.lr_psnr, "lr_consistency": lr.lr_consistency}
+_PIXEL["ms_ssim_luma_sum"] = partial(ms_ssim, color="luma", method="sum")
 
 
 def create(
     names: Iterable[str], *, border: int = 0, assets: str | Path | None = None
-) -> dict[str, Metric]:
-    """The metrics called `names`, in that order.
+) -> dict[str, Any]:
+    """The metrics called `names`, in that order: each a `Metric`, or a `SetMetric` for a set.
 
     Args:
         names: keys of `SPECS`.
-        border: pixels that PSNR, SSIM and MS-SSIM cut from each side; LPIPS takes whole images.
-        assets: a folder with the LPIPS weights; by default searched as `assets.find` says.
+        border: pixels that PSNR, SSIM, MS-SSIM and NIQE cut from each side; others take whole
+            images.
+        assets: a folder with the weights; by default searched as `assets.find` says.
 
     Raises:
-        UserError: an unknown name, a negative border, or absent weights.
+        UserError: an unknown name, a negative border, or weights that are absent or broken.
     """
     if border < 0:
         raise UserError(f"border {border}: expected 0 or more")
-    metrics = {}
+    metrics: dict[str, Metric | SetMetric] = {}
     for name in names:
-        if name not in SPECS:
-            raise UserError(f"metric {name!r}: expected one of {', '.join(SPECS)}")
-        if name == "lpips_alex":
-            metrics[name] = Metric(SPECS[name], lpips.load("alex", assets))
-        elif name == "lpips_squeeze":
-            metrics[name] = Metric(SPECS[name], lpips.load("squeeze", assets))
+        spec = _spec(name)
+        files = {file: _assets.find(file, assets) for file in spec.weights}
+        spec = replace(
+            spec,
+            border=border if spec.takes_border else 0,
+            weights={file: _assets.digest(path) for file, path in files.items()},
+        )
+        if spec.needs == "set":
+            metrics[name] = SetMetric(spec, fid.load_features(*files.values()))
         else:
-            kind, _, color = name.rpartition("_")
-            score = partial(_PIXEL[kind], color=color, border=border)
-            metrics[name] = Metric(replace(SPECS[name], border=border), score)
+            metrics[name] = Metric(spec, _score(spec, list(files.values()), assets))
     return metrics
+
+
+def available(name: str, assets: str | Path | None = None) -> str | None:
+    """None if the files of the metric are there, else the one line that says what is missing.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    try:
+        for file in _spec(name).weights:
+            _assets.find(file, assets)
+    except UserError as error:
+        if name not in SPECS:
+            raise
+        return str(error)
+    return None
+
+
+def _spec(name: str) -> Spec:
+    if name not in SPECS:
+        raise UserError(f"metric {name!r}: expected one of {', '.join(SPECS)}")
+    return SPECS[name]
+
+
+def _score(spec: Spec, files: list[Path], assets: str | Path | None) -> Callable[..., Score]:
+    if spec.name in _PIXEL:
+        return partial(_PIXEL[spec.name], border=spec.border)
+    if spec.name in _LR:
+        return _LR[spec.name]
+    kind, _, variant = spec.name.partition("_")
+    if kind == "lpips":
+        return lpips.load(variant, assets)  # type: ignore[arg-type]
+    if kind == "niqe":
+        return niqe.load(files[0], "y" if variant == "y" else "luma", spec.border)
+    if kind == "clipiqa":
+        prompts = networks.PYIQA_PROMPTS if variant == "pyiqa" else networks.PAPER_PROMPTS
+        return networks.load_clipiqa(files[0], prompts=prompts)
+    if kind == "dists":
+        return networks.load_dists(*files)
+    return networks.load_musiq(*files)

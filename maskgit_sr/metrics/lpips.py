@@ -2,7 +2,8 @@
 
 Protocol: RGB in [0,1] as they are (no resizing, no border cut, no rounding), lower is better,
 about 0 to 1. "alex" is what super-resolution papers report; "squeeze" is often trained against, so
-report "alex" for a model that was.
+report "alex" for a model that was. "vgg" needs two files that are not on hand here: its network was
+compared with PyTorch's on random weights only.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,12 @@ from maskgit_sr.models import perceptual
 
 
 def load(
-    net: Literal["alex", "squeeze"] = "alex", path: str | Path | None = None
+    net: Literal["alex", "squeeze", "vgg"] = "alex", path: str | Path | None = None
 ) -> Callable[[Image, Image], perceptual.Distance]:
     """The score (x, y) -> [B] float32 of images [B,H,W,3] in [0,1], compiled once per shape.
 
-    Sides are at least 31 pixels ("alex") or 17 ("squeeze"); a smaller image is a ValueError.
+    Sides are at least 31 pixels ("alex"), 17 ("squeeze") or 16 ("vgg"); a smaller image is a
+    ValueError.
 
     Raises:
         UserError: the weights are absent; see `maskgit_sr.assets.find`, which `path` goes to.

@@ -6,8 +6,9 @@ per shape. A score means nothing without its protocol, so colour and border are 
 - color="rgb": the three channels; PSNR pools the error over them, SSIM averages their scores.
 - color="y": BT.601 luma in [16,235]/255, unrounded: MATLAB's and BasicSR's rgb2ycbcr, the "Y" of
   super-resolution papers.
-- color="luma": 0.299 R + 0.587 G + 0.114 B rounded to 8 bits: what SSIM's original scripts take,
-  and IQA-PyTorch by default.
+- color="luma": MATLAB's rgb2gray, 0.2989 R + 0.5870 G + 0.1140 B rounded to 8 bits: what the
+  original scripts of SSIM and NIQE take. IQA-PyTorch has 0.299, 0.587 and 0.114, which moves its
+  SSIM by up to 2e-5.
 - border: pixels cut from each side first. Papers cut the scale factor for synthetic sets and
   nothing for real pairs.
 """
@@ -27,13 +28,14 @@ Score = Float[Array, "B"]
 Color = Literal["rgb", "y", "luma"]
 
 MAX_PSNR = 100.0
-_LUMA = (0.299, 0.587, 0.114)
+_LUMA = (0.298936021293775, 0.587043074451121, 0.114020904255103)
 _STUDIO = (65.481, 128.553, 24.966)
 _MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW, _SIGMA = 11, 1.5
 _TAPS = [math.exp(-((i - _WINDOW // 2) ** 2) / (2 * _SIGMA**2)) for i in range(_WINDOW)]
 _GAUSS = [tap / sum(_TAPS) for tap in _TAPS]
 _C1, _C2 = 0.01**2, 0.03**2
+MS_SSIM_SIDE = (_WINDOW - 1) * 2 ** (len(_MS_WEIGHTS) - 1) + 1
 
 
 def rgb_to_y(x: Array) -> Array:
@@ -42,15 +44,21 @@ def rgb_to_y(x: Array) -> Array:
     return (y + 16) / 255
 
 
+def rgb_to_luma(x: Array) -> Array:
+    """MATLAB's rgb2gray of RGB in [0,1]: [...,3] -> [...,1] in grey levels 0, 1, …, 255."""
+    return jnp.round(255 * jnp.sum(x * jnp.array(_LUMA), axis=-1, keepdims=True))
+
+
+def cut(x: Array, border: int) -> Array:
+    """Images [B,H,W,C] without `border` pixels at each side."""
+    return x[:, border:-border, border:-border] if border else x
+
+
 def _prepare(x: Array, color: Color, border: int) -> Array:
-    x = x.astype(jnp.float32)
-    if border:
-        x = x[:, border:-border, border:-border]
+    x = cut(x.astype(jnp.float32), border)
     if color == "y":
         return rgb_to_y(x)
-    if color == "luma":
-        return jnp.round(255 * jnp.sum(x * jnp.array(_LUMA), axis=-1, keepdims=True)) / 255
-    return x
+    return rgb_to_luma(x) / 255 if color == "luma" else x
 
 
 def _check(x: Array, y: Array, color: str, border: int, smallest: int) -> None:
@@ -131,21 +139,39 @@ def ssim(x: Image, y: Image, *, color: Color = "y", border: int = 0) -> Score:
     return jnp.mean(value, axis=1)
 
 
-@partial(jax.jit, static_argnames=("color", "border"))
-def ms_ssim(x: Image, y: Image, *, color: Color = "y", border: int = 0) -> Score:
+@partial(jax.jit, static_argnames=("color", "border", "method"))
+def ms_ssim(
+    x: Image,
+    y: Image,
+    *,
+    color: Color = "y",
+    border: int = 0,
+    method: Literal["product", "sum"] = "product",
+) -> Score:
     """Multi-scale SSIM, [B,H,W,3] in [0,1] -> [B], 1 for equal images; higher is better.
 
     Wang et al. 2003, equation 7: five scales by 2x2 means, the window of `ssim` at each;
     contrast-structure at the first four scales times SSIM at the last, each to its weight;
-    negative factors count as 0; mean over channels. (The original script can also sum instead.)
+    negative factors count as 0; mean over channels. method="sum" is what the authors' script also
+    offers and what IQA-PyTorch's table of official values holds: the weighted mean of the same
+    five numbers.
+
+    As in that script the last row or column of an odd side is halved with itself. So the window
+    fits at the fifth scale from 161 pixels on, which is also pytorch-msssim's limit; the script
+    itself refuses less than 176. (pytorch-msssim and IQA-PyTorch average the first row of an odd
+    side with zeros instead, which moves the score by some 1e-3.)
 
     Raises:
-        ValueError: shapes differ, are not [B,H,W,3], or a side has fewer than 176 pixels without
+        ValueError: shapes differ, are not [B,H,W,3], or a side has fewer than 161 pixels without
             the border.
     """
-    _check(x, y, color, border, _WINDOW * 2 ** (len(_MS_WEIGHTS) - 1))
+    _check(x, y, color, border, MS_SSIM_SIDE)
+    if method not in ("product", "sum"):
+        raise ValueError(f"method {method!r}: expected product or sum")
     factors = _ms_factors(_prepare(x, color, border), _prepare(y, color, border))
     weights = jnp.array(_MS_WEIGHTS)[:, None, None]
+    if method == "sum":  # the weights add up to 1.0001
+        return jnp.mean(jnp.sum(factors * weights, axis=0) / sum(_MS_WEIGHTS), axis=1)
     return jnp.mean(jnp.prod(jnp.maximum(factors, 0) ** weights, axis=0), axis=1)
 
 
@@ -161,6 +187,7 @@ def _ms_factors(x: Array, y: Array) -> Array:
 
 
 def _halve(x: Array) -> Array:
-    h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    x = x[:, :h, :w]
-    return x.reshape(x.shape[0], h // 2, 2, w // 2, 2, x.shape[3]).mean((2, 4))
+    odd = [(0, 0), *((0, side % 2) for side in x.shape[1:3]), (0, 0)]
+    x = jnp.pad(x, odd, mode="edge")
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))

@@ -1,4 +1,4 @@
-"""Frozen networks that compare two images: LPIPS (AlexNet, SqueezeNet 1.1) and VGG19 features.
+"""Frozen networks that compare two images: LPIPS (AlexNet, SqueezeNet 1.1, VGG16), VGG19 features.
 
 Pure functions of (params, images). Params are plain dicts of float32 arrays that are passed as
 arguments, so a jitted caller does not embed them. Images are RGB [B,H,W,3] in [0,1], kernels HWIO.
@@ -8,10 +8,9 @@ VGG19: Simonyan & Zisserman 2015; before activation as in ESRGAN (arXiv:1809.002
 layers and weights as in Real-ESRGAN (arXiv:2107.10833, section 4.1).
 """
 
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,15 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from maskgit_sr import assets
 from maskgit_sr.arrays import Image, Params
 from maskgit_sr.errors import UserError
+from maskgit_sr.models import vgg16
+from maskgit_sr.models.published import MatmulPrecision, conv, load, max_pool, pair
 
 Distance = Float[Array, "B"]
-MatmulPrecision = Literal["default", "high", "highest"]
 
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
@@ -62,7 +61,7 @@ class Perceptual:
     argument; closed over, its arrays would be embedded in the program.
 
     Attributes:
-        name: "lpips_alex", "lpips_squeeze" or "vgg19".
+        name: "lpips_alex", "lpips_squeeze", "lpips_vgg" or "vgg19".
         params: a nested dict of float32 arrays; never trained.
         apply: (params, x, y) -> [B] float32; x and y are [B,H,W,3] in [0,1]. Pure, jit-able and
             differentiable in x and y, also at x == y. Raises ValueError for shapes that differ or
@@ -74,44 +73,6 @@ class Perceptual:
     apply: Callable[[Params, Image, Image], Distance]
 
 
-def max_pool(x: Array, window: int, stride: int, *, ceil: bool = False) -> Array:
-    """Max pooling of [B,H,W,C] without padding, as torch.nn.MaxPool2d.
-
-    With `ceil` the last window may hang over the right and lower edge (what hangs over is never
-    the maximum); else a remainder is dropped. Raises ValueError where not one window fits.
-    """
-    # Maxima of strided slices, one axis after the other: on CPU the backward pass is faster than
-    # reduce_window's.
-    for axis in (1, 2):
-        size = x.shape[axis]
-        over = size - window
-        count = (-(-over // stride) if ceil else over // stride) + 1
-        if count < 1:
-            raise ValueError(f"image too small: a {window}x{window} pool meets {x.shape[1:3]}")
-        span = (count - 1) * stride + 1
-        if missing := max(0, span + window - 1 - size):
-            pads = [(0, 0)] * 4
-            pads[axis] = (0, missing)
-            x = jnp.pad(x, pads, constant_values=-jnp.inf)
-        slices = [lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(window)]
-        x = reduce(jnp.maximum, slices)
-    return x
-
-
-def _conv(params: Params, x: Array, stride: int, padding: int, precision: MatmulPrecision) -> Array:
-    y = lax.conv_general_dilated(
-        x,
-        params["kernel"],
-        (stride, stride),
-        [(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=precision,
-    )
-    if 0 in y.shape:
-        raise ValueError(f"image too small: a convolution meets {x.shape[1:3]}")
-    return y + params["bias"]
-
-
 def alex_features(
     params: Params, x: Image, *, precision: MatmulPrecision = "default"
 ) -> list[Array]:
@@ -120,15 +81,15 @@ def alex_features(
     for i, (index, stride, padding) in enumerate(_ALEX_CONVS):
         if i in (1, 2):
             x = max_pool(x, 3, 2)
-        x = jax.nn.relu(_conv(params[f"features.{index}"], x, stride, padding, precision))
+        x = jax.nn.relu(conv(params[f"features.{index}"], x, stride, padding, precision))
         features.append(x)
     return features
 
 
 def _fire(params: Params, x: Array, precision: MatmulPrecision) -> Array:
-    x = jax.nn.relu(_conv(params["squeeze"], x, 1, 0, precision))
-    one = _conv(params["expand1x1"], x, 1, 0, precision)
-    three = _conv(params["expand3x3"], x, 1, 1, precision)
+    x = jax.nn.relu(conv(params["squeeze"], x, 1, 0, precision))
+    one = conv(params["expand1x1"], x, 1, 0, precision)
+    three = conv(params["expand3x3"], x, 1, 1, precision)
     return jax.nn.relu(jnp.concatenate([one, three], axis=-1))
 
 
@@ -136,7 +97,7 @@ def squeeze_features(
     params: Params, x: Image, *, precision: MatmulPrecision = "default"
 ) -> list[Array]:
     """SqueezeNet 1.1's seven LPIPS taps; x normalised as LPIPS does, H and W at least 17."""
-    x = jax.nn.relu(_conv(params["features.0"], x, 2, 0, precision))
+    x = jax.nn.relu(conv(params["features.0"], x, 2, 0, precision))
     features = [x]
     for group in _SQUEEZE_GROUPS:
         x = max_pool(x, 3, 2, ceil=True)
@@ -155,15 +116,32 @@ def lpips_distance(
     features: Callable[[Params, Image], list[Array]], params: Params, x: Image, y: Image
 ) -> Distance:
     """LPIPS v0.1 of x and y, [B,H,W,3] in [0,1] -> [B] float32, about 0 (same) to 1."""
-    x, y = _pair(x, y)
+    total = jnp.zeros(x.shape[:1])
+    for layer in _lpips_layers(features, params, x, y):
+        total += jnp.mean(layer, axis=(1, 2))
+    return total
+
+
+def lpips_map(
+    features: Callable[[Params, Image], list[Array]], params: Params, x: Image, y: Image
+) -> Float[Array, "B H W"]:
+    """Where `lpips_distance` comes from: each layer's distances, resized bilinearly, and added."""
+    total = jnp.zeros(x.shape[:3])
+    for layer in _lpips_layers(features, params, x, y):
+        total += jax.image.resize(layer, x.shape[:3], "linear")
+    return total
+
+
+def _lpips_layers(
+    features: Callable[[Params, Image], list[Array]], params: Params, x: Image, y: Image
+) -> Iterator[Array]:
+    x, y = pair(x, y)
     shift, scale = jnp.array(LPIPS_SHIFT), jnp.array(LPIPS_SCALE)
     # Two passes, not one over both: the gradient for x alone then costs one backward pass.
     fx, fy = (features(params, (2 * z - 1 - shift) / scale) for z in (x, y))
-    total = jnp.zeros(x.shape[:1])
     for i, (a, b) in enumerate(zip(fx, fy, strict=True)):
         difference = (_unit(a) - _unit(b)) ** 2
-        total += jnp.mean(jnp.sum(difference * params[f"lin{i}"], axis=-1), axis=(1, 2))
-    return total
+        yield jnp.sum(difference * params[f"lin{i}"], axis=-1)
 
 
 def vgg19_features(
@@ -188,7 +166,7 @@ def vgg19_features(
             x = max_pool(x, 2, 2)
         for i in range(1, depth + 1):
             name = f"conv{block}_{i}"
-            linear = _conv(params[name], x, 1, 1, precision)
+            linear = conv(params[name], x, 1, 1, precision)
             x = jax.nn.relu(linear)
             if name in layers:
                 features[name] = (linear if before_relu else x) / VGG_UNIT
@@ -212,7 +190,7 @@ def vgg19_distance(
     enlarged x4 by bicubic is at about 15 from the original. The published layer weights were
     chosen for torchvision's VGG19, whose layers relate to each other somewhat differently.
     """
-    x, y = _pair(x, y)
+    x, y = pair(x, y)
     fx, fy = (
         vgg19_features(
             params, z, layers=tuple(weights), before_relu=before_relu, precision=precision
@@ -225,14 +203,15 @@ def vgg19_distance(
     return total
 
 
-def _pair(x: Image, y: Image) -> tuple[Image, Image]:
-    if x.shape != y.shape or x.ndim != 4 or x.shape[-1] != 3:
-        raise ValueError(f"expected two images [B,H,W,3] of one shape, found {x.shape}, {y.shape}")
-    return x.astype(jnp.float32), y.astype(jnp.float32)
+LPIPS_FILES: Mapping[str, tuple[str, ...]] = {
+    "alex": ("lpips_alex.safetensors",),
+    "squeeze": ("lpips_squeeze.safetensors",),
+    "vgg": ("lpips_vgg.safetensors", "vgg16.safetensors"),
+}
 
 
 def load_lpips(
-    net: Literal["alex", "squeeze"],
+    net: Literal["alex", "squeeze", "vgg"],
     path: str | Path | None = None,
     *,
     precision: MatmulPrecision = "highest",
@@ -241,19 +220,30 @@ def load_lpips(
 
     Args:
         net: the backbone; papers report "alex".
-        path: the safetensors file or its folder; by default searched as `assets.find` says.
+        path: the safetensors file (not for "vgg", which has two) or its folder; by default searched
+            as `assets.find` says.
         precision: of convolutions on accelerators; scores need "highest", a loss does not.
 
     Raises:
-        UserError: the file is absent or is not this network.
+        UserError: a file is absent or is not this network.
     """
-    if net not in ("alex", "squeeze"):
-        raise UserError(f"LPIPS network {net!r}: expected alex or squeeze")
-    backbone = alex_features if net == "alex" else squeeze_features
-    features = partial(backbone, precision=precision)
-    apply = partial(lpips_distance, features)
-    file = assets.find(f"lpips_{net}.safetensors", path)
-    return Perceptual(f"lpips_{net}", _load(file, _read_lpips, apply), apply)
+    backbones: dict[str, Callable[..., list[Array]]] = {
+        "alex": alex_features,
+        "squeeze": squeeze_features,
+        "vgg": _vgg16_features,
+    }
+    if net not in backbones:
+        raise UserError(f"LPIPS network {net!r}: expected alex, squeeze or vgg")
+    apply = partial(lpips_distance, partial(backbones[net], precision=precision))
+    files = [assets.find(name, path) for name in LPIPS_FILES[net]]
+    return Perceptual(f"lpips_{net}", load(files, _read_lpips, apply), apply)
+
+
+def _vgg16_features(
+    params: Params, x: Image, *, precision: MatmulPrecision = "default"
+) -> list[Array]:
+    layers = {key.removeprefix("features."): layer for key, layer in params.items()}
+    return vgg16.features(layers, x, precision=precision)
 
 
 def load_vgg19(
@@ -270,13 +260,14 @@ def load_vgg19(
     """
     apply = partial(vgg19_distance, precision=precision)
     file = assets.find("vgg19_uint8.npz", path)
-    return Perceptual("vgg19", _load(file, _read_vgg19, apply), apply)
+    return Perceptual("vgg19", load(file, _read_vgg19, apply), apply)
 
 
-def _read_lpips(file: Path) -> Params:
+def _read_lpips(*files: Path) -> Params:
     """Nested HWIO params from torch-named OIHW tensors (`features.3.squeeze.weight`)."""
     params: Params = {}
-    for name, value in load_file(file).items():
+    tensors = {name: value for file in files for name, value in load_file(file).items()}
+    for name, value in tensors.items():
         if name.startswith("lin"):
             params[name.removesuffix(".weight")] = jnp.asarray(value.reshape(-1))
             continue
@@ -302,16 +293,4 @@ def _read_vgg19(file: Path) -> Params:
             scale, minimum = codes[f"{name}/affine"]
             value = codes[name].astype(np.float32) * scale + minimum
             params.setdefault(layer, {})[kind] = jnp.asarray(value)
-    return params
-
-
-def _load(file: Path, read: Callable[[Path], Params], apply: Callable[..., Array]) -> Params:
-    """Reads params and traces the network once, so that a wrong file is named here."""
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    try:
-        params = read(file)
-        jax.eval_shape(apply, params, image, image)
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{file}: not the expected network ({reason})") from None
     return params

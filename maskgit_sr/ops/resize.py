@@ -1,10 +1,18 @@
-"""Bicubic upsampling that equals the reference's, and block rearrangements."""
+"""Bicubic resizing that equals the references', and block rearrangements."""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+
+def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    """The cubic convolution kernel at distances ≥ 0."""
+    near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    far = a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
 
 
 def _cubic_matrix(size: int, scale: int, a: float) -> np.ndarray:
@@ -13,10 +21,7 @@ def _cubic_matrix(size: int, scale: int, a: float) -> np.ndarray:
     base = np.floor(positions).astype(int)
     matrix = np.zeros((size * scale, size))
     for tap in range(-1, 3):
-        distance = np.abs(positions - (base + tap))
-        near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
-        far = a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a
-        weight = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+        weight = _cubic(np.abs(positions - (base + tap)), a)
         np.add.at(matrix, (np.arange(size * scale), np.clip(base + tap, 0, size - 1)), weight)
     return matrix.astype(np.float32)
 
@@ -34,6 +39,35 @@ def upsample_bicubic(
     columns = jnp.asarray(_cubic_matrix(image.shape[2], scale, a), image.dtype)
     image = jnp.einsum("yh,bhwc->bywc", rows, image, precision="highest")
     return jnp.einsum("xw,bywc->byxc", columns, image, precision="highest")
+
+
+def downsample_bicubic(image: Float[Array, "B H W C"], scale: int) -> Float[Array, "B H2 W2 C"]:
+    """Bicubic ÷``scale`` as MATLAB's ``imresize``, by which papers make LR images.
+
+    Antialiased: the kernel (a = −0.5) is ``scale`` times as wide. The border is mirrored with its
+    edge pixels repeated. Values may leave [0, 1]; they are neither clipped nor rounded.
+
+    Raises:
+        ValueError: ``scale`` is below 1, or a side is no multiple of it.
+    """
+    if scale < 1 or image.shape[1] % scale or image.shape[2] % scale:
+        height, width = image.shape[1:3]
+        raise ValueError(f"downsample: expected multiples of {scale}, found {height}x{width}")
+    centre = (scale - 1) / 2
+    taps = np.arange(int(np.ceil(centre - 2 * scale)), int(np.floor(centre + 2 * scale)) + 1)
+    weights = _cubic(np.abs(taps - centre) / scale, -0.5)
+    weights /= weights.sum()
+    for axis in (1, 2):
+        count = image.shape[axis] // scale
+        pads = [(0, 0)] * 4
+        pads[axis] = (-int(taps[0]), int(taps[-1]) - scale + 1)
+        padded = jnp.pad(image, pads, mode="symmetric")
+        stop = (count - 1) * scale + 1
+        image = sum(
+            weight * jax.lax.slice_in_dim(padded, tap, tap + stop, scale, axis)
+            for tap, weight in enumerate(weights.tolist())
+        )
+    return image
 
 
 def upsample_nearest(image: Float[Array, "B H W C"], scale: int = 2) -> Float[Array, "B H2 W2 C"]:

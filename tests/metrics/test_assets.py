@@ -58,3 +58,25 @@ def test_explicit_path_is_the_only_one(tmp_path):
     put(tmp_path / "cache/maskgit_sr")
     with pytest.raises(UserError, match="gone: no such file"):
         assets.find(NAME, tmp_path / "gone")
+
+
+def test_known_files_say_where_they_come_from(tmp_path):
+    for name, asset in assets.KNOWN.items():
+        assert asset.what and asset.source
+        assert asset.sha256 is None or len(asset.sha256) == 64
+        with pytest.raises(UserError) as error:
+            assets.find(name, tmp_path)
+        assert name in str(error.value) and asset.source in str(error.value)
+
+
+def test_digest(tmp_path):
+    path = put(tmp_path)
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert assets.digest(path) == empty
+
+
+def test_pinned_digests_are_those_of_the_files_on_hand(shared):
+    folder = shared / "metrics"
+    for name, asset in assets.KNOWN.items():
+        if (folder / name).is_file():
+            assert assets.digest(folder / name) == asset.sha256

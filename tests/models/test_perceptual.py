@@ -356,5 +356,5 @@ def test_wrong_files_are_named(folder, tmp_path):
         P.load_vgg19(broken)
     with pytest.raises(UserError, match="no such file"):
         P.load_lpips("alex", tmp_path)
-    with pytest.raises(UserError, match="expected alex or squeeze"):
-        P.load_lpips("vgg")
+    with pytest.raises(UserError, match="expected alex, squeeze or vgg"):
+        P.load_lpips("vgg19")

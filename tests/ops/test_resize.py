@@ -8,6 +8,7 @@ import pytest
 from maskgit_sr.ops.positions import sincos_2d
 from maskgit_sr.ops.resize import (
     depth_to_space,
+    downsample_bicubic,
     space_to_depth,
     upsample_bicubic,
     upsample_nearest,
@@ -93,3 +94,44 @@ def test_sincos_columns_then_rows():
 def test_sincos_needs_a_multiple_of_four():
     with pytest.raises(ValueError, match="multiple of 4, found 18"):
         sincos_2d(2, 2, 18)
+
+
+def mirrored(index, size):
+    index %= 2 * size
+    return min(index, 2 * size - 1 - index)
+
+
+@pytest.mark.parametrize(("shape", "scale"), [((4, 8), 2), ((8, 4), 4), ((9, 3), 3), ((4, 4), 1)])
+def test_downsampling_tap_by_tap(shape, scale):
+    """MATLAB's imresize: a kernel `scale` times as wide, the border mirrored with its edge."""
+    image = np.random.default_rng(0).random((*shape, 2), np.float32)
+    rows, columns = (side // scale for side in shape)
+    expected = np.zeros((rows, columns, 2))
+    for y in range(rows):
+        for x in range(columns):
+            weights = 0.0
+            centre = ((y + 0.5) * scale - 0.5, (x + 0.5) * scale - 0.5)
+            for i in range(int(centre[0]) - 2 * scale - 1, int(centre[0]) + 2 * scale + 3):
+                for j in range(int(centre[1]) - 2 * scale - 1, int(centre[1]) + 2 * scale + 3):
+                    down = cubic((i - centre[0]) / scale, -0.5)
+                    weight = down * cubic((j - centre[1]) / scale, -0.5)
+                    pixel = image[mirrored(i, shape[0]), mirrored(j, shape[1])]
+                    expected[y, x] += weight * pixel.astype(np.float64)
+                    weights += weight
+            expected[y, x] /= weights
+    found = np.asarray(jax.jit(downsample_bicubic, static_argnums=1)(image[None], scale))[0]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_halving_grey_levels_is_exact():
+    """Weights are multiples of 1/256, so that flat parts stay flat in float32."""
+    levels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 1)).astype(np.float32)
+    levels[:, :, :4] = 77
+    found = downsample_bicubic(levels.repeat(4, 1).repeat(4, 2), 2)
+    assert (found[:, :, :6] == 77).all()
+    np.testing.assert_array_equal(found * 65536, np.round(found * 65536))
+
+
+def test_downsampling_refuses_remainders():
+    with pytest.raises(ValueError, match="multiples of 4, found 8x6"):
+        downsample_bicubic(jnp.zeros((1, 8, 6, 3)), 4)

@@ -1,54 +1,35 @@
-"""The `maskgit-sr` command: options and messages; the library does the work.
-
-Exit codes: 0 all done; 1 some pictures of a batch failed; 2 a mistake in the request, told in one
-line; 130 interrupted. Anything else is a defect of the program and keeps its traceback.
-"""
+"""`maskgit-sr upscale`."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from maskgit_sr.cli.messages import (
+    DEFAULT_MODEL,
+    DEVICES,
+    DTYPES,
+    check_choice,
+    one_line,
+    printable,
+    progress,
+    reporting,
+    say,
+)
 from maskgit_sr.errors import UserError
 
-# JAX, OpenCV and Pillow are imported by the commands that need them, so that --help is instant.
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from maskgit_sr.inference.files import Job
 
-DEFAULT_MODEL = "realsrt-nano"
 MAX_SCALE = 16
 COLOR_FIXES = ("adain", "wavelet", "none")
-DEVICES = ("cpu", "gpu", "tpu")
-DTYPES = ("float32", "bfloat16")
-
-app = typer.Typer(
-    help="Restore and upscale photographs with masked-token models.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-convert = typer.Typer(help="Turn published checkpoints into bundles.", no_args_is_help=True)
-app.add_typer(convert, name="convert")
-_errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    app(prog_name="maskgit-sr")
-
-
-@app.command()
 def upscale(
     inputs: Annotated[
         list[str],
@@ -105,11 +86,11 @@ def upscale(
     ] = False,
 ) -> None:
     """Restore pictures, a single one or whole folders."""
-    with _reporting():
-        _check_options(scale, steps, seed, temperature, batch)
-        _check_choice("--color-fix", color_fix, COLOR_FIXES)
-        _check_choice("--device", device, DEVICES)
-        _check_choice("--dtype", dtype, DTYPES)
+    with reporting():
+        check_options(scale, steps, seed, temperature, batch)
+        check_choice("--color-fix", color_fix, COLOR_FIXES)
+        check_choice("--device", device, DEVICES)
+        check_choice("--dtype", dtype, DTYPES)
 
         from maskgit_sr.inference import files
 
@@ -137,9 +118,9 @@ def upscale(
             "confidence": confidence,
         }
         failed = 0
-        with _progress() as progress:
-            bar = progress.add_task("", total=len(todo), speed="")
-            meter = _Meter(progress, bar)
+        with progress() as bars:
+            bar = bars.add_task("", total=len(todo), speed="")
+            meter = Meter(bars, bar)
             for done, job in enumerate(todo):
                 meter.start(done, job.source.name)
                 try:
@@ -147,9 +128,9 @@ def upscale(
                 except (UserError, OSError) as error:
                     if len(jobs) == 1 or (isinstance(error, OSError) and not error.filename):
                         raise
-                    _say(_one_line(error))
+                    say(one_line(error))
                     failed += 1
-            progress.update(bar, completed=len(todo))
+            bars.update(bar, completed=len(todo))
         if len(jobs) > 1:
             skipped = len(jobs) - len(todo)
             counts = f"{len(todo) - failed} restored, {failed} failed"
@@ -160,67 +141,21 @@ def upscale(
             raise typer.Exit(1)
 
 
-@app.command()
-def models(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Print the card of this model.")
-    ] = None,
-) -> None:
-    """List the models that come with the package, or print the card of one."""
-    with _reporting():
-        import maskgit_sr
-
-        known = maskgit_sr.list_models()
-        if name is None:
-            _print_models(known)
-            return
-        for info in known:
-            if info.name == name:
-                typer.echo(info.card.rstrip())
-                return
-        names = ", ".join(info.name for info in known) or "none"
-        raise UserError(f"models: expected one of {names}, found '{name}'")
-
-
-@convert.command("realsrt")
-def convert_realsrt(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Published checkpoint.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="Bundle to write.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST.")] = False,
-) -> None:
-    """Convert a RealSRT checkpoint."""
-    with _reporting():
-        if not source.exists():
-            raise UserError(f"{source}: no such file or folder")
-        if target.exists() and not overwrite:
-            raise UserError(f"{target}: exists already; use --overwrite")
-        from maskgit_sr.convert import realsrt
-
-        summary = realsrt.convert(source, target, overwrite=overwrite)
-        for key, value in dict(summary).items():
-            if isinstance(value, dict):
-                value = ", ".join(f"{name} {number}" for name, number in value.items())
-            typer.echo(f"{key}: {value}")
-
-
-# ---------------------------------------------------------------- upscale
-
-
-def _restore(upscaler: Any, job: Job, options: dict[str, Any], meter: _Meter) -> None:
+def _restore(upscaler: Any, job: Job, options: dict[str, Any], meter: Meter) -> None:
     import numpy as np
 
     from maskgit_sr.inference import files, images
 
     picture = images.read(job.source)
     for note in picture.notes:
-        _say(f"{job.source}: {note}")
+        say(f"{job.source}: {note}")
     images.check_target(picture, job.target, scale=options["scale"])
     try:
         restoration = upscaler.restore(picture, progress=meter.tiles, **options)
     except UserError as error:
         raise UserError(f"{job.source}: {error}") from None
     for note in images.write(restoration.picture, job.target):
-        _say(f"{job.target}: {note}")
+        say(f"{job.target}: {note}")
     if restoration.confidence is not None:
         height, width = restoration.picture.color.shape[:2]
         large = images.resize(restoration.confidence.astype(np.float32), height, width)
@@ -228,7 +163,7 @@ def _restore(upscaler: Any, job: Job, options: dict[str, Any], meter: _Meter) ->
         images.write(images.from_array(grey), files.confidence_path(job.target))
 
 
-def _check_options(
+def check_options(
     scale: float, steps: int | None, seed: int, temperature: float, batch: int | None
 ) -> None:
     if not 0 < scale <= MAX_SCALE:  # false for NaN too
@@ -243,27 +178,7 @@ def _check_options(
         raise UserError(f"--batch: expected at least 1, found {batch}")
 
 
-def _check_choice(option: str, value: str | None, choices: tuple[str, ...]) -> None:
-    if value is not None and value not in choices:
-        raise UserError(f"{option}: expected one of {', '.join(choices)}, found '{value}'")
-
-
-def _progress() -> Progress:
-    from rich import progress
-
-    return progress.Progress(
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[speed]}"),
-        progress.TimeRemainingColumn(),
-        console=_errors,
-        transient=True,
-        disable=not _errors.is_terminal,
-    )
-
-
-class _Meter:
+class Meter:
     """Feeds the progress bar: a picture counts by the share of its tiles that are done."""
 
     def __init__(self, progress: Progress, bar: Any) -> None:
@@ -275,7 +190,7 @@ class _Meter:
         self._pictures = pictures
         self._tiles_before += self._tiles_here
         self._tiles_here = 0
-        self._progress.update(self._bar, description=_printable(name)[:30], completed=pictures)
+        self._progress.update(self._bar, description=printable(name)[:30], completed=pictures)
 
     def tiles(self, done: int, total: int) -> None:
         self._tiles_here = done
@@ -284,69 +199,3 @@ class _Meter:
         # Short of one: the picture is still to be written.
         completed = self._pictures + min(done / max(total, 1), 0.99)
         self._progress.update(self._bar, completed=completed, speed=f"{speed:.1f} tiles/s")
-
-
-# ---------------------------------------------------------------- messages
-
-
-@contextlib.contextmanager
-def _reporting() -> Iterator[None]:
-    """Turns a mistake of the user into one line and an exit code."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # it warns of every private TIFF tag
-    try:
-        yield
-    except UserError as error:
-        _say(_one_line(error))
-        raise typer.Exit(2) from None
-    except OSError as error:
-        if not error.filename:
-            raise
-        _say(_one_line(error))
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        _say("interrupted")
-        raise typer.Exit(130) from None
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
-
-
-def _say(line: str) -> None:
-    _errors.print(f"maskgit-sr: {_printable(line)}", soft_wrap=True)
-
-
-def _printable(text: str) -> str:
-    """One line, whatever line breaks and escape sequences a file name holds."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _print_models(known: list[Any]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in ("name", "method"):
-        table.add_column(column, no_wrap=True)
-    for column in ("scale", "params", "size"):
-        table.add_column(column, no_wrap=True, justify="right")
-    table.add_column("licence")
-    table.add_column("scores")
-    for info in known:
-        table.add_row(
-            info.name,
-            info.method,
-            f"x{info.scale}",
-            f"{info.parameters / 1e6:.1f} M",
-            f"{info.size_bytes / 1e6:.1f} MB",
-            info.licence,
-            "\n".join(f"{key} {value:.4g}" for key, value in info.scores.items()),
-        )
-    console = Console(emoji=False, markup=False, highlight=False)
-    # What reads a pipe wants whole lines, not the 80 columns that are assumed of it.
-    console.print(table, width=None if console.is_terminal else 200)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import maskgit_sr
 from maskgit_sr import cli
+from maskgit_sr.cli import messages
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import images
 
@@ -218,7 +219,7 @@ def test_odd_file_names_stay_on_one_line_and_are_no_markup(fake, tmp_path):
 
 def test_progress_bar_on_a_terminal(fake, monkeypatch):
     terminal = io.StringIO()
-    monkeypatch.setattr(cli, "_errors", Console(file=terminal, force_terminal=True, width=120))
+    monkeypatch.setattr(messages, "_errors", Console(file=terminal, force_terminal=True, width=120))
     picture("a.png")
     picture("b.png", size=(13, 6))
     assert run("upscale", "a.png", "b.png", "-o", "out").exit_code == 1

@@ -1,0 +1,223 @@
+"""Our models and what people use today, on the same pictures, in one run.
+
+    MASKGIT_SR_ASSETS=DIR python -m benchmarks.peers --val VAL --peers PEERS --output DIR
+
+`VAL` has a folder a set: `hr`, and `lr` for real pairs; without `lr` the input is HR reduced by
+bicubic.
+`PEERS` has realesr-general-x4v3 and -wdn-x4v3 as ncnn files (``pip install ncnn``). Prints the
+tables of docs/benchmarks.md and writes every score and one page of pictures a set to `DIR`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.validation import whole_multiple
+from maskgit_sr.errors import UserError
+from maskgit_sr.inference import evaluator, images, pairing, report
+from maskgit_sr.inference.evaluator import Read, Sample
+from maskgit_sr.inference.pairing import Entry
+from maskgit_sr.metrics import protocols
+
+SCALE = 4
+SETS = ("realsr", "drealsr", "set14", "bsd100")
+NCNN = {
+    "realesr-general-x4v3": "RealESRGAN_General_x4_v3",
+    "realesr-general-wdn-x4v3": "RealESRGAN_General_WDN_x4_v3",
+}
+METRICS = ("psnr_rgb", "psnr_y", "ssim_y", "lpips_alex", "dists", "niqe", "musiq", "clipiqa")
+System = Callable[[np.ndarray], np.ndarray]
+"""uint8 [H, W, 3] → uint8 [4H, 4W, 3]."""
+
+
+def bicubic(lr: np.ndarray) -> np.ndarray:
+    """Pillow's bicubic, which is MATLAB's."""
+    return images.resize(lr, lr.shape[0] * SCALE, lr.shape[1] * SCALE)
+
+
+def ncnn_network(folder: Path, name: str, threads: int) -> System:
+    """A network of ncnn files, on the CPU.
+
+    Raises:
+        UserError: ncnn or the files are not there.
+    """
+    try:
+        import ncnn
+    except ImportError as error:
+        raise UserError("peers need ncnn: pip install ncnn") from error
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for kind, load in ((".param", net.load_param), (".bin", net.load_model)):
+        path = folder / f"{name}{kind}"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        if load(str(path)):
+            raise UserError(f"{path}: ncnn cannot read it")
+
+    def run(lr: np.ndarray) -> np.ndarray:
+        planes = np.ascontiguousarray(lr.astype(np.float32).transpose(2, 0, 1) / 255)
+        extractor = net.create_extractor()
+        # a Mat borrows the array's memory, which must not go while the network runs
+        extractor.input("data", ncnn.Mat(planes).clone())
+        code, output = extractor.extract("output")
+        if code:
+            raise UserError(f"{name}: ncnn ended with code {code}")
+        found = np.asarray(output).transpose(1, 2, 0)
+        return np.rint(found.clip(0, 1) * 255).astype(np.uint8)
+
+    return run
+
+
+def ours(model: str) -> System:
+    """A bundle of this package at its defaults."""
+    import maskgit_sr
+
+    upscaler = maskgit_sr.load(model)
+    return lambda lr: np.asarray(upscaler(lr, confidence=False).image)
+
+
+def pairs(folder: Path, made: Path) -> list[Entry]:
+    """LR and HR of a set; the bicubic LR of a set without any goes to `made`."""
+    if (folder / "lr").is_dir():
+        return pairing.match(hr=str(folder / "hr"), lr=str(folder / "lr"))[0]
+    found = []
+    for entry in pairing.match(hr=str(folder / "hr"))[0]:
+        assert entry.hr is not None
+        hr = whole_multiple(images.read(entry.hr).color, SCALE)
+        lr = images.resize(hr, hr.shape[0] // SCALE, hr.shape[1] // SCALE)
+        paths = {kind: made / kind / f"{entry.name}.png" for kind in ("lr", "hr")}
+        images.write(images.from_array(lr), paths["lr"])
+        images.write(images.from_array(hr), paths["hr"])
+        found.append(Entry(entry.name, hr=paths["hr"], lr=paths["lr"]))
+    return found
+
+
+def outputs(system: System, entries: Sequence[Entry], folder: Path) -> float:
+    """Writes what a system makes of every LR picture; seconds a picture after the first."""
+    times = []
+    for entry in entries:
+        assert entry.lr is not None
+        lr = images.read(entry.lr).color
+        start = time.perf_counter()
+        made = system(lr)
+        times.append(time.perf_counter() - start)
+        images.write(images.from_array(made), folder / f"{entry.name}.png")
+    return float(np.median(times[1:] or times))
+
+
+def reader(entries: Sequence[Entry], folder: Path) -> Read:
+    """Samples of outputs that `outputs` has written."""
+
+    def read(index: int) -> Sample:
+        entry = entries[index]
+        assert entry.lr is not None and entry.hr is not None
+        sr = images.read(folder / f"{entry.name}.png")
+        return Sample(entry.name, sr, images.read(entry.hr), images.read(entry.lr))
+
+    return read
+
+
+def table(results: Sequence[dict[str, Any]], seconds: dict[str, float]) -> str:
+    """A Markdown table, a row a system; the best of a column is bold."""
+    specs = results[0]["protocol"]["metrics"]
+    lines = [
+        "| system | "
+        + " | ".join(f"{n} {'↑' if s['better'] == 'higher' else '↓'}" for n, s in specs.items())
+        + " | s a picture |",
+        "|---" + "|--:" * (len(specs) + 1) + "|",
+    ]
+    best = {}
+    for name, spec in specs.items():
+        means = [r["summary"][name]["mean"] for r in results]
+        known = [mean for mean in means if mean is not None]
+        best[name] = (max if spec["better"] == "higher" else min)(known) if known else None
+    for result in results:
+        cells = []
+        for name, spec in specs.items():
+            mean = result["summary"][name]["mean"]
+            text = "–" if mean is None else f"{mean:.2f}" if spec["unit"] == "dB" else f"{mean:.4f}"
+            cells.append(f"**{text}**" if mean is not None and mean == best[name] else text)
+        took = seconds[result["system"]]
+        lines.append(f"| {result['system']} | {' | '.join(cells)} | {took:.2f} |")
+    return "\n".join(lines)
+
+
+def run_set(
+    name: str, folder: Path, systems: dict[str, System], base: Path, output: Path | None
+) -> str:
+    """Scores of all systems on one set, as text; pages and scores go to `output`."""
+    entries = pairs(folder, base / "made")
+    # PSNR is cut as each kind of set is in papers: real pairs whole, bicubic ones by the scale
+    real = (folder / "lr").is_dir()
+    protocol = protocols.find("realsrt" if real else "classical").changed(metrics=METRICS)
+    results, seconds = [], {}
+    for system, run in systems.items():
+        seconds[system] = outputs(run, entries, base / system)
+        print(f"{name}: {system} {seconds[system]:.2f} s a picture", file=sys.stderr, flush=True)
+        results.append(
+            evaluator.evaluate(
+                [entry.name for entry in entries],
+                reader(entries, base / system),
+                protocol,
+                system=system,
+                source={"set": name, "pictures": len(entries)},
+                given=("hr", "lr"),
+            )
+        )
+    if output is not None:
+        for result in results:
+            evaluator.write(result, output / name / f"{result['system']}.json")
+
+        def views(picture: str) -> dict[str, np.ndarray]:
+            entry = next(entry for entry in entries if entry.name == picture)
+            assert entry.lr is not None and entry.hr is not None
+            shown = {"LR": images.read(entry.lr).color}
+            shown |= {s: images.read(base / s / f"{picture}.png").color for s in systems}
+            return shown | {"HR": images.read(entry.hr).color}
+
+        report.write(output / name, results, views)
+    kept = results[0]["protocol"]
+    head = f"### {name}: {len(entries)} pictures, border {kept['border']}"
+    left_out = "; ".join(results[0]["problems"])
+    return f"{head}\n\n{table(results, seconds)}\n\n{left_out}\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--val", type=Path, required=True, help="folder of test sets")
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--peers", type=Path, help="folder of ncnn files; without: no peers")
+    parser.add_argument("--models", nargs="*", default=["realsrt-nano"], help="bundles of ours")
+    parser.add_argument("--threads", type=int, default=2, help="of ncnn")
+    parser.add_argument("--output", type=Path, help="folder of scores and pages")
+    options = parser.parse_args()
+    try:
+        systems: dict[str, System] = {Path(m).stem: ours(m) for m in options.models}
+        systems["bicubic"] = bicubic
+        if options.peers is not None:
+            for name, file in NCNN.items():
+                systems[name] = ncnn_network(options.peers, file, options.threads)
+        print(f"{platform.machine()}, {options.threads} threads\n")
+        for name in options.sets:
+            with tempfile.TemporaryDirectory() as folder:
+                text = run_set(name, options.val / name, systems, Path(folder), options.output)
+            print(text, flush=True)
+    except UserError as error:
+        print(f"benchmarks.peers: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""`maskgit-sr models` and `maskgit-sr convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskgit_sr.cli.messages import plain_table, reporting, show
+from maskgit_sr.errors import UserError
+
+convert = typer.Typer(help="Turn published checkpoints into bundles.", no_args_is_help=True)
+
+
+def models(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Print the card of this model.")
+    ] = None,
+) -> None:
+    """List the models that come with the package, or print the card of one."""
+    with reporting():
+        import maskgit_sr
+
+        known = maskgit_sr.list_models()
+        if name is None:
+            _print_models(known)
+            return
+        for info in known:
+            if info.name == name:
+                typer.echo(info.card.rstrip())
+                return
+        names = ", ".join(info.name for info in known) or "none"
+        raise UserError(f"models: expected one of {names}, found '{name}'")
+
+
+@convert.command("realsrt")
+def convert_realsrt(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Published checkpoint.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Bundle to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST.")] = False,
+) -> None:
+    """Convert a RealSRT checkpoint."""
+    with reporting():
+        if not source.exists():
+            raise UserError(f"{source}: no such file or folder")
+        if target.exists() and not overwrite:
+            raise UserError(f"{target}: exists already; use --overwrite")
+        from maskgit_sr.convert import realsrt
+
+        summary = realsrt.convert(source, target, overwrite=overwrite)
+        for key, value in dict(summary).items():
+            if isinstance(value, dict):
+                value = ", ".join(f"{name} {number}" for name, number in value.items())
+            typer.echo(f"{key}: {value}")
+
+
+def _print_models(known: list[Any]) -> None:
+    table = plain_table("name", "method", "scale", "params", "size", "licence", "scores")
+    for column in (1, 5, 6):
+        table.columns[column].justify = "left"
+    for info in known:
+        table.add_row(
+            info.name,
+            info.method,
+            f"x{info.scale}",
+            f"{info.parameters / 1e6:.1f} M",
+            f"{info.size_bytes / 1e6:.1f} MB",
+            info.licence,
+            "\n".join(f"{key} {value:.4g}" for key, value in info.scores.items()),
+        )
+    show(table)

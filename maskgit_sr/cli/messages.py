@@ -1,0 +1,94 @@
+"""What every command says and how: one line for a mistake, a bar for what takes long."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from maskgit_sr.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+DEVICES = ("cpu", "gpu", "tpu")
+DTYPES = ("float32", "bfloat16")
+DEFAULT_MODEL = "realsrt-nano"
+_errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+@contextlib.contextmanager
+def reporting() -> Iterator[None]:
+    """Turns a mistake of the user into one line and an exit code."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # it warns of every private TIFF tag
+    try:
+        yield
+    except UserError as error:
+        say(one_line(error))
+        raise typer.Exit(2) from None
+    except OSError as error:
+        if not error.filename:
+            raise
+        say(one_line(error))
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        say("interrupted")
+        raise typer.Exit(130) from None
+
+
+def show(table: Table) -> None:
+    """Prints a table. What reads a pipe wants whole lines, not the 80 columns assumed of it."""
+    console = Console(emoji=False, markup=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(emoji=False, markup=False, highlight=False, width=200)
+    console.print(table)
+
+
+def plain_table(*columns: str) -> Table:
+    """Without lines; the first column to the left, the others to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
+def one_line(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def say(line: str) -> None:
+    _errors.print(f"maskgit-sr: {printable(line)}", soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """One line, whatever line breaks and escape sequences a file name holds."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def check_choice(option: str, value: str | None, choices: tuple[str, ...]) -> None:
+    if value is not None and value not in choices:
+        raise UserError(f"{option}: expected one of {', '.join(choices)}, found '{value}'")
+
+
+def progress() -> Progress:
+    from rich import progress
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[speed]}"),
+        progress.TimeRemainingColumn(),
+        console=_errors,
+        transient=True,
+        disable=not _errors.is_terminal,
+    )

@@ -1,0 +1,138 @@
+"""Results of scoring: how they are made, told, written and shown by every command that has some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from maskgit_sr.cli.messages import plain_table, progress, say, show
+from maskgit_sr.errors import UserError
+
+if TYPE_CHECKING:
+    from maskgit_sr.inference.evaluator import Read
+    from maskgit_sr.inference.pairing import Entry
+    from maskgit_sr.inference.upscaler import Upscaler
+    from maskgit_sr.metrics.protocols import Protocol
+
+
+def protocol(name: str, metrics: str | None, border: int | None, crop: int | None) -> Protocol:
+    """A preset with what the options change of it.
+
+    Raises:
+        UserError: unknown preset, a negative number, or no metric.
+    """
+    from maskgit_sr.metrics import protocols
+
+    for option, value in (("--border", border), ("--crop", crop)):
+        if value is not None and value < 0:
+            raise UserError(f"{option}: expected at least 0, found {value}")
+    names = None if metrics is None else tuple(n.strip() for n in metrics.split(",") if n.strip())
+    if names == ():
+        raise UserError("--metrics: expected names with commas, found none")
+    return protocols.find(name).changed(names, border, crop)
+
+
+def score(entries: Sequence[Entry], read: Read, protocol: Protocol, **known: Any) -> dict[str, Any]:
+    """`evaluator.evaluate` of all entries, with a bar."""
+    from maskgit_sr.inference import evaluator
+
+    given = [kind for kind in ("hr", "lr") if all(getattr(e, kind) is not None for e in entries)]
+    with progress() as bars:
+        bar = bars.add_task(known["system"][:30], total=len(entries), speed="")
+        return evaluator.evaluate(
+            [entry.name for entry in entries],
+            read,
+            protocol,
+            given=given,
+            progress=lambda done, _: bars.update(bar, completed=done),
+            **known,
+        )
+
+
+def restore_and_score(
+    upscaler: Upscaler,
+    entries: Sequence[Entry],
+    protocol: Protocol,
+    options: Mapping[str, Any],
+    keep: Path | None = None,
+    **known: Any,
+) -> dict[str, Any]:
+    """Scores of what the model makes of every LR picture; `keep` takes the pictures."""
+    from maskgit_sr.inference import restoring
+
+    return score(entries, restoring.from_model(upscaler, entries, options, keep), protocol, **known)
+
+
+def finish(
+    result: Mapping[str, Any],
+    entries: Sequence[Entry],
+    output: Path | None,
+    report: Path | None,
+    keep: Path | None = None,
+) -> int:
+    """Tells, writes and shows a result; the exit code, 1 where a picture could not be scored.
+
+    Args:
+        output: JSON file of all scores.
+        report: folder of the page.
+        keep: where `restore_and_score` has put the pictures; None: they are the entries' own.
+    """
+    from maskgit_sr.inference import evaluator
+
+    for line in result["problems"]:
+        say(line)
+    if output is not None:
+        evaluator.write(result, output)
+    if report is not None and result["images"]:
+        from maskgit_sr.inference import report as page
+        from maskgit_sr.inference import restoring
+
+        by_name = {entry.name: entry for entry in entries}
+        crop = result["protocol"]["crop"]
+        path = page.write(
+            report,
+            [result],
+            lambda name: restoring.views(by_name[name], result["system"], keep, crop),
+        )
+        say(f"report: {path}")
+    table([result])
+    counts = result["counts"]
+    if counts["scored"] == counts["of"]:
+        return 0
+    return 1 if counts["scored"] else 2
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> None:
+    """Means: of one system with their intervals, of several a row each; then what is measured."""
+    specs: dict[str, Any] = {}
+    for result in results:
+        specs |= result["protocol"]["metrics"]
+    heads = {name: f"{name} {'↑' if s['better'] == 'higher' else '↓'}" for name, s in specs.items()}
+    if len(results) == 1:
+        shown = plain_table(results[0]["system"], "mean", "95 % interval", "pictures")
+        for name, spec in specs.items():
+            found = results[0]["summary"][name]
+            unit = f" {spec['unit']}" if spec["unit"] else ""
+            interval = "" if found["low"] is None else f"{found['low']:.4f} – {found['high']:.4f}"
+            shown.add_row(heads[name], f"{_number(found)}{unit}", interval, str(found["n"]))
+    else:
+        shown = plain_table("", *heads.values(), "pictures")
+        for result in results:
+            cells = [_number(result["summary"].get(name)) for name in specs]
+            counts = result["counts"]
+            shown.add_row(result["system"], *cells, f"{counts['scored']} of {counts['of']}")
+    show(shown)
+    protocol, counts = results[0]["protocol"], results[0]["counts"]
+    part = f"centre {protocol['crop']}x{protocol['crop']}" if protocol["crop"] else "whole pictures"
+    typer.echo(
+        f"{counts['scored']} of {counts['of']} pictures scored; protocol {protocol['name']}: {part}"
+    )
+    for name, spec in specs.items():
+        typer.echo(f"  {name}: {spec['text']}")
+
+
+def _number(found: Mapping[str, Any] | None) -> str:
+    return "–" if found is None or found["mean"] is None else f"{found['mean']:.4f}"

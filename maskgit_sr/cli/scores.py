@@ -1,0 +1,241 @@
+"""`maskgit-sr score` and `maskgit-sr evaluate`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maskgit_sr.cli import results
+from maskgit_sr.cli.messages import (
+    DEFAULT_MODEL,
+    DEVICES,
+    DTYPES,
+    check_choice,
+    plain_table,
+    progress,
+    reporting,
+    say,
+    show,
+)
+from maskgit_sr.errors import UserError
+
+if TYPE_CHECKING:
+    from maskgit_sr.inference.pairing import Entry
+
+STUDIES = ("parts", "steps")
+
+_HR = typer.Option("--hr", help="Folder (or file) of references.")
+_LR = typer.Option("--lr", help="Folder (or file) of the inputs.")
+_PROTOCOL = typer.Option(metavar="realsrt|osediff|classical", help="What is measured, and how.")
+_METRICS = typer.Option(help="Other metrics than the protocol's: names with commas.")
+_BORDER = typer.Option(help="Pixels that PSNR and SSIM cut from each side.")
+_CROP = typer.Option(help="Score a square of this side from the centre; 0: all.")
+_CROP_TO_MIN = typer.Option(
+    "--crop-to-min", help="Where SR and HR differ in size, cut both at the right and bottom."
+)
+_OUTPUT = typer.Option("--output", "-o", metavar="JSON", help="Write all scores to this file.")
+_REPORT = typer.Option(metavar="DIR", help="Write a page with scores and pictures.")
+
+
+def score(
+    sr: Annotated[
+        str | None, typer.Option("--sr", help="Folder (or file) of outputs of any tool.")
+    ] = None,
+    hr: Annotated[str | None, _HR] = None,
+    lr: Annotated[str | None, _LR] = None,
+    protocol: Annotated[str, _PROTOCOL] = "realsrt",
+    metrics: Annotated[str | None, _METRICS] = None,
+    border: Annotated[int | None, _BORDER] = None,
+    crop: Annotated[int | None, _CROP] = None,
+    crop_to_min: Annotated[bool, _CROP_TO_MIN] = False,
+    output: Annotated[Path | None, _OUTPUT] = None,
+    report: Annotated[Path | None, _REPORT] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A.json B.json", help="Compare two files of scores, pair by pair."),
+    ] = None,
+) -> None:
+    """Score pictures that any tool has made, or compare two files of scores."""
+    with reporting():
+        if compare is not None:
+            if (sr, hr, lr) != (None, None, None):
+                raise UserError("--compare: takes two files of scores, and no --sr, --hr or --lr")
+            _compare(*compare)
+            return
+        if sr is None:
+            raise UserError("--sr: expected a folder of outputs, found none")
+        from maskgit_sr.inference import evaluator, pairing
+
+        chosen = results.protocol(protocol, metrics, border, crop)
+        entries, problems = pairing.match(sr, hr, lr)
+        result = results.score(
+            entries,
+            evaluator.from_files(entries),
+            chosen,
+            system=Path(sr).resolve().stem,
+            source={"sr": sr, "hr": hr, "lr": lr},
+            problems=problems,
+            crop_to_min=crop_to_min,
+        )
+        _exit(results.finish(result, entries, output, report))
+
+
+def evaluate(
+    lr: Annotated[str, _LR],
+    hr: Annotated[str | None, _HR] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Name of a bundle, see 'models', or its path.")
+    ] = DEFAULT_MODEL,
+    protocol: Annotated[str, _PROTOCOL] = "realsrt",
+    metrics: Annotated[str | None, _METRICS] = None,
+    border: Annotated[int | None, _BORDER] = None,
+    crop: Annotated[int | None, _CROP] = None,
+    output: Annotated[Path | None, _OUTPUT] = None,
+    report: Annotated[Path | None, _REPORT] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the restored pictures.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Instead: does the confidence mean anything?"),
+    ] = None,
+    ablation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(STUDIES),
+            help="Instead: without critic and control, or with 1 to 16 decoding steps.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Decoding steps. (default: the model's)")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same output.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Randomness of the tokens, 0 for none.")] = 0.0,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many pictures.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Tiles per device call. (default: by device)")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(DEVICES), help="Where to run. (default: the best there is)"),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(DTYPES), help="Precision. (default: by device)"),
+    ] = None,
+) -> None:
+    """Restore pictures with a model and score them."""
+    with reporting():
+        check_choice("--ablation", ablation, STUDIES)
+        check_choice("--device", device, DEVICES)
+        check_choice("--dtype", dtype, DTYPES)
+        if limit is not None and limit < 1:
+            raise UserError(f"--limit: expected at least 1, found {limit}")
+        if hr is None and (calibration or ablation):
+            raise UserError("--hr: is needed for --calibration and --ablation")
+        import maskgit_sr
+        from maskgit_sr.inference import pairing
+
+        chosen = results.protocol(protocol, metrics, border, crop)
+        entries, problems = pairing.match(hr=hr, lr=lr)
+        entries = entries[:limit]
+        upscaler = maskgit_sr.load(model, batch=batch, device=device, dtype=dtype)
+        options = {"steps": steps, "seed": seed, "temperature": temperature}
+        if calibration is not None:
+            _calibrate(upscaler, entries, calibration, options)
+            return
+
+        def run(changed: Mapping[str, Any], system: str, keep: Path | None) -> dict[str, Any]:
+            return results.restore_and_score(
+                upscaler,
+                entries,
+                chosen,
+                {**options, **changed},
+                keep,
+                system=system,
+                source={"lr": lr, "hr": hr, "model": model, **options, **changed},
+                problems=problems,
+            )
+
+        if ablation is not None:
+            _ablate(run, ablation, output)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            keep = save or (Path(folder) if report is not None else None)
+            result = run({}, Path(model).stem, keep)
+            _exit(results.finish(result, entries, output, report, keep))
+
+
+def _exit(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def _compare(first: Path, second: Path) -> None:
+    from maskgit_sr.inference import evaluator, statistics
+
+    loaded = [evaluator.load(path) for path in (first, second)]
+    found = statistics.compare(*loaded)
+    names = [result["system"] for result in loaded]
+    if names[0] == names[1]:
+        names = [str(first), str(second)]
+    table = plain_table("", *names, "difference [95 %]", "second better on", "p", "better")
+    for metric, row in found.items():
+        interval = "" if row["low"] is None else f" [{row['low']:+.4f}, {row['high']:+.4f}]"
+        table.add_row(
+            metric,
+            f"{row['first']:.4f}",
+            f"{row['second']:.4f}",
+            f"{row['difference']:+.4f}{interval}",
+            f"{row['wins']} of {row['n']}",
+            "–" if row["p"] is None else f"{row['p']:.3g}",
+            {"first": names[0], "second": names[1], "neither": "neither"}[row["better"]],
+        )
+    show(table)
+    typer.echo("p: two-sided Wilcoxon signed-rank test over pictures; better: p < 0.05")
+
+
+def _calibrate(
+    upscaler: Any, entries: Sequence[Entry], folder: Path, options: Mapping[str, Any]
+) -> None:
+    from maskgit_sr.inference import calibration
+
+    with progress() as bars:
+        bar = bars.add_task("calibration", total=len(entries), speed="")
+        found, problems = calibration.measure(
+            upscaler,
+            entries,
+            options,
+            progress=lambda done, _: bars.update(bar, completed=done),
+        )
+    for line in problems:
+        say(line)
+    for line in calibration.lines(found):
+        typer.echo(line)
+    for path in calibration.write(found, folder):
+        typer.echo(f"{path}")
+
+
+def _ablate(
+    run: Callable[[Mapping[str, Any], str, Path | None], dict[str, Any]],
+    study: str,
+    output: Path | None,
+) -> None:
+    from maskgit_sr.inference import evaluator, restoring
+
+    found = [run(changed, name, None) for name, changed in restoring.study(study)]
+    for line in found[0]["problems"]:
+        say(line)
+    results.table(found)
+    if output is not None:
+        for result in found:
+            name = f"{output.stem}-{result['system'].replace(' ', '-')}.json"
+            evaluator.write(result, output.with_name(name))
+        if study == "steps":
+            from maskgit_sr.inference import plots
+
+            typer.echo(plots.steps(found, output.with_suffix(".png")))

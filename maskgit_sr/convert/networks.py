@@ -1,0 +1,115 @@
+"""Published PyTorch weights of the metrics' networks → the safetensors that `assets` names.
+
+    python -m maskgit_sr.convert.networks vgg16-397923af.pth vgg16.safetensors
+    python -m maskgit_sr.convert.networks alexnet-owt-7be5be79.pth alex.pth lpips_alex.safetensors
+
+Several sources become one file. Names stay as they are, but for LPIPS' linear layers
+(`lin0.model.1.weight` → `lin0.weight`); numbers become float32, and what is not a floating-point
+array is left out. Nothing in the sources is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from maskgit_sr.errors import UserError
+
+
+def read_state(source: Path) -> dict[str, np.ndarray]:
+    """Floating-point arrays of a PyTorch state or TorchScript archive, as float32.
+
+    Raises:
+        UserError: PyTorch is not installed, or the file is absent, unreadable or of another kind.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            'convert: reading a PyTorch file needs PyTorch: pip install "maskgit_sr[convert]"'
+        ) from error
+    if not source.is_file():
+        raise UserError(f"{source}: no such file")
+    content: Any
+    try:
+        if _is_script(source):
+            content = torch.jit.load(str(source), map_location="cpu").state_dict()
+        else:
+            content = torch.load(source, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{source}: not a readable PyTorch file: {reason}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: expected a table of arrays, found {type(content).__name__}")
+    return {
+        re.sub(r"^(lin\d+)\.model\.\d+\.", r"\1.", str(name)): tensor.detach().float().numpy()
+        for name, tensor in content.items()
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+    }
+
+
+def _is_script(source: Path) -> bool:
+    if not zipfile.is_zipfile(source):
+        return False
+    with zipfile.ZipFile(source) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def convert(sources: Sequence[Path], target: Path) -> int:
+    """Writes the arrays of all sources to one safetensors file, whole or not at all.
+
+    Returns:
+        How many arrays there are.
+
+    Raises:
+        UserError: as :func:`read_state`; a name is in two sources; nothing is in them; or the
+            target exists or cannot be written.
+    """
+    if target.exists():
+        raise UserError(f"{target}: exists already")
+    arrays: dict[str, np.ndarray] = {}
+    origin = {}
+    for source in sources:
+        state = read_state(source)
+        if twice := sorted(state.keys() & arrays.keys()):
+            raise UserError(f"{source}: {twice[0]} is in another source, too")
+        arrays |= {name: np.ascontiguousarray(array) for name, array in state.items()}
+        origin[source.name] = hashlib.sha256(source.read_bytes()).hexdigest()
+    if not arrays:
+        raise UserError(f"{', '.join(map(str, sources))}: no arrays found")
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, partial, metadata=origin)
+        partial.replace(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+    return len(arrays)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; the exit code, 2 after a user's mistake."""
+    if len(arguments) < 2:
+        print("python -m maskgit_sr.convert.networks SOURCE … TARGET.safetensors", file=sys.stderr)
+        return 2
+    *sources, target = map(Path, arguments)
+    try:
+        count = convert(sources, target)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{target}: {count} arrays")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

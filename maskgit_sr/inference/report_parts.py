@@ -1,0 +1,138 @@
+"""The parts of a report's page that are the same whatever is clicked: head, problems, summary."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Result = Mapping[str, Any]
+
+_BETTER = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better")}
+_FEW_PROBLEMS = 5
+
+
+def facts(results: Sequence[Result]) -> str:
+    """What was scored how, and on what; a line for each system where they differ."""
+
+    def protocol(result: Result) -> str:
+        found = result["protocol"]
+        crop, border = found.get("crop") or 0, found.get("border") or 0
+        part = f"square of {crop} px from the centre" if crop else "whole pictures"
+        cut = f"border of {border} px cut" if border else "no border cut"
+        text = f": {found['text']}" if found.get("text") else ""
+        return f"{found['name']}{text} ({part}, {cut})"
+
+    def scored(result: Result) -> str:
+        return f"{result['counts']['scored']} of {result['counts']['of']} scored"
+
+    def listed(key: str) -> Callable[[Result], str]:
+        return lambda result: " · ".join(f"{k} {v}" for k, v in result[key].items() if v)
+
+    rows = {
+        "Protocol": protocol,
+        "Images": scored,
+        "Source": listed("source"),
+        "Hardware": lambda result: str(result["hardware"]),
+        "Versions": listed("versions"),
+    }
+    parts = []
+    for title, words in rows.items():
+        lines = [words(result) for result in results]
+        if len(set(lines)) == 1:
+            lines = lines[:1]
+        else:
+            lines = [f"{r['system']}: {line}" for r, line in zip(results, lines, strict=True)]
+        shown = "".join(f"<dd>{escape(line)}</dd>" for line in lines)
+        parts.append(f"<dt>{title}</dt>{shown}")
+    return "".join(parts)
+
+
+def problems(results: Sequence[Result]) -> str:
+    """What could not be scored; folded away where it is long."""
+    lines = [
+        line if len(results) == 1 else f"{result['system']}: {line}"
+        for result in results
+        for line in result["problems"]
+    ]
+    if not lines:
+        return ""
+    title = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    state = " open" if len(lines) <= _FEW_PROBLEMS else ""
+    return f'<details class="notice"{state}><summary>{title}</summary><ul>{items}</ul></details>'
+
+
+def summary(results: Sequence[Result], metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The table of means: a row per system, a column per metric."""
+    heads, best = [], {}
+    for metric in metrics:
+        means = [number(r["summary"].get(metric["key"], {}).get("mean")) for r in results]
+        known = [mean for mean in means if mean is not None]
+        if len(results) > 1 and known and metric["better"] in _BETTER:
+            best[metric["key"]] = (max if metric["better"] == "higher" else min)(known)
+        arrow, hint = _BETTER.get(metric["better"], ("", ""))
+        unit = f' <span class="unit">{escape(metric["unit"])}</span>' if metric["unit"] else ""
+        heads.append(
+            f'<th scope="col" title="{escape(metric["text"])}">{escape(metric["name"])}{unit}'
+            f' <span aria-hidden="true">{arrow}</span><span class="hidden">{hint}</span></th>'
+        )
+    rows = []
+    for result in results:
+        cells = (_cell(result, metric, best.get(metric["key"])) for metric in metrics)
+        rows.append(f'<tr><th scope="row">{escape(result["system"])}</th>{"".join(cells)}</tr>')
+    return (
+        f'<table><thead><tr><th scope="col">System</th>{"".join(heads)}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _cell(result: Result, metric: Mapping[str, Any], best: float | None) -> str:
+    entry = result["summary"].get(metric["key"], {})
+    mean, low, high = (number(entry.get(key)) for key in ("mean", "low", "high"))
+    if mean is None:
+        return "<td>–</td>"
+
+    def shown(value: float) -> str:
+        return f"{value:.{metric['digits']}f}".replace("-", "−")
+
+    lines = []
+    if low is not None and high is not None:
+        lines.append(f"{shown(low)} – {shown(high)}")
+    if entry.get("n") != result["counts"]["scored"]:
+        lines.append(f"n = {entry.get('n')}")
+    ranges = "".join(f'<span class="range">{line}</span>' for line in lines)
+    mark = ' class="best"' if mean == best else ""
+    return f"<td{mark}>{shown(mean)}{ranges}</td>"
+
+
+def terms(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """What each metric is, in words."""
+    return "".join(
+        f"<dt>{escape(metric['name'])}</dt><dd>{escape(metric['text'])}</dd>" for metric in metrics
+    )
+
+
+# ---------------------------------------------------------------- text
+
+
+def number(value: Any) -> float | None:
+    """None for what is no number that JSON can hold."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def writable(value: Any) -> str:
+    """As it can be written; a file name may hold bytes that are no UTF-8."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def escape(value: Any) -> str:
+    """Harmless as text and inside quotes."""
+    return html.escape(writable(value))
+
+
+def data(value: Any) -> str:
+    """ASCII that can neither end a script element nor begin another or a comment."""
+    return json.dumps(value, allow_nan=False).replace("<", r"\u003c")

@@ -1,0 +1,106 @@
+"""What a mean over pictures is worth: bootstrap intervals, and paired comparison of two systems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from maskgit_sr.errors import UserError
+
+RESAMPLES = 9999
+
+
+def summary(values: Sequence[float]) -> dict[str, float | int | None]:
+    """{mean, low, high, n}: the mean and its 95 % percentile bootstrap interval over pictures.
+
+    The interval says how the mean would move with other pictures of the same kind; it is None for
+    fewer than two. Always the same for the same values.
+    """
+    if not len(values):
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    low, high = _interval(np.asarray(values, float))
+    return {"mean": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
+
+
+def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
+    if len(values) < 2:
+        return None, None
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=1000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Paired differences, second − first, of two results of `evaluator.evaluate`.
+
+    Only pictures that both have a score for count. `p` is of the two-sided Wilcoxon signed-rank
+    test, that differences are as often and as far above as below 0; `better` is "first", "second"
+    or "neither" at p < 0.05.
+
+    Returns:
+        {metric: {first, second, difference, low, high, n, wins, p, better}}; `wins` are the
+        pictures on which the second is better.
+
+    Raises:
+        UserError: no metric, or no picture in common, or a metric measured in two ways.
+    """
+    specs = [result["protocol"]["metrics"] for result in (first, second)]
+    common = [name for name in specs[0] if name in specs[1]]
+    if not common:
+        raise UserError(
+            f"--compare: no metric in common: {', '.join(specs[0])} and {', '.join(specs[1])}"
+        )
+    crops = [result["protocol"]["crop"] for result in (first, second)]
+    if crops[0] != crops[1]:
+        raise UserError(f"--compare: scored on different parts: crop {crops[0]} and {crops[1]}")
+    rows = [{row["name"]: row["scores"] for row in r["images"]} for r in (first, second)]
+    names = [name for name in rows[0] if name in rows[1]]
+    if not names:
+        raise UserError("--compare: no picture in common; names are compared as they stand")
+    found = {}
+    for metric in common:
+        if specs[0][metric]["text"] != specs[1][metric]["text"]:
+            raise UserError(
+                f"--compare: {metric} was measured in two ways: {specs[0][metric]['text']}; and "
+                f"{specs[1][metric]['text']}"
+            )
+        pairs = [(rows[0][name].get(metric), rows[1][name].get(metric)) for name in names]
+        kept = np.array([pair for pair in pairs if None not in pair], float)
+        if len(kept):
+            found[metric] = _paired(kept, specs[0][metric]["better"] == "higher")
+    if not found:
+        raise UserError("--compare: no score that both have for the same picture")
+    return found
+
+
+def _paired(pairs: np.ndarray, higher: bool) -> dict[str, Any]:
+    difference = pairs[:, 1] - pairs[:, 0]
+    low, high = _interval(difference)
+    if len(pairs) < 2:
+        p = None
+    else:
+        p = float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
+    gains = difference if higher else -difference
+    better = "neither"
+    if p is not None and p < 0.05:
+        better = "second" if gains.mean() > 0 else "first"
+    return {
+        "first": float(pairs[:, 0].mean()),
+        "second": float(pairs[:, 1].mean()),
+        "difference": float(difference.mean()),
+        "low": low,
+        "high": high,
+        "n": len(pairs),
+        "wins": int((gains > 0).sum()),
+        "p": p,
+        "better": better,
+    }

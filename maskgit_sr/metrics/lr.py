@@ -1,0 +1,58 @@
+"""How well an output explains its LR input: both scores shrink it and compare.
+
+The output is shrunk by `ops.resize.downsample_bicubic`, MATLAB's antialiased bicubic, unrounded and
+unclipped. That is the degradation only of LR images made in this way: for real pairs the scores say
+little.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from maskgit_sr.arrays import Image
+from maskgit_sr.metrics.pixel import Score, psnr
+from maskgit_sr.ops.resize import downsample_bicubic
+
+CONSISTENCY_UNIT = 1e-5
+
+
+def _shrink(x: Image, lr: Image) -> Image:
+    """x at the size of lr.
+
+    Raises:
+        ValueError: not [B,H,W,3], or the sides of x are not one multiple of those of lr.
+    """
+    scale = x.shape[1] // lr.shape[1] if x.ndim == lr.ndim == 4 else 0
+    multiple = (x.shape[0], scale * lr.shape[1], scale * lr.shape[2], 3) if scale else ()
+    if x.shape != multiple or lr.shape[-1] != 3:
+        raise ValueError(
+            f"expected images [B,sH,sW,3] and their LR [B,H,W,3], found {x.shape}, {lr.shape}"
+        )
+    return downsample_bicubic(x.astype(jnp.float32), scale)
+
+
+@jax.jit
+def lr_psnr(x: Image, lr: Image) -> Score:
+    """PSNR over RGB of the shrunk output and the LR input, in dB, capped at 100; higher is better.
+
+    [B,sH,sW,3] and [B,H,W,3] in [0,1] -> [B]. SRFlow (Lugmayr et al. 2020, section 5.1), whose
+    code also rounds the shrunk output to 8 bits: this one does not, and so can exceed 59 dB.
+
+    Raises:
+        ValueError: the sides of x are not one multiple of those of lr.
+    """
+    return psnr(_shrink(x, lr), lr, color="rgb")
+
+
+@jax.jit
+def lr_consistency(x: Image, lr: Image) -> Score:
+    """Mean squared error of the shrunk output and the LR input, in units of 1e-5; lower is better.
+
+    [B,sH,sW,3] and [B,H,W,3] in [0,1] -> [B]. SR3's "consistency" (Saharia et al. 2023, table 1).
+    The paper does not give the range of its pixels; here it is [0,1], in [-1,1] scores were four
+    times as large.
+
+    Raises:
+        ValueError: the sides of x are not one multiple of those of lr.
+    """
+    error = _shrink(x, lr) - lr.astype(jnp.float32)
+    return jnp.mean(error**2, axis=(1, 2, 3)) / CONSISTENCY_UNIT

@@ -1,0 +1,176 @@
+"""NIQE: Mittal, Soundararajan & Bovik 2013, "Making a 'completely blind' image quality analyzer".
+
+How far the statistics of 96x96 blocks are from those of pristine photographs; lower is better,
+about 3 to 6 for good photographs. What is published under that name differs in two things:
+
+- the pristine statistics: those of the authors' 2012 release, which BasicSR and IQA-PyTorch also
+  have, or those of MATLAB's built-in `niqe`, which gives other numbers;
+- the grey image: MATLAB's rgb2gray, or BasicSR's default, Y in [16,235].
+
+Where the 7x7 neighbourhood of a pixel is flat, its normalised value is 0 in exact arithmetic. The
+published programs get about 1e-14 of either sign there, and the sign decides whether the pixel is
+counted, so their scores depend on the order in which they add. Here it is 0: no order of adding
+matters, and float32 is enough.
+"""
+
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+from scipy.io import loadmat
+from scipy.special import gammaln
+
+from maskgit_sr.arrays import Image
+from maskgit_sr.errors import UserError
+from maskgit_sr.metrics.pixel import Score, cut, rgb_to_luma, rgb_to_y
+from maskgit_sr.models.published import single
+from maskgit_sr.ops.resize import downsample_bicubic
+
+BLOCK = 96
+FEATURES = 36
+_REACH, _SIGMA = 3, 7 / 6
+_SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
+
+_SHAPES = np.arange(200, 10001) / 1000  # of the generalised Gaussian
+_RATIOS = np.exp(2 * gammaln(2 / _SHAPES) - gammaln(1 / _SHAPES) - gammaln(3 / _SHAPES))
+_WIDTHS = np.exp((gammaln(1 / _SHAPES) - gammaln(3 / _SHAPES)) / 2)
+_MEANS = np.exp(gammaln(2 / _SHAPES) - gammaln(1 / _SHAPES))
+
+
+def load(
+    file: Path, color: Literal["luma", "y"] = "luma", border: int = 0
+) -> Callable[[Image], Score]:
+    """The score [B,H,W,3] in [0,1] -> [B] with the pristine statistics in `file`.
+
+    Args:
+        file: npz with mu_pris_param [36] and cov_pris_param [36,36], or a MATLAB file with
+            mu_prisparam and cov_prisparam.
+        color: "luma" is rgb2gray, "y" BasicSR's Y; both rounded to 8 bits.
+        border: pixels cut from each side first.
+
+    The score is NaN, by definition, where fewer than two blocks are left that have texture, such as
+    for a flat image. It raises ValueError for images that hold fewer than two blocks.
+
+    Raises:
+        UserError: the file is something else.
+    """
+    mean, cov = _read(file)
+
+    def score(x: Image) -> Score:
+        return jnp.asarray(distance(np.asarray(features(x, color=color, border=border)), mean, cov))
+
+    return score
+
+
+def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        if file.suffix == ".mat":
+            stored, names = loadmat(file), ("mu_prisparam", "cov_prisparam")
+        else:
+            stored, names = np.load(file), ("mu_pris_param", "cov_pris_param")
+        mean, cov = (np.asarray(stored[name], np.float64) for name in names)
+        return mean.reshape(FEATURES), cov.reshape(FEATURES, FEATURES)
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{file}: not NIQE's statistics ({reason})") from None
+
+
+@partial(jax.jit, static_argnames=("color", "border"))
+def features(
+    x: Image, *, color: Literal["luma", "y"] = "luma", border: int = 0
+) -> Float[Array, "B n 36"]:
+    """18 numbers at two scales for each 96x96 block; what is left over at the right is dropped.
+
+    Raises:
+        ValueError: x is not [B,H,W,3], or holds fewer than two blocks without the border.
+    """
+    x = cut(single(x, 1 + 2 * border), border)
+    rows, columns = x.shape[1] // BLOCK, x.shape[2] // BLOCK
+    if rows * columns < 2:
+        raise ValueError(
+            f"image of {x.shape[1]}x{x.shape[2]}: NIQE takes at least two blocks of {BLOCK} pixels "
+            f"a side, such as {BLOCK}x{2 * BLOCK}"
+        )
+    x = x[:, : rows * BLOCK, : columns * BLOCK]
+    grey = jnp.round(255 * rgb_to_y(x)) if color == "y" else rgb_to_luma(x)
+    scales = [_block_features(_normalise(grey[..., 0]), BLOCK)]
+    half = downsample_bicubic(grey, 2)[..., 0]
+    scales.append(_block_features(_normalise(half), BLOCK // 2))
+    return jnp.concatenate(scales, axis=-1)
+
+
+def _normalise(x: Array) -> Array:
+    """(x - mean) / (deviation + 1) in a 7x7 Gaussian window of [B,H,W]; edges are repeated."""
+    taps = np.exp(-(np.arange(-_REACH, _REACH + 1) ** 2) / (2 * _SIGMA**2))
+    side = len(taps)
+    window = jnp.asarray(np.outer(taps, taps).reshape(-1) / taps.sum() ** 2, jnp.float32)
+    padded = jnp.pad(x, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)), mode="edge")
+
+    def add(i: Array, moments: tuple[Array, Array]) -> tuple[Array, Array]:
+        # Differences to the centre: exact for grey levels, and 0 where all is flat.
+        step = lax.dynamic_slice(padded, (0, i // side, i % side), x.shape) - x
+        return moments[0] + window[i] * step, moments[1] + window[i] * step * step
+
+    mean, square = lax.fori_loop(0, side * side, add, (jnp.zeros(x.shape), jnp.zeros(x.shape)))
+    return -mean / (jnp.sqrt(jnp.maximum(square - mean * mean, 0)) + 1)
+
+
+def _block_features(x: Array, side: int) -> Array:
+    """[B,H,W] -> [B,n,18]: a fit to the values, and to the products with four neighbours."""
+    b, h, w = x.shape
+    x = x.reshape(b, h // side, side, w // side, side).transpose(0, 1, 3, 2, 4)
+    x = x.reshape(b, -1, side, side)
+    shape, _, left, right = _fit(x)
+    found = [shape, (left + right) / 2]
+    for shift in _SHIFTS:
+        shape, mean, left, right = _fit(x * jnp.roll(x, shift, axis=(2, 3)))
+        found += [shape, (right - left) * mean, left, right]
+    return jnp.stack(found, axis=-1)
+
+
+def _fit(x: Array) -> tuple[Array, Array, Array, Array]:
+    """Asymmetric generalised Gaussian of each block [B,n,side,side] by its moments.
+
+    Shape, Γ(2/shape)/Γ(1/shape), left and right width, [B,n] each (Lasmar et al. 2009). Without
+    values on either side the widths are NaN and the shape is the first of the table, as in the
+    published programs.
+    """
+    axes = (2, 3)
+    squares = x * x
+    lower, upper = x < 0, x > 0
+    left, right = (
+        jnp.sqrt(jnp.where(side, squares, 0).sum(axes) / side.sum(axes)) for side in (lower, upper)
+    )
+    ratio = left / right
+    spread = jnp.abs(x).mean(axes) ** 2 / squares.mean(axes)
+    wanted = spread * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
+    table = jnp.asarray(_RATIOS, jnp.float32)
+    above = jnp.clip(jnp.searchsorted(table, wanted), 1, len(_RATIOS) - 1)
+    nearer = wanted - table[above - 1] <= table[above] - wanted
+    index = jnp.where(jnp.isnan(wanted), 0, jnp.where(nearer, above - 1, above))
+    shape, width, mean = (jnp.asarray(t, jnp.float32)[index] for t in (_SHAPES, _WIDTHS, _MEANS))
+    return shape, mean, left * width, right * width
+
+
+def distance(found: np.ndarray, mean: np.ndarray, cov: np.ndarray) -> np.ndarray:
+    """Distance of block features [B,n,36] to the pristine Gaussian: float32 [B].
+
+    Equation 10 in float64. The mean leaves out what is NaN, the covariance every block with a NaN.
+    """
+    scores = []
+    for blocks in found.astype(np.float64):
+        whole = blocks[~np.isnan(blocks).any(1)]
+        if len(whole) < 2:
+            scores.append(np.nan)
+            continue
+        difference = mean - np.nanmean(blocks, axis=0)
+        inverse = np.linalg.pinv((cov + np.cov(whole, rowvar=False)) / 2)
+        scores.append(np.sqrt(difference @ inverse @ difference))
+    return np.array(scores, np.float32)

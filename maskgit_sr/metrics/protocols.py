@@ -1,0 +1,72 @@
+"""What papers measure, by name: which metrics, on which part of the picture."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from maskgit_sr.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a set of pictures is scored.
+
+    Attributes:
+        name: of the preset; "custom" once something was changed.
+        metrics: keys of `metrics.SPECS`.
+        border: pixels that PSNR, SSIM and MS-SSIM cut from each side.
+        crop: side of a square from the centre that is scored, in pixels of the output; 0: all.
+        text: where it comes from.
+    """
+
+    name: str
+    metrics: tuple[str, ...]
+    border: int = 0
+    crop: int = 0
+    text: str = ""
+
+    def changed(
+        self,
+        metrics: tuple[str, ...] | None = None,
+        border: int | None = None,
+        crop: int | None = None,
+    ) -> Protocol:
+        """This one with other metrics, border or crop; None keeps what it has."""
+        values = {"metrics": metrics, "border": border, "crop": crop}
+        new = dataclasses.replace(self, **{k: v for k, v in values.items() if v is not None})  # type: ignore[arg-type]
+        return self if new == self else dataclasses.replace(new, name="custom")
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            "realsrt",
+            ("psnr_rgb", "ms_ssim_luma", "lpips_alex", "dists", "niqe", "clipiqa"),
+            text="RealSRT §4: whole pictures, RGB PSNR, no border cut, scores as pyiqa's",
+        ),
+        Protocol(
+            "osediff",
+            ("psnr_y", "ssim_y", "lpips_alex", "dists", "fid", "niqe", "musiq", "clipiqa"),
+            crop=512,
+            text="StableSR, OSEDiff: LR of 128 to 512 from the centre, PSNR and SSIM on Y",
+        ),
+        Protocol(
+            "classical",
+            ("psnr_y", "ssim_y", "lpips_alex"),
+            border=4,
+            text="bicubic x4 sets: PSNR and SSIM on Y without a border of 4",
+        ),
+    )
+}
+
+
+def find(name: str) -> Protocol:
+    """The preset of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"--protocol: expected one of {', '.join(PROTOCOLS)}, found '{name}'")
+    return PROTOCOLS[name]

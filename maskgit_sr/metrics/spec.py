@@ -1,0 +1,200 @@
+"""What each score is: one table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from maskgit_sr.assets import KNOWN
+from maskgit_sr.metrics.pixel import MS_SSIM_SIDE
+
+Needs = Literal["reference", "none", "lr", "set"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a score is.
+
+    Attributes:
+        name: its key in `SPECS`.
+        better: "higher" or "lower".
+        unit: "dB", "1e-5" or "".
+        min_size: the side in pixels, after the border is cut, from which every image is scored.
+        color: colour space that is compared.
+        text: the rest of the protocol in words.
+        reference: paper, and the implementation that it agrees with.
+        needs: what an image is compared with: "reference" its original, "none" nothing, "lr" the
+            low-resolution input, "set" a whole set of images with another.
+        range: of pixel values.
+        resize: kernel by which images are resized first, or "none".
+        border: pixels cut from each side before scoring.
+        takes_border: whether `create` can set that.
+        weights: SHA-256 of the files it is computed with, by asset name; None where it is unknown.
+            `create` puts those of the files it has read.
+    """
+
+    name: str
+    better: Literal["higher", "lower"]
+    unit: str
+    min_size: int
+    color: str
+    text: str
+    reference: str
+    needs: Needs = "reference"
+    range: str = "[0,1]"
+    resize: str = "none"
+    border: int = 0
+    takes_border: bool = False
+    weights: Mapping[str, str | None] = field(default_factory=dict, hash=False)
+
+    @property
+    def protocol(self) -> str:
+        """One line for a report."""
+        cut = f"border of {self.border} px cut" if self.border else "no border cut"
+        resized = "" if self.resize == "none" else f"resized: {self.resize}; "
+        return f"{self.color}; {self.text}; {resized}{cut}; {self.better} is better"
+
+
+_RGB, _CHANNELS = "RGB", "mean over R, G, B"
+_Y = "BT.601 Y in [16,235]/255"
+_LUMA = "8-bit luma of MATLAB's rgb2gray"
+_PEAK = "peak 1, capped at 100 dB"
+_WINDOW = "11x11 Gaussian window of sigma 1.5, valid positions"
+_SCALES = f"{_WINDOW}; 5 scales"
+_PSNR = "BasicSR calculate_psnr"
+_SSIM = "Wang et al. 2004; scikit-image, the authors' MATLAB script without its downsampling"
+_MS_SSIM = "Wang et al. 2003, equation 7; pytorch-msssim"
+_MS_SSIM_SUM = "Wang et al. 2003; the authors' MATLAB script with method 'wtd_sum'"
+_LPIPS = "Zhang et al. 2018 (arXiv:1801.03924); lpips 0.1"
+_SHRUNK = "output by MATLAB's antialiased bicubic to the size of LR, unrounded"
+
+
+def _files(*names: str) -> dict[str, str | None]:
+    return {name: KNOWN[name].sha256 for name in names}
+
+
+def _lpips(net: str, name: str, side: int, *files: str) -> Spec:
+    return Spec(
+        f"lpips_{net}",
+        "lower",
+        "",
+        side,
+        _RGB,
+        f"LPIPS v0.1, {name}",
+        _LPIPS,
+        weights=_files(*files),
+    )
+
+
+def _niqe(name: str, color: str, reference: str, statistics: str) -> Spec:
+    return Spec(
+        name=name,
+        better="lower",
+        unit="",
+        min_size=192,
+        color=color,
+        text=f"96x96 blocks at two scales; pristine statistics of {statistics.partition('.')[0]}",
+        reference=f"Mittal et al. 2013; {reference}",
+        needs="none",
+        range="[0,255]",
+        takes_border=True,
+        weights=_files(statistics),
+    )
+
+
+def _clipiqa(name: str, prompts: str, reference: str) -> Spec:
+    return Spec(
+        name=name,
+        better="higher",
+        unit="",
+        min_size=32,
+        color=_RGB,
+        text=f"CLIP ResNet-50 without positional embedding, prompts {prompts}",
+        reference=f"Wang et al. 2023 (arXiv:2207.12396); {reference}",
+        needs="none",
+        weights=_files("clip_rn50.safetensors"),
+    )
+
+
+def _pixel(name: str, color: str, text: str, reference: str) -> Spec:
+    unit, side = ("dB", 1) if text == _PEAK else ("", MS_SSIM_SIDE if _SCALES in text else 11)
+    return Spec(name, "higher", unit, side, color, text, reference, takes_border=True)
+
+
+SPECS = {
+    spec.name: spec
+    for spec in (
+        _pixel("psnr_rgb", _RGB, _PEAK, _PSNR),
+        _pixel("psnr_y", _Y, _PEAK, _PSNR),
+        _pixel("ssim_rgb", _CHANNELS, _WINDOW, _SSIM),
+        _pixel("ssim_y", _Y, _WINDOW, _SSIM),
+        _pixel("ssim_luma", _LUMA, _WINDOW, _SSIM),
+        _pixel("ms_ssim_rgb", _CHANNELS, f"{_SCALES}, product", _MS_SSIM),
+        _pixel("ms_ssim_y", _Y, f"{_SCALES}, product", _MS_SSIM),
+        _pixel("ms_ssim_luma", _LUMA, f"{_SCALES}, product", _MS_SSIM),
+        _pixel("ms_ssim_luma_sum", _LUMA, f"{_SCALES}, weighted mean", _MS_SSIM_SUM),
+        _lpips("alex", "AlexNet", 31, "lpips_alex.safetensors"),
+        _lpips("squeeze", "SqueezeNet 1.1", 17, "lpips_squeeze.safetensors"),
+        _lpips("vgg", "VGG16", 16, "lpips_vgg.safetensors", "vgg16.safetensors"),
+        Spec(
+            name="dists",
+            better="lower",
+            unit="",
+            min_size=16,
+            color=_RGB,
+            text="DISTS, VGG16, not shrunk to 256 pixels",
+            reference="Ding et al. 2020 (arXiv:2004.07728); DISTS_pytorch",
+            weights=_files("vgg16.safetensors", "dists_alpha_beta.safetensors"),
+        ),
+        _niqe("niqe", _LUMA, "authors' 2012 release, IQA-PyTorch niqe", "niqe_params.npz"),
+        _niqe("niqe_y", f"8-bit {_Y}", "BasicSR calculate_niqe", "niqe_params.npz"),
+        _niqe("niqe_matlab", _LUMA, "MATLAB's built-in niqe", "niqe_matlab_params.mat"),
+        _clipiqa("clipiqa", "'Good photo.' and 'Bad photo.'", "the authors' settings"),
+        _clipiqa("clipiqa_pyiqa", "of IQA-PyTorch, five pairs", "IQA-PyTorch clipiqa"),
+        Spec(
+            name="musiq",
+            better="higher",
+            unit="",
+            min_size=32,
+            color=_RGB,
+            text="MUSIQ trained on KonIQ",
+            reference="Ke et al. 2021 (arXiv:2108.05997); google-research/musiq",
+            needs="none",
+            resize="to 224 and 384 pixels at the longer side, Gaussian, beside the image itself",
+            weights=_files("koniq_ckpt.npz"),
+        ),
+        Spec(
+            name="lr_psnr",
+            better="higher",
+            unit="dB",
+            min_size=1,
+            color=_RGB,
+            text=_PEAK,
+            reference="Lugmayr et al. 2020 (SRFlow), which also rounds",
+            needs="lr",
+            resize=_SHRUNK,
+        ),
+        Spec(
+            name="lr_consistency",
+            better="lower",
+            unit="1e-5",
+            min_size=1,
+            color=_RGB,
+            text="mean squared error",
+            reference="Saharia et al. 2023 (SR3), table 1, which does not state the range",
+            needs="lr",
+            resize=_SHRUNK,
+        ),
+        Spec(
+            name="fid",
+            better="lower",
+            unit="",
+            min_size=1,
+            color=_RGB,
+            text="pool_3 of Inception-v3 (2015-12-05), two whole sets",
+            reference="Heusel et al. 2017 (arXiv:1706.08500); pytorch-fid",
+            needs="set",
+            resize="to 299x299, bilinear without antialiasing",
+            weights=_files("inception_fid.safetensors"),
+        ),
+    )
+}

@@ -1,0 +1,155 @@
+"""`maskgit-sr score` and `evaluate` as they are typed: tables, files, pages, exit codes."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from launch import evaluate as synthetic
+from maskgit_sr import cli
+from maskgit_sr.inference import images, restoring
+
+
+def run(*args, code=0):
+    found = CliRunner().invoke(cli.app, [str(arg) for arg in args])
+    assert found.exit_code == code, found.output
+    assert "Traceback" not in found.output
+    return found
+
+
+def wave(seed, side=96):
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / rng.uniform(4, 9)
+    unit = 0.5 + 0.4 * np.sin(y[..., None] * rng.uniform(0.5, 1, 3) + x[..., None])
+    return np.rint(unit * 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Four scenes: hr, lr of a quarter, and two tools, one of which is better."""
+    base = tmp_path_factory.mktemp("sets")
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        hr = wave(i)
+        images.write(images.from_array(hr), base / "hr" / f"{i}_HR.png")
+        images.write(images.from_array(images.resize(hr, 24, 24)), base / "lr" / f"{i}_LR4.png")
+        for tool, sigma in (("near", 2), ("far", 9)):
+            noisy = np.clip(hr + rng.normal(0, sigma, hr.shape), 0, 255)
+            images.write(
+                images.from_array(np.rint(noisy).astype(np.uint8)), base / tool / f"{i}_out.png"
+            )
+    return base
+
+
+PIXELS = ("--metrics", "psnr_rgb,ssim_y")
+
+
+def test_score_and_compare(sets, tmp_path):
+    for tool in ("near", "far"):
+        found = run(
+            *("score", "--sr", sets / tool, "--hr", sets / "hr", *PIXELS),
+            *("-o", tmp_path / f"{tool}.json"),
+        )
+        assert f"{tool} " in found.stdout and "4 of 4 pictures scored" in found.stdout
+        assert "psnr_rgb: RGB" in found.stdout and "higher is better" in found.stdout
+    near, far = (json.loads((tmp_path / f"{tool}.json").read_text()) for tool in ("near", "far"))
+    assert near["summary"]["psnr_rgb"]["mean"] == pytest.approx(42, abs=1)
+    assert far["summary"]["psnr_rgb"]["mean"] == pytest.approx(29, abs=1)
+    assert [row["name"] for row in near["images"]] == ["0_HR", "1_HR", "2_HR", "3_HR"]
+    assert near["versions"]["jax"] and near["hardware"] and near["protocol"]["name"] == "custom"
+    found = run("score", "--compare", tmp_path / "far.json", tmp_path / "near.json")
+    line = next(line for line in found.stdout.splitlines() if line.startswith("psnr_rgb"))
+    assert "4 of 4" in line and "+1" in line
+
+
+def test_missing_partners_are_told_of_and_cost_exit_code_1(sets, tmp_path):
+    for name in ("0_out.png", "2_out.png"):
+        (tmp_path / name).write_bytes((sets / "near" / name).read_bytes())
+    found = run("score", "--sr", tmp_path, "--hr", sets / "hr", *PIXELS, code=1)
+    assert "2 of 4 pictures scored" in found.stdout
+    assert found.stderr.count("no single partner") == 2 and "1_HR.png" in found.stderr
+
+
+def test_a_page_of_a_score(sets, tmp_path):
+    run(
+        *("score", "--sr", sets / "near", "--hr", sets / "hr", "--lr", sets / "lr", *PIXELS),
+        *("--report", tmp_path),
+    )
+    page = (tmp_path / "index.html").read_text()
+    assert "bicubic" in page and "0_HR" in page and "data:image/webp" in page
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["score"], "--sr: expected a folder of outputs, found none"),
+        (["score", "--sr", "gone"], "gone: no such file or folder"),
+        (["score", "--sr", "near", "--hr", "hr", "--protocol", "mine"], "--protocol: expected one"),
+        (["score", "--sr", "near", "--hr", "hr", "--metrics", "psnr"], "--metrics: expected of"),
+        (["score", "--sr", "near", "--hr", "hr", "--metrics", ","], "--metrics: expected names"),
+        (["score", "--sr", "near", "--hr", "hr", "--border", "-1"], "--border: expected at least"),
+        (["score", "--sr", "near", "--compare", "a", "b"], "--compare: takes two files"),
+        (["score", "--compare", "gone.json", "b.json"], "gone.json: No such file"),
+        (["evaluate", "--lr", "lr", "--limit", "0"], "--limit: expected at least 1"),
+        (["evaluate", "--lr", "lr", "--ablation", "parts"], "--hr: is needed for"),
+        (["evaluate", "--lr", "lr", "--hr", "hr", "--ablation", "x"], "--ablation: expected one"),
+        (["evaluate", "--lr", "lr", "--hr", "hr", "-m", "gone"], "gone"),
+    ],
+)
+def test_mistakes_are_one_line(sets, monkeypatch, args, message):
+    monkeypatch.chdir(sets)
+    found = run(*args, code=2)
+    assert message in found.stderr and len(found.stderr.strip().splitlines()) == 1
+
+
+def test_evaluate_restores_scores_and_keeps(sets, tmp_path):
+    found = run(
+        *("evaluate", "--lr", sets / "lr", "--hr", sets / "hr", *PIXELS, "--limit", 2),
+        *("--steps", 1, "-o", tmp_path / "a.json", "--save", tmp_path / "kept"),
+        *("--report", tmp_path / "page"),
+    )
+    assert "2 of 2 pictures scored" in found.stdout
+    result = json.loads((tmp_path / "a.json").read_text())
+    assert result["system"] == "realsrt-nano" and result["source"]["steps"] == 1
+    again = run(
+        *("score", "--sr", tmp_path / "kept", "--hr", sets / "hr", *PIXELS),
+        *("-o", tmp_path / "b.json"),
+        code=1,  # two of the four have no output
+    )
+    assert "2 of 4" in again.stdout
+    kept = json.loads((tmp_path / "b.json").read_text())
+    assert [r["scores"] for r in kept["images"]] == [r["scores"] for r in result["images"]]
+    assert (tmp_path / "page" / "index.html").stat().st_size > 50_000
+
+
+def test_ablation(sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(restoring, "STEPS", (1, 2))
+    command = ("evaluate", "--lr", sets / "lr", "--hr", sets / "hr", *PIXELS, "--limit", 1)
+    found = run(*command, "--ablation", "parts", "--steps", 1)
+    for name in ("generator confidence", "+ critic", "+ control"):
+        assert name in found.stdout
+    found = run(*command, "--ablation", "steps", "-o", tmp_path / "t.json")
+    assert "critic T=2" in found.stdout and (tmp_path / "t.png").stat().st_size > 5000
+    curves = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("t-*.json"))]
+    assert [(c["source"]["policy"], c["source"]["steps"]) for c in curves] == [
+        ("critic", 1),
+        ("critic", 2),
+        ("generator", 1),
+        ("generator", 2),
+    ]
+    # the last step asks no one: with one step there is no difference
+    assert curves[0]["summary"] == curves[2]["summary"]
+
+
+def test_synthetic_sets(sets, tmp_path, capsys):
+    command = ["--hr", str(sets / "hr"), "--limit", "2", "--metrics", "psnr_rgb", "--seed", "3"]
+    scores = []
+    for name in ("a", "b"):
+        output = tmp_path / f"{name}.json"
+        assert synthetic.main([*command, "--degrade", "light", "--output", str(output)]) == 0
+        scores.append([row["scores"] for row in json.loads(output.read_text())["images"]])
+    assert scores[0] == scores[1] and len(scores[0]) == 2
+    capsys.readouterr()
+    assert synthetic.main([*command, "--degrade", "heavy"]) == 2
+    assert capsys.readouterr().err.startswith("launch.evaluate: --degrade: preset must be one of")
