@@ -15,6 +15,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from maskgit_sr import bundles
 from maskgit_sr.arrays import Params
 from maskgit_sr.errors import UserError
+from maskgit_sr.training import watch
 from maskgit_sr.training.state import TrainState
 
 _LOG = logging.getLogger(__name__)
@@ -46,6 +47,12 @@ class Checkpoints:
         )
         self._folder = folder
         self._manager = ocp.CheckpointManager(folder, options=options)
+        # Reads without waiting for other hosts: one that cannot read would leave them waiting.
+        this = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+        self._reader = ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler(), multiprocessing_options=alone
+        )
         self._good = self._manager.latest_step()
 
     def save(self, state: TrainState, iterator: Any, score: float | None = None) -> None:
@@ -87,28 +94,35 @@ class Checkpoints:
     def restore(self, like: TrainState, iterator: Any) -> TrainState | None:
         """The newest checkpoint that can be read, laid out as ``like``; None when there is none.
 
-        ``iterator`` is moved to where it was. An unreadable checkpoint is passed over with a
-        warning to the one before.
+        ``iterator`` is moved to where it was. A checkpoint that any host cannot read is passed
+        over with a warning to the one before; once that is read, the unreadable ones are deleted,
+        as Orbax would neither write their steps again nor any step before them.
 
         Raises:
-            UserError: there are checkpoints, and none can be read.
+            UserError: there are checkpoints, and none can be read; all are left as they are.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
         steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        for place, step in enumerate(steps):
+            state, trouble = None, "another host cannot read it"
             try:
-                restored = self._manager.restore(
-                    step,
+                state = self._reader.restore(
+                    self._folder / str(step),
                     args=ocp.args.Composite(
                         state=ocp.args.StandardRestore(abstract),
                         data=grain.checkpoint.CheckpointRestore(iterator),
                     ),
-                )
-                return restored["state"]
+                )["state"]
             except Exception as error:  # Orbax raises many kinds for a damaged checkpoint
-                _LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, error)
+                trouble = str(error)
+            if not watch.any_host(state is None):
+                for damaged in steps[:place]:
+                    self._manager.delete(damaged)
+                self._good = step
+                return state
+            _LOG.warning("checkpoint %d cannot be read, trying the one before: %s", step, trouble)
         if steps:
             raise UserError(
                 f"{self._folder}: none of its checkpoints ({', '.join(map(str, steps))}) can be "
@@ -126,6 +140,7 @@ class Checkpoints:
         try:
             self._wait()
         finally:
+            self._reader.close()
             self._manager.close()
 
 

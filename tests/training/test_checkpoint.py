@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import resource
+import shutil
 
 import grain
 import jax
@@ -16,6 +17,8 @@ from maskgit_sr.training import checkpoint, sharding
 from maskgit_sr.training.state import TrainState
 
 KEY = jax.random.key(0)
+# TensorStore tells of every other read or write that failed when its future is dropped.
+stray = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def iterator():
@@ -67,11 +70,35 @@ def test_newest_state_and_data_position_come_back(saved, mesh):
     np.testing.assert_array_equal(next(data), batch)
 
 
-def test_a_damaged_checkpoint_is_passed_over(saved, caplog):
-    folder, _ = saved
-    for file in (folder / "5" / "state").rglob("*"):
-        if file.is_file():
-            file.write_bytes(b"")
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def cut_short(folder):
+    for path in folder.rglob("d/*"):  # arrays
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(folder):
+    for path in files(folder):
+        path.write_bytes(b"")
+
+
+def without_metadata(folder):
+    (folder / "_CHECKPOINT_METADATA").unlink()
+    (folder / "state" / "_METADATA").unlink()
+
+
+def only_a_name(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@stray
+@pytest.mark.parametrize("damage", [cut_short, emptied, without_metadata, only_a_name])
+def test_a_damaged_checkpoint_is_passed_over_and_written_again(saved, caplog, damage):
+    folder, batch = saved
+    damage(folder / "5")
     mesh, data = sharding.make_mesh(), iterator()
     checkpoints = checkpoint.Checkpoints(folder)
     with caplog.at_level(logging.WARNING):
@@ -79,6 +106,33 @@ def test_a_damaged_checkpoint_is_passed_over(saved, caplog):
     checkpoints.close()
     assert "checkpoint 5 cannot be read, trying the one before" in caplog.text
     assert_same(found, state(2, mesh))
+    expected = iterator()
+    next(expected)
+    np.testing.assert_array_equal(next(data), next(expected))
+
+    for step in (4, 5):  # Orbax saves no step that is not after the newest it knows
+        checkpoints = checkpoint.Checkpoints(folder)
+        assert checkpoints.restore(state(0, mesh), iterator()).step < step
+        checkpoints.save(state(step, mesh), data)
+        checkpoints.close()
+    caplog.clear()
+    data, checkpoints = iterator(), checkpoint.Checkpoints(folder)
+    assert_same(checkpoints.restore(state(0, mesh), data), state(5, mesh))
+    checkpoints.close()
+    assert not caplog.text
+    np.testing.assert_array_equal(next(data), batch)
+
+
+def test_a_checkpoint_that_another_host_cannot_read_is_passed_over(saved, monkeypatch, caplog):
+    folder, _ = saved
+    others = iter([True, False])
+    monkeypatch.setattr(checkpoint.watch, "any_host", lambda wish: wish or next(others))
+    data, mesh = iterator(), sharding.make_mesh()
+    checkpoints = checkpoint.Checkpoints(folder)
+    assert_same(checkpoints.restore(state(0, mesh), data), state(2, mesh))
+    checkpoints.close()
+    assert "checkpoint 5 cannot be read, trying the one before: another host" in caplog.text
+    assert not (folder / "5").exists()
     expected = iterator()
     next(expected)
     np.testing.assert_array_equal(next(data), next(expected))
@@ -113,14 +167,14 @@ def test_groups_come_from_the_first_file_that_has_them(tmp_path):
 
 def test_a_folder_without_one_readable_checkpoint_is_not_begun_anew(saved):
     folder, _ = saved
-    for file in folder.rglob("state/**/*"):
-        if file.is_file():
-            file.write_bytes(b"")
+    emptied(folder)
+    before = files(folder)
     checkpoints = checkpoint.Checkpoints(folder)
     with pytest.raises(UserError, match=r"none of its checkpoints \(5, 2\) can be read") as error:
         checkpoints.restore(state(0, sharding.make_mesh()), iterator())
     checkpoints.close()
     assert "\n" not in str(error.value)
+    assert files(folder) == before  # someone may want to look at them
 
 
 def large(step):
@@ -131,8 +185,7 @@ def large(step):
     return jax.device_put(tree, sharding.shardings(tree, sharding.make_mesh()))
 
 
-# TensorStore tells of every other write that failed when its future is dropped.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@stray
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     """Files may not grow beyond 64 KiB, as on a full disk."""
     data = iterator()
