@@ -51,7 +51,9 @@ def measure(
     rows, problems = [], []
     for index, entry in enumerate(entries):
         try:
-            lr, hr = _tiles(entry, upscaler.method.tile.size, upscaler.method.scale)
+            assert entry.lr is not None and entry.hr is not None
+            lr, hr = (images.read(path).color for path in (entry.lr, entry.hr))
+            lr, hr = cut_pair(lr, hr, upscaler.method.tile.size, upscaler.method.scale)
         except (UserError, OSError) as error:
             problems.append(f"{entry.name}: {error}")
         else:
@@ -206,24 +208,25 @@ def _one(
     return tuple(np.asarray(part[:count]).ravel() for part in found)
 
 
-def _tiles(entry: Entry, size: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tiles side by side that lie wholly in the picture: LR and HR float32 in [0, 1]."""
-    assert entry.lr is not None and entry.hr is not None
-    lr, hr = (images.read(path).color for path in (entry.lr, entry.hr))
+def cut_pair(
+    lr: np.ndarray, hr: np.ndarray, size: int, scale: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles side by side that lie wholly in the picture: LR and HR float32 in [0, 1].
+
+    Raises:
+        UserError: HR is not `scale` times LR, or LR smaller than a tile.
+    """
+    sizes = [f"{kind} {x.shape[1]}x{x.shape[0]}" for kind, x in (("LR", lr), ("HR", hr))]
     if hr.shape[:2] != tuple(scale * side for side in lr.shape[:2]):
-        raise UserError(
-            f"HR {hr.shape[1]}x{hr.shape[0]} is not {scale} times LR {lr.shape[1]}x{lr.shape[0]}"
-        )
+        raise UserError(f"{sizes[1]} is not {scale} times {sizes[0]}")
     rows, columns = (side // size for side in lr.shape[:2])
     if not rows or not columns:
-        raise UserError(f"LR {lr.shape[1]}x{lr.shape[0]} is smaller than a tile of {size}")
+        raise UserError(f"{sizes[0]} is smaller than a tile of {size}")
 
     def cut(image: np.ndarray, side: int) -> np.ndarray:
         image = image[: rows * side, : columns * side]
-        tiles = (
-            image.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
-        )
+        tiles = image.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
         peak = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
-        return tiles.astype(np.float32) / np.float32(peak)
+        return tiles.reshape(-1, side, side, 3).astype(np.float32) / np.float32(peak)
 
     return cut(lr, size), cut(hr, size * scale)

@@ -22,7 +22,7 @@ def _shrink(x: Image, lr: Image) -> Image:
         ValueError: not [B,H,W,3], or the sides of x are not one multiple of those of lr.
     """
     scale = x.shape[1] // lr.shape[1] if x.ndim == lr.ndim == 4 else 0
-    multiple = (x.shape[0], scale * lr.shape[1], scale * lr.shape[2], 3) if scale else ()
+    multiple = (lr.shape[0], scale * lr.shape[1], scale * lr.shape[2], 3) if scale else ()
     if x.shape != multiple or lr.shape[-1] != 3:
         raise ValueError(
             f"expected images [B,sH,sW,3] and their LR [B,H,W,3], found {x.shape}, {lr.shape}"

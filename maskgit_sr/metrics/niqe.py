@@ -100,10 +100,9 @@ def features(
         )
     x = x[:, : rows * BLOCK, : columns * BLOCK]
     grey = jnp.round(255 * rgb_to_y(x)) if color == "y" else rgb_to_luma(x)
-    scales = [_block_features(_normalise(grey[..., 0]), BLOCK)]
-    half = downsample_bicubic(grey, 2)[..., 0]
-    scales.append(_block_features(_normalise(half), BLOCK // 2))
-    return jnp.concatenate(scales, axis=-1)
+    half = downsample_bicubic(grey, 2)
+    scales = [_moments(grey[..., 0], BLOCK), _moments(half[..., 0], BLOCK // 2)]
+    return _fit(*(jnp.stack(moment) for moment in zip(*scales, strict=True)))
 
 
 def _normalise(x: Array) -> Array:
@@ -122,41 +121,44 @@ def _normalise(x: Array) -> Array:
     return -mean / (jnp.sqrt(jnp.maximum(square - mean * mean, 0)) + 1)
 
 
-def _block_features(x: Array, side: int) -> Array:
-    """[B,H,W] -> [B,n,18]: a fit to the values, and to the products with four neighbours."""
+def _moments(x: Array, side: int) -> tuple[Array, Array, Array]:
+    """Of the normalised [B,H,W], and of its products with four neighbours, block by block.
+
+    Deviation below 0, deviation above 0, and (E|x|)²/E x²: [5,B,n] each.
+    """
+    x = _normalise(x)
     b, h, w = x.shape
     x = x.reshape(b, h // side, side, w // side, side).transpose(0, 1, 3, 2, 4)
     x = x.reshape(b, -1, side, side)
-    shape, _, left, right = _fit(x)
-    found = [shape, (left + right) / 2]
-    for shift in _SHIFTS:
-        shape, mean, left, right = _fit(x * jnp.roll(x, shift, axis=(2, 3)))
-        found += [shape, (right - left) * mean, left, right]
-    return jnp.stack(found, axis=-1)
-
-
-def _fit(x: Array) -> tuple[Array, Array, Array, Array]:
-    """Asymmetric generalised Gaussian of each block [B,n,side,side] by its moments.
-
-    Shape, Γ(2/shape)/Γ(1/shape), left and right width, [B,n] each (Lasmar et al. 2009). Without
-    values on either side the widths are NaN and the shape is the first of the table, as in the
-    published programs.
-    """
-    axes = (2, 3)
-    squares = x * x
-    lower, upper = x < 0, x > 0
+    x = jnp.stack([x, *(x * jnp.roll(x, shift, axis=(2, 3)) for shift in _SHIFTS)])
+    axes, squares = (3, 4), x * x
     left, right = (
-        jnp.sqrt(jnp.where(side, squares, 0).sum(axes) / side.sum(axes)) for side in (lower, upper)
+        jnp.sqrt(jnp.where(part, squares, 0).sum(axes) / part.sum(axes)) for part in (x < 0, x > 0)
     )
+    return left, right, jnp.abs(x).mean(axes) ** 2 / squares.mean(axes)
+
+
+def _fit(left: Array, right: Array, spread: Array) -> Array:
+    """Asymmetric generalised Gaussians with moments [2,5,B,n] -> features [B,n,36].
+
+    Lasmar et al. 2009. Without values at either side of 0 the widths are NaN and the shape is the
+    first of the table, as in the published programs.
+    """
     ratio = left / right
-    spread = jnp.abs(x).mean(axes) ** 2 / squares.mean(axes)
     wanted = spread * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
     table = jnp.asarray(_RATIOS, jnp.float32)
     above = jnp.clip(jnp.searchsorted(table, wanted), 1, len(_RATIOS) - 1)
     nearer = wanted - table[above - 1] <= table[above] - wanted
     index = jnp.where(jnp.isnan(wanted), 0, jnp.where(nearer, above - 1, above))
     shape, width, mean = (jnp.asarray(t, jnp.float32)[index] for t in (_SHAPES, _WIDTHS, _MEANS))
-    return shape, mean, left * width, right * width
+    left, right = left * width, right * width
+    found = []
+    for scale in range(2):
+        found += [shape[scale, 0], (left[scale, 0] + right[scale, 0]) / 2]
+        for i in range(1, 1 + len(_SHIFTS)):
+            low, high = left[scale, i], right[scale, i]
+            found += [shape[scale, i], (high - low) * mean[scale, i], low, high]
+    return jnp.stack(found, axis=-1)
 
 
 def distance(found: np.ndarray, mean: np.ndarray, cov: np.ndarray) -> np.ndarray:

@@ -99,22 +99,22 @@ def _attention_pool(params: Params, x: Array) -> Array:
 def text_features(params: Params, tokens: Sequence[Sequence[int]]) -> Float[Array, "P E"]:
     """Embedding of prompts given as token ids without start and end.
 
-    Attention is causal and the end token is what counts, so that nothing after it is computed.
+    The published network pads to 77 tokens; attention is causal and the end token is what counts,
+    so that fewer do.
     """
-    return jnp.concatenate([_text(params, [START, *ids, END]) for ids in tokens])
-
-
-def _text(params: Params, ids: list[int]) -> Array:
-    count = len(ids)
-    x = params["token_embedding"]["weight"][np.array(ids)][None]
-    x = x + params["positional_embedding"][:count]
+    ends = np.array([len(ids) + 1 for ids in tokens])
+    count = int(ends.max()) + 1
+    padded = np.zeros((len(tokens), count), np.int32)
+    for row, ids in zip(padded, tokens, strict=True):
+        row[: len(ids) + 2] = [START, *ids, END]
+    x = params["token_embedding"]["weight"][padded] + params["positional_embedding"][:count]
     causal = jnp.tril(jnp.ones((count, count), bool))
     with jax.default_matmul_precision("highest"):
         blocks = params["transformer"]["resblocks"]
         for i in range(len(blocks)):
             x = _text_block(blocks[str(i)], x, causal)
-        x = _norm(params["ln_final"], x)
-        return x[:, -1] @ params["text_projection"]
+        x = _norm(params["ln_final"], x[np.arange(len(tokens)), ends])
+        return x @ params["text_projection"]
 
 
 def _text_block(block: Params, x: Array, mask: Array) -> Array:

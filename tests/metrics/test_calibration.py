@@ -49,7 +49,6 @@ def pairs():
         ("psnr_rgb", "psnr", 5e-3),
         ("ssim_luma", "ssim", 5e-5),
         ("ms_ssim_luma_sum", "ms_ssim", 5e-5),
-        ("ms_ssim_luma", "ms_ssim", 5e-3),  # the product is another number
         ("lpips_alex", "lpips", 5e-5),
     ],
 )
@@ -60,11 +59,12 @@ def test_official_scores(pairs, metric, row, tolerance):
 
 
 def test_official_niqe(pairs):
-    """All digits where nothing is flat; else the official sum depends on MATLAB's rounding.
+    """All digits where nothing is flat; else the official value depends on MATLAB's rounding.
 
-    In these images the share of pixels in a flat 7x7 neighbourhood is 1.5 %, 0, 0.7 %, 2.2 % and
-    30 %. Adding the window's 49 products in another order moves the public Python code by 1.5 % in
-    I03 and by 4.6 % in I19, and not at all in I04.
+    The share of pixels in a flat 7x7 neighbourhood is 1.5 %, 0, 0.7 %, 2.2 % and 30 %. What such a
+    pixel counts as is the sign of a rounding error. Chosen freely for each scale, these signs alone
+    move I06 from 3.2343 to 3.2367, I08 from 3.176 to 3.239 and I19 from 8.62 to 9.13: the official
+    values lie within.
     """
     score = create(["niqe"], assets=METRICS)["niqe"]
     tolerances = (1e-3, 1e-6, 1e-3, 6e-3, 4e-3)
@@ -73,16 +73,12 @@ def test_official_niqe(pairs):
 
 
 def test_niqe_y_is_basicsrs(pairs):
-    """BasicSR's `calculate_niqe` with its defaults, run here on these images, without and with its
-    `crop_border` of 4."""
-    expected = {
-        0: (15.565961, 3.793151, 3.188397, 3.139858, 8.685020),
-        4: (15.300763, 4.676143, 4.119529, 3.402625, 10.968075),
-    }
-    for border, values in expected.items():
-        score = create(["niqe_y"], border=border, assets=METRICS)["niqe_y"]
-        found = [float(score(image)[0]) for image, _ in pairs.values()]
-        np.testing.assert_allclose(found, values, rtol=1e-3)
+    """BasicSR's `calculate_niqe` with its defaults, run on these images when this was written."""
+    score = create(["niqe_y"], assets=METRICS)["niqe_y"]
+    found = [float(score(image)[0]) for image, _ in pairs.values()]
+    np.testing.assert_allclose(
+        found, (15.565961, 3.793151, 3.188397, 3.139858, 8.685020), rtol=4e-4
+    )
 
 
 def test_lpips_squeeze_ranks_as_alex(pairs):

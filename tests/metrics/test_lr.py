@@ -1,30 +1,28 @@
 """metrics.lr against NumPy; the resizing itself is tested in tests/ops."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from maskgit_sr.metrics.lr import lr_consistency, lr_psnr
 from maskgit_sr.ops.resize import downsample_bicubic
 from tests.models.published import image
 
 
-@given(scale=st.sampled_from([1, 2, 3, 4]), height=st.integers(1, 4), width=st.integers(1, 4))
-@settings(max_examples=8)
+@pytest.mark.parametrize(("scale", "height", "width"), [(4, 5, 3), (3, 1, 2), (1, 4, 4)])
 def test_both_are_the_shrunk_error(scale, height, width):
     x = image(scale * height, scale * width)
     lr = np.random.default_rng(1).random((2, height, width, 3), np.float32)
-    error = (np.asarray(downsample_bicubic(jnp.asarray(x), scale), np.float64) - lr) ** 2
-    mse = error.mean((1, 2, 3))
+    shrunk = jax.jit(downsample_bicubic, static_argnums=1)(x, scale)
+    mse = ((np.asarray(shrunk, np.float64) - lr) ** 2).mean((1, 2, 3))
     np.testing.assert_allclose(lr_consistency(x, lr), mse * 1e5, rtol=1e-4)
     np.testing.assert_allclose(lr_psnr(x, lr), -10 * np.log10(mse), atol=1e-3)
 
 
 def test_an_output_that_explains_its_input():
     x = jnp.asarray(image(24, 32))
-    lr = downsample_bicubic(x, 4)
+    lr = jax.jit(downsample_bicubic, static_argnums=1)(x, 4)
     np.testing.assert_allclose(lr_consistency(x, lr), 0, atol=1e-6)
     np.testing.assert_allclose(lr_psnr(x, lr), 100)
     # 8-bit LR images: the limit that rounding sets is 58.9 dB

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import correlate1d
 from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
@@ -117,20 +118,17 @@ def test_constant_images():
     np.testing.assert_allclose(ssim(x, y, color="rgb"), expected, atol=2e-4)
 
 
-@pytest.mark.parametrize(("height", "width"), [(176, 192), (161, 175)])
-def test_ms_ssim_is_numpys(height, width):
+def test_ms_ssim_is_numpys():
     """Five scales of scikit-image's maps; the last row or column of an odd side twice."""
-    x, y = pair(height, width, batch=1, noise=0.2)
+    x, y = pair(161, 176, batch=1, noise=0.2)
     weights = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
-    factors = np.array(
-        [_factors(plane(x, "rgb")[0, ..., c], plane(y, "rgb")[0, ..., c]) for c in range(3)]
-    )
+    a, b = (plane(z, "rgb")[0] for z in (x, y))
+    factors = np.array([_factors(a[..., c], b[..., c]) for c in range(3)])
     found = ms_ssim(x, y, color="rgb")[0]
     np.testing.assert_allclose(found, (factors**weights).prod(1).mean(), atol=1e-4)
-    factors = np.array(_factors(plane(x, "y")[0, ..., 0], plane(y, "y")[0, ..., 0]))
-    np.testing.assert_allclose(ms_ssim(x, y)[0], (factors**weights).prod(), atol=1e-4)
-    mean = (factors * weights).sum() / weights.sum()
-    np.testing.assert_allclose(ms_ssim(x, y, method="sum")[0], mean, atol=1e-4)
+    found = ms_ssim(x, y, color="rgb", method="sum")[0]
+    expected = (factors * weights).sum(1).mean() / weights.sum()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def _factors(a, b):
@@ -144,17 +142,18 @@ def _factors(a, b):
 
 def test_ms_ssim_of_opposites():
     """Negative structure: the product stops at 0, the mean does not."""
-    x, _ = pair(161, 161, batch=1)
-    assert ms_ssim(x, 1 - x)[0] == 0
-    assert ms_ssim(x, 1 - x, method="sum")[0] < -0.5
+    x, _ = pair(161, 176, batch=1)
+    assert ms_ssim(x, 1 - x, color="rgb")[0] == 0
+    assert ms_ssim(x, 1 - x, color="rgb", method="sum")[0] < -0.5
 
 
 def _cs(a, b):
     t = np.exp(-((np.arange(11) - 5) ** 2) / 4.5)
-    window = np.outer(t, t) / t.sum() ** 2
 
     def blur(z):
-        return (np.lib.stride_tricks.sliding_window_view(z, (11, 11)) * window).sum((2, 3))
+        for axis in (0, 1):
+            z = correlate1d(z, t / t.sum(), axis=axis)
+        return z[5:-5, 5:-5]
 
     va, vb = blur(a * a) - blur(a) ** 2, blur(b * b) - blur(b) ** 2
     return ((2 * (blur(a * b) - blur(a) * blur(b)) + 9e-4) / (va + vb + 9e-4)).mean()

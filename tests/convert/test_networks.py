@@ -1,0 +1,69 @@
+"""convert.networks: what becomes of PyTorch files, and what is refused. Reading needs PyTorch."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from maskgit_sr.convert import networks
+from maskgit_sr.errors import UserError
+
+
+@pytest.fixture
+def states(monkeypatch, tmp_path):
+    """Files that are read as these tables."""
+    tables = {
+        "vgg.pth": {"features.0.weight": np.ones((2, 3, 1, 1), np.float32)},
+        "lin.pth": {"lin0.weight": np.ones((1, 2, 1, 1), np.float32).T},
+        "empty.pth": {},
+    }
+    for name in tables:
+        (tmp_path / name).write_bytes(name.encode())
+    monkeypatch.setattr(networks, "read_state", lambda path: tables[path.name])
+    return tmp_path
+
+
+def test_sources_are_joined(states):
+    target = states / "new" / "lpips.safetensors"
+    assert networks.main([*map(str, (states / "vgg.pth", states / "lin.pth", target))]) == 0
+    arrays = load_file(target)
+    assert arrays.keys() == {"features.0.weight", "lin0.weight"}
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [(["vgg.pth", "vgg.pth"], "in another source, too"), (["empty.pth"], "no arrays found")],
+)
+def test_refusals(states, capsys, sources, words):
+    target = states / "x.safetensors"
+    assert networks.main([*(str(states / name) for name in sources), str(target)]) == 2
+    assert words in capsys.readouterr().err
+    assert not target.exists()
+
+
+def test_targets_are_not_replaced(states, capsys):
+    assert networks.main([str(states / "vgg.pth")] * 2) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert networks.main(["vgg.pth"]) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_reading_torch_files(tmp_path):
+    torch = pytest.importorskip("torch")
+    state = {
+        "lin0.model.1.weight": torch.ones(1, 2, 1, 1),
+        "features.0.bias": torch.ones(2, dtype=torch.half),
+        "bn.num_batches_tracked": torch.tensor(3),
+    }
+    torch.save(state, tmp_path / "a.pth")
+    found = networks.read_state(tmp_path / "a.pth")
+    assert {name: array.dtype for name, array in found.items()} == {
+        "lin0.weight": np.float32,
+        "features.0.bias": np.float32,
+    }
+    torch.jit.script(torch.nn.Linear(2, 3)).save(str(tmp_path / "b.pt"))
+    assert networks.read_state(tmp_path / "b.pt")["weight"].shape == (3, 2)
+    (tmp_path / "c.pth").write_bytes(b"nothing")
+    for name, words in (("c.pth", "not a readable"), ("d.pth", "no such file")):
+        with pytest.raises(UserError, match=words):
+            networks.read_state(tmp_path / name)
