@@ -11,8 +11,8 @@ can be imported, pytorch-msssim, lpips, piq and pyiqa; those that cannot are nam
 same images and, under PyTorch, the same number of threads.
 
 `--total` scores that many images by PSNR (RGB and Y), SSIM, MS-SSIM and LPIPS-alex, drops each, and
-prints the seconds, and the resident memory after 10 and after all. The demand is 60 s for 100 images
-on 2 cores. Load on the machine is printed: figures taken under load say little.
+prints the seconds, and the resident memory after 10 and after all. The demand is 60 s for 100
+images on 2 cores. Load on the machine is printed: figures taken under load say little.
 """
 
 from __future__ import annotations
@@ -44,18 +44,15 @@ def pairs(photos: str | None, side: int, count: int) -> Iterator[tuple[np.ndarra
     )
     for index in range(count):
         rng = np.random.default_rng(index)
+        hr: np.ndarray
         if files:
             with Image.open(files[index % len(files)]) as picture:
-                hr = np.asarray(picture.convert("RGB").resize((side, side)), np.float32)
+                hr = np.asarray(picture.convert("RGB").resize((side, side)), np.float64)
         else:
-            ramp = np.linspace(0, 160, side)
-            hr = (
-                ramp[:, None, None] / 2
-                + ramp[None, :, None] / 2
-                + rng.normal(48, 20, (side, side, 3))
-            )
+            ramp = np.linspace(0, 80, side)[:, None]
+            hr = (ramp + ramp.T)[..., None] + rng.normal(48, 20, (side, side, 3))
         noisy = hr + rng.normal(0, 8, hr.shape)
-        hr, sr = (np.round(np.clip(z, 0, 255)).astype(np.float32)[None] / 255 for z in (hr, noisy))
+        sr, hr = (np.round(np.clip(z, 0, 255)).astype(np.float32)[None] / 255 for z in (noisy, hr))
         yield sr, hr
 
 

@@ -74,6 +74,7 @@ class Plan:
     stage: Stage
     chosen: state.Optimizers
     ema: float
+    accumulate: int
     state: state.TrainState
     frozen: Params
     side: int
@@ -107,8 +108,8 @@ def plan(method: Method, stage_name: str, config: Any) -> Plan:
         return state.create(stage, stage.start(frozen | params), stats, chosen, 0)
 
     abstract = jax.eval_shape(begin, frozen)
-    ema = config.stage.ema
-    return Plan(method, stage, chosen, ema, abstract, frozen, config.stage.crop)
+    ema, accumulate = config.stage.ema, config.stage.accumulate
+    return Plan(method, stage, chosen, ema, accumulate, abstract, frozen, config.stage.crop)
 
 
 def published(case: Case) -> Plan:
@@ -137,7 +138,9 @@ def lower(made: Plan, mesh: jax.sharding.Mesh, many: int, gather: bool = False) 
     frozen = placed(made.frozen, sharding.shardings(made.frozen, mesh))
     split = NamedSharding(mesh, sharding.BATCH)
     batch = made.batch(many)
-    step = state.make_step(made.stage, made.chosen, made.ema, layout=layout if gather else None)
+    step = state.make_step(
+        made.stage, made.chosen, made.ema, made.accumulate, layout if gather else None
+    )
     with accelerator():
         return step.lower(begun, frozen, placed(batch, dict.fromkeys(batch, split)))
 

@@ -1,4 +1,4 @@
-"""Four fake CPU devices, a RealSRT that compiles in seconds, and the folder beside the repo."""
+"""Eight fake CPU devices, a RealSRT that compiles in seconds, and the folder beside the repo."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=4",
+        "--xla_force_host_platform_device_count=8",
         "--xla_backend_optimization_level=0",  # the networks are tiny; compiling is what takes long
     )
 )
@@ -31,7 +31,7 @@ settings.load_profile("no deadline")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that parallel workers end together."""
-    long = ("training", "launch", "methods", "convert")
+    long = ("training", "launch", "configs", "methods", "convert")
     items.sort(key=lambda item: item.path.parent.name not in long)
 
 

@@ -16,6 +16,7 @@ from configs import common
 from maskgit_sr.methods.base import LossResult, Phase
 from maskgit_sr.training import sharding, state
 
+DEVICES = 8
 B, D, E, TURNS = 8, 16, 32, 3
 
 
@@ -25,7 +26,7 @@ def placed(mesh, shape, spec, dtype=jnp.float32):
 
 def costs(function, *arrays):
     lowered = jax.jit(function).lower(*arrays)
-    return scaling_cases.compiled(lowered, jax.device_count())[0]
+    return scaling_cases.compiled(lowered, DEVICES)[0]
 
 
 def step(w, x):  # named as the trainer's: the program's file is found by it
@@ -35,23 +36,23 @@ def step(w, x):  # named as the trainer's: the program's file is found by it
 def test_a_data_parallel_gradient():
     mesh = sharding.make_mesh()
     found = costs(step, placed(mesh, (D, E), P()), placed(mesh, (B, D), P(("data", "fsdp"))))
-    product = 2 * B * D * E / 4
+    product = 2 * B * D * E / DEVICES
     assert found.flops == {"f32": 2 * product}  # forward, and backward to the weights
-    assert found.wire == {"all-reduce": scaling_model.data_parallel_wire(4 * D * E, 4)}
+    assert found.wire == {"all-reduce": scaling_model.data_parallel_wire(4 * D * E, DEVICES)}
     assert (found.collectives, found.unknown_loops) == (1, 0)
-    one = 4 * (B * D / 4 + D * E + B * E / 4)
+    one = 4 * (B * D / DEVICES + D * E + B * E / DEVICES)
     assert found.bytes == 2 * one
 
 
 def test_split_weights_are_gathered():
-    mesh = sharding.make_mesh(1, 4, 1)
+    mesh = sharding.make_mesh(1, DEVICES, 1)
 
     def step(w, x):
         return x @ w
 
     found = costs(step, placed(mesh, (D, E), P("fsdp")), placed(mesh, (B, D), P(("data", "fsdp"))))
-    assert found.wire == {"all-gather": 4 * D * E * 3 / 4}
-    assert found.total_flops == 2 * B * D * E / 4
+    assert found.wire == {"all-gather": 4 * D * E * (DEVICES - 1) / DEVICES}
+    assert found.total_flops == 2 * B * D * E / DEVICES
 
 
 def test_loops_and_branches():
@@ -64,7 +65,7 @@ def test_loops_and_branches():
     arrays = placed(mesh, (D, D), P()), placed(mesh, (B, D), P(("data", "fsdp")))
     found = costs(step, *arrays)
     assert found.unknown_loops == 0
-    assert found.total_flops == (TURNS + 1) * 2 * B * D * D / 4
+    assert found.total_flops == (TURNS + 1) * 2 * B * D * D / DEVICES
 
 
 def test_precisions_are_told_apart():
@@ -76,7 +77,7 @@ def test_precisions_are_told_apart():
         )
 
     found = costs(step, placed(mesh, (D, E), P()), placed(mesh, (B, D), P(("data", "fsdp"))))
-    assert found.flops == dict.fromkeys(("f32_highest", "bf16"), 2 * B * D * E / 4)
+    assert found.flops == dict.fromkeys(("f32_highest", "bf16"), 2 * B * D * E / DEVICES)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_attention_scores_are_told_apart():
         return jnp.einsum("bnhd,bmhd->bhnm", q, k)
 
     spec = P(("data", "fsdp"))
-    arrays = [placed(mesh, (4, n + null, 2, 8), spec) for null in (0, 1)]
+    arrays = [placed(mesh, (DEVICES, n + null, 2, 8), spec) for null in (0, 1)]
     found = costs(step, *arrays)
     assert found.scores == 4 * 2 * n * (n + 1)
     assert found.bytes == found.scores + 4 * 2 * 8 * (n + n + 1)
@@ -139,20 +140,20 @@ def made(method):
 
 
 def test_a_stage_on_a_mesh(made):
-    """Each device does a quarter of the jaxpr's work and sends what the formula says."""
+    """Each device does an eighth of the jaxpr's work and sends what the formula says."""
     found, executable = scaling_cases.compiled(
-        scaling_cases.lower(made, sharding.make_mesh(), 8), 4
+        scaling_cases.lower(made, sharding.make_mesh(), 8), DEVICES
     )
     traced = jax.make_jaxpr(state.make_step(made.stage, made.chosen, made.ema))
     with scaling_cases.accelerator():
         whole = flops.count(traced(made.state, made.frozen, made.batch(8)).jaxpr)
-    assert found.total_flops == pytest.approx(whole / 4, rel=1e-6)
-    images = 4 * 2 * 3 * 64**2  # what the step does not use, such as "lr", is no argument
+    assert found.total_flops == pytest.approx(whole / DEVICES, rel=1e-6)
+    images = 4 * 1 * 3 * 64**2  # what the step does not use, such as "lr", is no argument
     arguments = executable.memory_analysis().argument_size_in_bytes
     held = scaling_cases.leaves_bytes(made.state) + images
     assert arguments == pytest.approx(held, rel=0.01)
     gradients = 4 * sum(leaf.size for leaf in jax.tree.leaves(made.state.params))
-    formula = scaling_model.data_parallel_wire(gradients, 4)
+    formula = scaling_model.data_parallel_wire(gradients, DEVICES)
     assert found.wire["all-reduce"] == pytest.approx(formula, rel=0.02)
 
 
@@ -163,12 +164,13 @@ def test_gathered_parameters_leave_the_work_split_by_examples(made):
         return jnp.mean(y**2), LossResult({}, stats, {})
 
     small = dataclasses.replace(made.stage, phases=(Phase("generator", loss),))
-    mesh = sharding.make_mesh(1, 4, 1)
+    mesh = sharding.make_mesh(1, DEVICES, 1)
     plan = dataclasses.replace(made, stage=small)
-    found = scaling_cases.compiled(scaling_cases.lower(plan, mesh, 8, gather=True), 4)[0]
+    found = scaling_cases.compiled(scaling_cases.lower(plan, mesh, 8, gather=True), DEVICES)[0]
     kernel = made.state.params["generator"]["decoder_in"]["kernel"]
-    assert found.total_flops == 2 * (2 * 8 * 64 * kernel.size) / 4  # forward, and to the weights
-    assert found.wire["all-gather"] >= 4 * kernel.size * 3 / 4
+    product = 2 * 8 * 64 * kernel.size
+    assert found.total_flops == 2 * product / DEVICES  # forward, and to the weights
+    assert found.wire["all-gather"] >= 4 * kernel.size * (DEVICES - 1) / DEVICES
 
 
 def test_kept_activations(made):
@@ -179,10 +181,10 @@ def test_kept_activations(made):
 
 
 def test_state_is_split_by_the_trainers_rules(made):
-    mesh = sharding.make_mesh(1, 4, 1)
+    mesh = sharding.make_mesh(1, DEVICES, 1)
     whole = scaling_cases.leaves_bytes(made.state)
     split = scaling_cases.leaves_bytes(made.state, sharding.shardings(made.state, mesh))
-    assert whole / 4 < split < whole / 2
+    assert whole / DEVICES < split < whole / 2
 
 
 DEVICE = scaling_model.Device("toy", 1e12, 1e9, 1e9, 1e9, 2.0, {"f32": 2.0}, "")

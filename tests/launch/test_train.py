@@ -25,12 +25,12 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Four smooth pictures with edges."""
+    """Eight smooth pictures with edges."""
     root = tmp_path_factory.mktemp("photos")
     y, x = np.mgrid[:96, :128]
-    for index, angle in enumerate((0.1, 0.25, 0.17, 0.3)):
+    for index, angle in enumerate((0.1, 0.25, 0.17, 0.3, 0.14, 0.2, 0.12, 0.28)):
         waves = np.sin(angle * x + 0.05 * y)[..., None] * [60, 90, 40] + 128
-        waves[30:60, 40:80] = [200, 180, 20 + 50 * index]
+        waves[30:60, 40:80] = [200, 180, 20 + 25 * index]
         cv2.imwrite(str(root / f"{index}.png"), waves.astype(np.uint8))
     return root
 
@@ -42,7 +42,7 @@ def config(stage, root, tiny, **changes):
     found.model.losses.update(adversarial_weight=0.0, tune_decoder=True)
     found.perceptual = "none"
     found.data.update(root=str(root), threads=0)
-    found.stage.update(steps=STEPS, batch=4, crop=64, ema=0.5)
+    found.stage.update(steps=STEPS, batch=8, crop=32 if stage == "tokenizer" else 64, ema=0.5)
     found.stage.optimizer.update(learning_rate=3e-3, warmup=0)
     found.log_every = 1
     found.update_from_flattened_dict(changes)
@@ -133,14 +133,14 @@ def test_no_data_root(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mesh.data": 3}, "mesh: .* does not cover 4 devices"),
+        ({"mesh.data": 3}, "mesh: .* does not cover 8 devices"),
         (
-            {"stage.batch": 6},
-            "--config.stage.batch: 6 is no multiple of the mesh's data x fsdp = 4",
+            {"stage.batch": 12},
+            "--config.stage.batch: 12 is no multiple of the mesh's data x fsdp = 8",
         ),
-        ({"stage.accumulate": 3}, "4 is no multiple of accumulate x data x fsdp = 12"),
+        ({"stage.accumulate": 3}, "8 is no multiple of accumulate x data x fsdp = 24"),
         ({"stage.accumulate": 0}, "accumulate x data x fsdp = 0"),
-        ({"stage.batch": 16}, "--config.data: 4 images in .* are fewer than the batch of 16"),
+        ({"stage.batch": 16}, "--config.data: 8 images in .* are fewer than the batch of 16"),
         ({"model.generator.code_width": 7}, "--config.model: generator: expected grid .* found"),
         ({"data.root": "gone"}, "--config.data: data root 'gone': no such folder"),
         ({"data.preset": "heavy"}, "--config.data: preset must be one of"),

@@ -6,7 +6,7 @@ from safetensors.numpy import save_file
 from scipy.io import savemat
 
 from tests.models.published import REFERENCE, weights
-from tests.models.test_perceptual import alex_tensors, squeeze_tensors
+from tests.models.perceptual_nets import alex_tensors, squeeze_tensors
 
 
 @pytest.fixture(scope="session")

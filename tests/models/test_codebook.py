@@ -1,4 +1,4 @@
-"""models.codebook against NumPy, and the same on one device and on four."""
+"""models.codebook against NumPy, and the same on one device and on eight."""
 
 import jax
 import jax.numpy as jnp
@@ -78,9 +78,9 @@ def test_global_batch_gives_one_codebook():
     update = jax.jit(codebook.update)
     alone = update(before, x, indices, jax.random.key(3))
     mesh = make_mesh()
-    assert mesh.size == 4
+    assert mesh.size == 8
     split = jax.device_put((x, indices), NamedSharding(mesh, P("data")))
-    assert len(split[0].sharding.device_set) == 4
+    assert len(split[0].sharding.device_set) == 8
     together = update(before, *split, jax.random.key(3))
     for a, b in zip(alone, together, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

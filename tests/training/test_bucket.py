@@ -52,7 +52,7 @@ def train(method, batches):
     def train(workdir, seconds=float("inf"), **changes):
         config = common.base()
         config.perceptual = "none"
-        config.stage = common.stage(6, 4, common.optimizer(3e-3, 1e-3), crop=64, ema=0.9)
+        config.stage = common.stage(6, 8, common.optimizer(3e-3, 1e-3), crop=32, ema=0.9)
         config.update(log_every=1, checkpoint_every=3, **changes)
         panel = next(batches())
         return Trainer(method, "tokenizer", config, workdir, batches(), None, panel).run(seconds)

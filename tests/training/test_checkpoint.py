@@ -57,7 +57,7 @@ def saved(tmp_path):
     return tmp_path, next(data)
 
 
-@pytest.mark.parametrize("mesh", [(4, 1, 1), (1, 2, 2)])
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2)])
 def test_newest_state_and_data_position_come_back(saved, mesh):
     folder, batch = saved
     mesh, data = sharding.make_mesh(*mesh), iterator()

@@ -12,15 +12,15 @@ from maskgit_sr.training import sharding
 
 
 def test_mesh_covers_all_devices():
-    assert dict(sharding.make_mesh().shape) == {"data": 4, "fsdp": 1, "tensor": 1}
-    assert dict(sharding.make_mesh(2, -1, 1).shape) == {"data": 2, "fsdp": 2, "tensor": 1}
-    for shape in ((1, 1, 1), (3, -1, 1), (8, 1, 1)):
-        with pytest.raises(ValueError, match="mesh: .* does not cover 4 devices"):
+    assert dict(sharding.make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert dict(sharding.make_mesh(2, -1, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    for shape in ((1, 1, 1), (3, -1, 1), (16, 1, 1)):
+        with pytest.raises(ValueError, match="mesh: .* does not cover 8 devices"):
             sharding.make_mesh(*shape)
 
 
 def test_the_published_networks_are_split():
-    mesh = sharding.make_mesh(1, 2, 2)
+    mesh = sharding.make_mesh(2, 2, 2)
     shapes = RealSRT(RealSRTConfig()).shapes()
     specs = {k: s.spec for k, s in flatten(sharding.shardings(shapes, mesh)).items()}
     layer = "generator/decoder/3/cross_attention"
@@ -48,7 +48,7 @@ def test_the_published_networks_are_split():
 
 
 def test_a_batch_is_split_over_data_and_fsdp():
-    mesh = sharding.make_mesh(2, 2, 1)
+    mesh = sharding.make_mesh(2, 2, 2)
     batch = sharding.put_batch({"hr": np.arange(8.0).reshape(8, 1)}, mesh)["hr"]
     assert batch.sharding.shard_shape(batch.shape) == (2, 1)
     np.testing.assert_array_equal(batch, jnp.arange(8.0).reshape(8, 1))

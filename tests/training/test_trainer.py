@@ -29,7 +29,7 @@ def make(method, batches):
     def make(workdir, stage, iterator=None, validate=None, panel=None, **changes):
         config = common.base()
         config.perceptual = "none"
-        config.stage = common.stage(6, 4, common.optimizer(3e-3, 1e-3), crop=64, ema=0.9)
+        config.stage = common.stage(6, 8, common.optimizer(3e-3, 1e-3), crop=32, ema=0.9)
         config.update(log_every=1, checkpoint_every=3)
         config.update_from_flattened_dict(changes)
         iterator = batches() if iterator is None else iterator
@@ -76,7 +76,7 @@ def test_a_finished_stage(finished, method):
     expected = flatten({g: method.shapes()[g] for g in ("tokenizer", "codebook")})
     assert {k: v.shape for k, v in params.items()} == {k: v.shape for k, v in expected.items()}
     facts = metadata.training["tokenizer"]
-    assert facts["steps"] == 6 and facts["batch"] == 4 and facts["seconds"] > 0
+    assert facts["steps"] == 6 and facts["batch"] == 8 and facts["seconds"] > 0
     lines = scalars(workdir, "tokenizer")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 6]
     assert lines[-1] == {"step": 6, "validation/score": 1.0}
@@ -146,7 +146,7 @@ def test_a_broken_step_is_skipped_and_counted(make, batches, tmp_path):
 def test_too_many_broken_steps_stop_the_run_and_name_the_examples(make, batches, tmp_path):
     def spoiled():
         for number, batch in enumerate(batches()):
-            index = np.arange(4) + 4 * number
+            index = np.arange(8) + 8 * number
             spoil = np.nan if number >= 2 else 1
             yield {"index": index, **{name: x * np.float32(spoil) for name, x in batch.items()}}
 
@@ -166,7 +166,8 @@ def test_too_many_broken_steps_stop_the_run_and_name_the_examples(make, batches,
         options = {"max_bad_steps": 2, "stage.steps": 20, "checkpoint_every": 2}
         make(tmp_path, "tokenizer", Data(), **options).run()
     assert str(error.value).endswith(
-        "examples (index) of step 3: 8, 9, 10, 11; step 4: 12, 13, 14, 15"
+        "examples (index) of step 3: 16, 17, 18, 19, 20, 21, 22, 23; "
+        "step 4: 24, 25, 26, 27, 28, 29, 30, 31"
     )
     assert not (tmp_path / "tokenizer" / "groups.safetensors").exists()
     # What was saved meanwhile is the state of step 2: broken steps change nothing.
