@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import cv2
-import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from data import records
 from data.images import UnreadableImage
@@ -240,10 +240,10 @@ class Bucket(MemoryFileSystem):
 
 
 @pytest.fixture
-def bucket():
+def bucket(monkeypatch):
     """An empty bucket gs://bucket."""
-    for name in ("gcs", "gs"):
-        fsspec.register_implementation(name, Bucket, clobber=True)
+    for name in ("gcs", "gs"):  # fsspec's own function would leave it there for every later test
+        monkeypatch.setitem(_registry, name, Bucket)
     Bucket.store.clear()
     return Bucket()
 

@@ -5,8 +5,8 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.io import savemat
 
-from tests.models.published import REFERENCE, weights
 from tests.models.perceptual_nets import alex_tensors, squeeze_tensors
+from tests.models.published import REFERENCE, weights
 
 
 @pytest.fixture(scope="session")
