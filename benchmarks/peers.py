@@ -4,8 +4,8 @@
 
 `VAL` has a folder a set: `hr`, and `lr` for real pairs; without `lr` the input is HR reduced by
 bicubic.
-`PEERS` has realesr-general-x4v3 and -wdn-x4v3 as ncnn files (``pip install ncnn``). Prints the
-tables of docs/benchmarks.md and writes every score and one page of pictures a set to `DIR`.
+`PEERS` has realesr-general-x4v3 and -wdn-x4v3 as ncnn files (``pip install ncnn``). Prints a
+table a set and writes every score and one page of pictures a set to `DIR`.
 """
 
 from __future__ import annotations
