@@ -42,7 +42,7 @@ PROTOCOLS = {
     for protocol in (
         Protocol(
             "realsrt",
-            ("psnr_rgb", "ms_ssim_luma", "lpips_alex", "dists", "niqe", "clipiqa"),
+            ("psnr_rgb", "ms_ssim_luma", "lpips_alex", "dists", "niqe", "clipiqa_pyiqa"),
             text="RealSRT §4: whole pictures, RGB PSNR, no border cut, scores as pyiqa's",
         ),
         Protocol(

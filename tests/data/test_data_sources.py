@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
-from fsspec.registry import _registry
 
 from data import records
 from data.images import UnreadableImage
@@ -242,10 +242,15 @@ class Bucket(MemoryFileSystem):
 @pytest.fixture
 def bucket(monkeypatch):
     """An empty bucket gs://bucket."""
-    for name in ("gcs", "gs"):  # fsspec's own function would leave it there for every later test
-        monkeypatch.setitem(_registry, name, Bucket)
     Bucket.store.clear()
-    return Bucket()
+    made = Bucket()
+    # not through fsspec's registry: epath keeps what it once found there, for every later test
+    kind = type(backend.fsspec_backend)
+    known = kind._get_filesystem
+    monkeypatch.setattr(
+        kind, "_get_filesystem", lambda self, name: made if name == "gcs" else known(self, name)
+    )
+    return made
 
 
 def test_buckets_are_read_like_folders(bucket, tmp_path):
