@@ -108,7 +108,7 @@ def search_path() -> list[Path]:
     if (root / "pyproject.toml").exists() or (root / ".git").exists():  # not in site-packages
         folders.append(root.parent / "shared" / "metrics")
     folders.append(cache_dir())
-    return folders
+    return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
 
 
 def find(name: str, explicit: str | Path | None = None) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
@@ -16,9 +17,9 @@ from maskgit_sr.decoding.policies import CONFIDENCES, Policy
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import images
 from maskgit_sr.inference.images import Picture
+from maskgit_sr.inference.mosaic import Mosaic, peak, quantize
 from maskgit_sr.methods.base import Method, Restored, RestoreOptions
 from maskgit_sr.ops.color import COLOR_FIXES
-from maskgit_sr.ops.tiles import Axis, Blender, pad_reflect, plan_axis
 
 MAX_SCALE = 16.0
 Progress = Callable[[int, int], None]
@@ -126,8 +127,40 @@ class Upscaler:
         progress: Progress | None = None,
     ) -> Restoration:
         """As :meth:`__call__`, for a decoded picture; dtype, alpha, grey, ICC and EXIF are kept."""
-        if not 0 < scale <= MAX_SCALE:
-            raise UserError(f"scale: expected above 0 and at most {MAX_SCALE:g}, found {scale:g}")
+        check_scale(scale)
+        options = self.options(
+            steps=steps,
+            temperature=temperature,
+            color_fix=color_fix,
+            confidence=confidence,
+            policy=policy,
+            control=control,
+        )
+        mosaic = self.mosaic(picture, options)
+        done, base = 0, jax.random.key(seed)
+        for restored in self._batches(mosaic, options, base):
+            for tile in zip_tiles(restored):
+                mosaic.add(*tile)
+            done += len(restored.image)
+            if progress is not None:
+                progress(done, mosaic.count)
+        return Restoration(finish(picture, mosaic.color, scale), mosaic.confidence, mosaic.tokens)
+
+    def options(
+        self,
+        *,
+        steps: int | None = None,
+        temperature: float = 0.0,
+        color_fix: str = "adain",
+        confidence: bool = True,
+        policy: str | None = None,
+        control: bool = True,
+    ) -> RestoreOptions:
+        """The static choices of :meth:`__call__`, checked; None: the model's own.
+
+        Raises:
+            UserError: one that is out of range.
+        """
         if color_fix not in COLOR_FIXES:
             raise UserError(
                 f"color_fix: expected one of {', '.join(COLOR_FIXES)}, found {color_fix!r}"
@@ -147,92 +180,87 @@ class Upscaler:
             )
         except ValueError as error:
             raise UserError(str(error)) from None
-        options = RestoreOptions(rule, color_fix, control and "control" in self.params)
-        height, width = picture.color.shape[:2]
-        color, certainty, tokens = self._run(picture.color, options, seed, progress)
-        out_height, out_width = (max(1, round(side * scale)) for side in (height, width))
-        if (out_height, out_width) != color.shape[:2]:
-            color = images.resize(color, out_height, out_width)
-        alpha = picture.alpha
-        if alpha is not None:
-            alpha = images.resize(alpha, out_height, out_width)
-        if picture.grey:  # the network's slight tints are not part of a grey picture
-            luma = color.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-            color = _quantize(luma / _peak(color.dtype), color.dtype)[..., None].repeat(3, -1)
-        return Restoration(
-            dataclasses.replace(picture, color=color, alpha=alpha), certainty, tokens
-        )
+        return RestoreOptions(rule, color_fix, control and "control" in self.params)
 
-    def _run(
-        self, color: np.ndarray, options: RestoreOptions, seed: int, progress: Progress | None
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        tile, scale = self.method.tile, self.method.scale
-        rows, columns = (plan_axis(side, tile.size, tile.stride) for side in color.shape[:2])
-        height, width = color.shape[:2]
-        output = np.empty((height * scale, width * scale, 3), color.dtype)
-        blender = Blender(rows, columns, tile.size, scale, 3, tile.variance)
-        certainty, certainty_blender = None, None
-        if options.policy.score:
-            certainty = np.empty((height, width), np.float32)
-            certainty_blender = Blender(rows, columns, tile.size, 1, 1, tile.variance)
-        tokens: list[np.ndarray] = []
-        done, total = 0, len(rows.starts) * len(columns.starts)
-        for count, restored in self._batches(color, rows, columns, options, seed):
-            for index in range(count):
-                for row, band in blender.add(restored.image[index]):
-                    output[row : row + len(band)] = _quantize(band, color.dtype)
-                if certainty is not None and certainty_blender is not None:
-                    cells = restored.confidence[index].repeat(tile.cell, 0).repeat(tile.cell, 1)
-                    for row, band in certainty_blender.add(cells[..., None]):
-                        certainty[row : row + len(band)] = np.clip(band[..., 0], 0, 1)
-            tokens.extend(restored.tokens[:count])
-            done += count
-            if progress is not None:
-                progress(done, total)
-        grid = np.stack(tokens).reshape(len(rows.starts), len(columns.starts), *tokens[0].shape)
-        return output, certainty, grid
+    def mosaic(self, picture: Picture, options: RestoreOptions) -> Mosaic:
+        """The picture's tiles."""
+        score = options.policy.score
+        return Mosaic(picture.color, self.method.tile, self.method.scale, score=score)
+
+    def run(
+        self, lr: np.ndarray, indices: np.ndarray, bases: jax.Array, options: RestoreOptions
+    ) -> Restored:
+        """Starts the restoration of at most `batch` tiles; the results stay on the device.
+
+        Args:
+            lr: float32 [n, size, size, 3] in [0, 1]; fewer than `batch` are filled up by the last.
+            indices: uint32 [n], of each tile in its own image.
+            bases: [n] keys, the same for all tiles of an image; with its index they seed a tile.
+
+        Returns:
+            Arrays of `batch` tiles, of which the first n count.
+        """
+        take = np.minimum(np.arange(self.batch), len(lr) - 1)
+        arguments = jax.device_put((lr[take], indices[take], bases[take]), self.device)
+        return self._compile(options)(self.params, *arguments)
 
     def _batches(
-        self, color: np.ndarray, rows: Axis, columns: Axis, options: RestoreOptions, seed: int
-    ) -> Iterator[tuple[int, Any]]:
-        """(number of real tiles, results on the host); one batch runs while the last is fetched."""
-        size = self.method.tile.size
-        padded = pad_reflect(color, rows, columns)
-        corners = [(top, left) for top in rows.starts for left in columns.starts]
-        run = self._compile(options)
-        base = jax.random.key(seed)
+        self, mosaic: Mosaic, options: RestoreOptions, base: jax.Array
+    ) -> Iterator[Restored]:
+        """Restored tiles on the host; one batch runs while the last is fetched."""
         waiting: tuple[int, Restored] | None = None
-        for begin in range(0, len(corners), self.batch):
-            part = corners[begin : begin + self.batch]
-            filled = part + part[-1:] * (self.batch - len(part))
-            tiles = np.stack([padded[y : y + size, x : x + size] for y, x in filled])
-            indices = np.arange(begin, begin + self.batch, dtype=np.uint32)
-            lr = tiles.astype(np.float32) / _peak(color.dtype)
-            started = run(self.params, *jax.device_put((lr, indices), self.device), base)
+        bases = jnp.broadcast_to(base, (self.batch,))
+        for begin in range(0, mosaic.count, self.batch):
+            part = range(begin, min(begin + self.batch, mosaic.count))
+            started = self.run(mosaic.cut(part), np.array(part, np.uint32), bases, options)
             if waiting is not None:
-                yield waiting[0], jax.device_get(waiting[1])
+                yield fetch(*waiting)
             waiting = len(part), started
         assert waiting is not None
-        yield waiting[0], jax.device_get(waiting[1])
+        yield fetch(*waiting)
 
     def _compile(self, options: RestoreOptions) -> Any:
         """One compilation for each options; a tile's index in its image seeds its samples."""
         if options not in self._compiled:
 
-            def run(params: Params, lr: jax.Array, indices: jax.Array, key: jax.Array) -> Restored:
-                keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+            def run(
+                params: Params, lr: jax.Array, indices: jax.Array, bases: jax.Array
+            ) -> Restored:
+                keys = jax.vmap(jax.random.fold_in)(bases, indices)
                 return self.method.restore(params, lr, keys, options)
 
             self._compiled[options] = jax.jit(run)
         return self._compiled[options]
 
 
-def _peak(dtype: Any) -> np.float32:
-    return np.float32(1 if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max)
+def check_scale(scale: float) -> None:
+    """Raises UserError for a scale out of range."""
+    if not 0 < scale <= MAX_SCALE:
+        raise UserError(f"scale: expected above 0 and at most {MAX_SCALE:g}, found {scale:g}")
 
 
-def _quantize(band: np.ndarray, dtype: Any) -> np.ndarray:
-    band = np.clip(band, 0, 1)
-    if np.issubdtype(dtype, np.floating):
-        return band.astype(dtype)
-    return np.rint(band * _peak(dtype)).astype(dtype)
+def fetch(count: int, restored: Restored) -> Restored:
+    """The first `count` tiles on the host."""
+    return jax.tree.map(lambda part: part[:count], jax.device_get(restored))
+
+
+def zip_tiles(restored: Restored) -> Iterator[tuple[Any, Any, Any]]:
+    """(image, confidence or None, tokens) of every tile."""
+    none = [None] * len(restored.image)
+    scores = none if restored.confidence is None else restored.confidence
+    return zip(restored.image, scores, restored.tokens, strict=True)
+
+
+def finish(picture: Picture, color: np.ndarray, scale: float) -> Picture:
+    """`picture` with the network's output [4H, 4W, 3] for colour, at `scale`."""
+    height, width = picture.color.shape[:2]
+    out_height, out_width = (max(1, round(side * scale)) for side in (height, width))
+    if (out_height, out_width) != color.shape[:2]:
+        color = images.resize(color, out_height, out_width)
+    alpha = picture.alpha
+    if alpha is not None:
+        alpha = images.resize(alpha, out_height, out_width)
+    if picture.grey:  # the network's slight tints are not part of a grey picture
+        luma = color.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+        color = quantize(luma / peak(color.dtype), color.dtype)[..., None].repeat(3, -1)
+    return dataclasses.replace(picture, color=color, alpha=alpha)
