@@ -44,7 +44,7 @@ def test_several_tiles_are_cut_as_each_by_itself():
     mosaic = Mosaic(color, TILE, 4, score=False)
     together = mosaic.cut(range(mosaic.count))
     assert together.dtype == np.float32 and together.shape == (mosaic.count, 8, 8, 3)
-    assert 0 <= together.min() and together.max() <= 1
+    assert together.min() >= 0 and together.max() <= 1
     for index in range(mosaic.count):
         np.testing.assert_array_equal(mosaic.cut([index])[0], together[index])
 
