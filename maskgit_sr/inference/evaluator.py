@@ -254,11 +254,15 @@ def _size(array: np.ndarray) -> str:
 
 
 def _of_set(metric: Any, count: int, lines: list[str]) -> dict[str, float | int | None]:
+    unknown = {"mean": None, "low": None, "high": None, "n": 0}
     try:
         value = float(metric.value())
     except ValueError as error:  # too few pictures
         lines.append(f"{metric.spec.name}: {error}")
-        return {"mean": None, "low": None, "high": None, "n": 0}
+        return unknown
+    if not math.isfinite(value):
+        lines.append(f"{metric.spec.name} is {value}")
+        return unknown
     return {"mean": value, "low": None, "high": None, "n": count}
 
 

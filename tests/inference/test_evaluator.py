@@ -1,5 +1,6 @@
 """inference.evaluator: what is scored, what is refused, and that the others still are."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.inference import evaluator, images, pairing, restoring
 from maskgit_sr.inference.evaluator import Sample
 from maskgit_sr.metrics import protocols
+from maskgit_sr.metrics.fid import frechet_distance
 
 PIXELS = protocols.find("classical").changed(metrics=("psnr_rgb", "psnr_y", "ssim_y"), border=0)
 
@@ -74,6 +76,48 @@ def test_one_bad_picture_costs_itself_only():
     ]
     assert [row["name"] for row in found["images"]] == ["0", "4", "5", "6"]
     assert found["images"][0]["scores"] == found["images"][3]["scores"]
+
+
+@pytest.fixture
+def means_for_features(monkeypatch):
+    """FID over the pictures' mean colours."""
+
+    def create(names, **_):
+        features = lambda x: x.mean((1, 2))  # noqa: E731
+        return {name: metrics.SetMetric(metrics.SPECS[name], features) for name in names}
+
+    monkeypatch.setattr(evaluator.metrics, "available", lambda *_: None)
+    monkeypatch.setattr(evaluator.metrics, "create", create)
+    return PIXELS.changed(metrics=("fid",))
+
+
+def test_a_score_of_the_set_is_in_the_summary_alone(means_for_features):
+    pairs = [(picture(i), picture(i + 10)) for i in range(4)]
+    wrong = (picture(1, 50, 64), picture(2))
+    found = run(*pairs, wrong, protocol=means_for_features)
+    colours = [[pair[i].reshape(-1, 3).mean(0) / 255 for pair in pairs] for i in (0, 1)]
+    moments = [
+        f(c) for c in colours for f in (lambda x: np.mean(x, 0), lambda x: np.cov(x, rowvar=False))
+    ]
+    expected = frechet_distance(*moments)
+    assert found["summary"]["fid"]["mean"] == pytest.approx(expected, rel=1e-4)
+    assert found["summary"]["fid"]["n"] == 4 and found["counts"] == {"scored": 4, "of": 5}
+    assert [row["scores"] for row in found["images"]] == [{}] * 4
+
+
+def test_a_score_of_the_set_that_there_is_none_of_is_told(means_for_features):
+    one = run((picture(1), picture(2)), protocol=means_for_features)
+    assert one["summary"]["fid"] == {"mean": None, "low": None, "high": None, "n": 0}
+    assert one["problems"] == ["fid: FID: expected at least 2 images a set, found 1"]
+    hole = picture(1).astype(np.float32) / 255
+    hole[3, 4] = np.nan
+    good = Sample("a", images.from_array(picture(1)), images.from_array(picture(2)))
+    bad = Sample("b", dataclasses.replace(good.sr, color=hole), good.hr)
+    found = evaluator.evaluate(
+        ["a", "b"], [good, bad].__getitem__, means_for_features, system="test", source={}
+    )
+    assert found["summary"]["fid"]["mean"] is None and found["problems"] == ["fid is nan"]
+    json.dumps(found, allow_nan=False)
 
 
 def test_crop_to_min_says_so():
