@@ -51,11 +51,14 @@ def facts(results: Sequence[Result]) -> str:
 
 
 def problems(results: Sequence[Result]) -> str:
-    """What could not be scored; folded away where it is long."""
+    """What could not be scored, what all systems share once; folded away where it is long."""
+    systems: dict[str, list[str]] = {}
+    for result in results:
+        for line in result["problems"]:
+            systems.setdefault(line, []).append(result["system"])
     lines = [
-        line if len(results) == 1 else f"{result['system']}: {line}"
-        for result in results
-        for line in result["problems"]
+        line if len(those) == len(results) else f"{', '.join(those)}: {line}"
+        for line, those in systems.items()
     ]
     if not lines:
         return ""

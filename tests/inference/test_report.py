@@ -16,6 +16,14 @@ from tests.inference.reports import METRICS, NAMES, NASTY, result, views, writte
 # ------------------------------------------------------------------ what it says
 
 
+def test_problems_that_all_systems_share_are_told_once(tmp_path):
+    ours = result("ours", problems=["dists: left out", "a.png: damaged"])
+    page = written(tmp_path, ours, result("theirs", problems=["dists: left out"]))
+    told = [text for _, _, text in page.all("li")]
+    assert told[:2] == ["dists: left out", "ours: a.png: damaged"]
+    assert sum("dists" in text for text in told) == 1
+
+
 def test_head_says_what_was_measured(tmp_path):
     page = written(tmp_path, result(problems=["x.png: cannot be read"]))
     assert page.all("h1")[0][2] == "ours"
