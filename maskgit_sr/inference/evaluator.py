@@ -254,7 +254,7 @@ def _size(array: np.ndarray) -> str:
 
 
 def _of_set(metric: Any, count: int, lines: list[str]) -> dict[str, float | int | None]:
-    unknown = {"mean": None, "low": None, "high": None, "n": 0}
+    unknown: dict[str, float | int | None] = {"mean": None, "low": None, "high": None, "n": 0}
     try:
         value = float(metric.value())
     except ValueError as error:  # too few pictures
