@@ -29,11 +29,13 @@ def export(
     dtype: str,
     licence: str,
     about: dict[str, object],
+    init: paths.PathLike = "",
 ) -> int:
     """Writes the bundle; returns its number of parameters.
 
     Args:
         about: more training facts for the metadata: data, hardware, scores (under ``scores``).
+        init: bundle that gives the groups that no stage here has trained; "": they must all be.
 
     Raises:
         UserError: a stage is missing, the stages disagree on the configuration, unwritable output.
@@ -55,7 +57,8 @@ def export(
         for part in {"tokenizer", "tile", *stages[name].trains} & described.keys():
             if part != "discriminator" and config[part] != described[part]:
                 raise UserError(f"{workdir}: the {part} of stage {name} differs from the last one")
-    params, facts = checkpoint.collect(reversed(files.values()), method.bundle_groups)
+    sources = [*reversed(files.values()), *([paths.absolute(init)] if init else [])]
+    params, facts = checkpoint.collect(sources, method.bundle_groups)
     checkpoint.require(params, method.bundle_groups, folder)
     scores = about.pop("scores", {})
     metadata = bundles.Metadata(

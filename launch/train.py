@@ -32,7 +32,7 @@ from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.training import sharding
-from maskgit_sr.training.loop import Trainer, Validate
+from maskgit_sr.training.loop import Outcome, Trainer, Validate
 from maskgit_sr.training.watch import TrainingStopped
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size,stage=NAME.")
@@ -93,8 +93,8 @@ def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Valid
     return validate
 
 
-def run(config: Any, workdir: paths.PathLike, max_seconds: float) -> bool:
-    """Wires data, method and trainer; True when the stage has reached its last step.
+def run(config: Any, workdir: paths.PathLike, max_seconds: float, at_least: float = 0.0) -> Outcome:
+    """Wires data, method and trainer, and trains as `Trainer.run` does.
 
     Raises:
         UserError: no data root, or groups of earlier stages missing, or a workdir out of reach.
@@ -126,7 +126,7 @@ def run(config: Any, workdir: paths.PathLike, max_seconds: float) -> bool:
             saved.write_text(config.to_json_best_effort(indent=2))
     trainer = Trainer(method, config.stage_name, config, folder, iterator, validate, panel)
     try:
-        return trainer.run(max_seconds).finished
+        return trainer.run(max_seconds, at_least)
     finally:
         iterator.close()
 
@@ -247,25 +247,37 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     join_hosts()
+    narrate()
+    with one_line("launch.train"):
+        run(_CONFIG.value, _WORKDIR.value or ".", _MAX_SECONDS.value)
+
+
+def narrate() -> None:
+    """Progress of the trainer and the data on stderr."""
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax narrates every save at INFO
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for name in ("maskgit_sr", "data"):
+    for name in ("maskgit_sr", "data", "launch"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)
         logger.propagate = False
+
+
+@contextlib.contextmanager
+def one_line(command: str) -> Iterator[None]:
+    """A user's mistake ends the process with one line and 2, a run that cannot go on with 1."""
     try:
-        run(_CONFIG.value, _WORKDIR.value or ".", _MAX_SECONDS.value)
+        yield
     except UserError as error:
-        print(f"launch.train: {error}", file=sys.stderr)
+        print(f"{command}: {error}", file=sys.stderr)
         sys.exit(2)
     except TrainingStopped as error:
-        print(f"launch.train: {error}", file=sys.stderr)
+        print(f"{command}: {error}", file=sys.stderr)
         sys.exit(1)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str], command: str = "launch.train") -> list[str]:
     """Reads flags and config; a mistake in either is one line and exit code 2."""
     try:
         return flags.FLAGS(argv)
@@ -274,7 +286,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         text = str(error).replace("\\n", " ").replace("\\'", "'")
         text = text[1:-1] if text[:1] == text[-1:] == "'" else text
         line = text.strip().splitlines()[-1] if "Traceback" in text else " ".join(text.split())
-        print(f"launch.train: {line}", file=sys.stderr)
+        print(f"{command}: {line}", file=sys.stderr)
         sys.exit(2)
 
 

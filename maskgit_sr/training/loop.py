@@ -32,11 +32,24 @@ Validate = Callable[[Params], dict[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Where a run stands when it returns."""
+    """Where a run stands when it returns.
 
+    Attributes:
+        first: steps done before this run.
+        step: steps done by this run and those before it.
+        finished: it was the last one.
+        groups: the file of the stage's groups.
+        pace: seconds a step in this run, checkpoints and panels included, compilation not; None if
+            it took no step after its first.
+        interrupted: a signal has stopped it.
+    """
+
+    first: int
     step: int
     finished: bool
     groups: epath.Path
+    pace: float | None = None
+    interrupted: bool = False
 
 
 class Trainer:
@@ -81,9 +94,15 @@ class Trainer:
             for group in self.stage.trains
         }
         self._facts: dict[str, Any] = {}
+        self._timed: tuple[int, float] | None = None  # this run's first step, and when it was done
+        self._pace: float | None = None
 
-    def run(self, max_seconds: float = float("inf")) -> Outcome:
+    def run(self, max_seconds: float = float("inf"), at_least: float = 0.0) -> Outcome:
         """Trains to the last step, until the time box is full or SIGTERM; leaves everything saved.
+
+        Args:
+            at_least: seconds after the first step that the time box does not cut short, so that
+                the pace becomes known however long loading and compiling take.
 
         Raises:
             TrainingStopped: ``config.max_bad_steps`` steps in a row were not finite.
@@ -108,9 +127,14 @@ class Trainer:
                 def over(step: int) -> bool:
                     if jax.process_count() > 1 and step % watch.ASK_EVERY:
                         return False
-                    return watch.any_host(stop.asked() or time.monotonic() - began >= max_seconds)
+                    now = time.monotonic()
+                    settled = not at_least or (self._timed and now - self._timed[1] >= at_least)
+                    return watch.any_host(
+                        stop.asked() or bool(now - began >= max_seconds and settled)
+                    )
 
                 state = self._steps(frozen, state, checkpoints, writer, over)
+                interrupted = watch.any_host(stop.asked())
             checkpoints.save(state, self.iterator)
         except BaseException:
             with contextlib.suppress(UserError):  # the first trouble is the one to tell of
@@ -122,7 +146,7 @@ class Trainer:
         step, seconds = int(state.step), spent + time.monotonic() - began
         path = self._export(frozen, state, step, seconds)
         _LOG.info("stage %s stopped at step %d of %d, groups in %s", self.name, step, steps, path)
-        return Outcome(step, step >= steps, path)
+        return Outcome(first, step, step >= steps, path, self._pace, interrupted)
 
     def _steps(
         self,
@@ -155,6 +179,9 @@ class Trainer:
                 with self._profiled(step, writer):
                     state, metrics = run_step(state, frozen, placed)
                 step += 1
+                if self._timed is None:
+                    jax.block_until_ready(metrics)
+                    self._timed = step, time.monotonic()
                 broken.add(step, batch, metrics["in_a_row"])
                 if step % config.log_every == 0 or step == steps:
                     scalars = {name: float(value) for name, value in metrics.items()}
@@ -179,6 +206,9 @@ class Trainer:
                 if step % config.checkpoint_every == 0 or (score is not None and config.keep.best):
                     checkpoints.save(state, self.iterator, score)
             broken.finish()
+            if self._timed is not None and step > self._timed[0]:
+                jax.block_until_ready(state.step)
+                self._pace = (time.monotonic() - self._timed[1]) / (step - self._timed[0])
         except KeyboardInterrupt:  # between steps the state is whole; within one it is given away
             if not state.step.is_deleted():
                 checkpoints.save(state, self.iterator)

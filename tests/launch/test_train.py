@@ -1,6 +1,5 @@
 """From photographs to a bundle that restores: config, data, four stages, export."""
 
-import dataclasses
 import json
 import multiprocessing
 import subprocess
@@ -8,7 +7,6 @@ import sys
 from pathlib import Path
 
 import cv2
-import ml_collections
 import numpy as np
 import pytest
 
@@ -18,35 +16,9 @@ from launch import export_bundle, train
 from maskgit_sr import bundles
 from maskgit_sr.errors import UserError
 from maskgit_sr.models.functional import flatten
+from tests.launch.tiny import STEPS, config
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Eight smooth pictures with edges."""
-    root = tmp_path_factory.mktemp("photos")
-    y, x = np.mgrid[:96, :128]
-    for index, angle in enumerate((0.1, 0.25, 0.17, 0.3, 0.14, 0.2, 0.12, 0.28)):
-        waves = np.sin(angle * x + 0.05 * y)[..., None] * [60, 90, 40] + 128
-        waves[30:60, 40:80] = [200, 180, 20 + 25 * index]
-        cv2.imwrite(str(root / f"{index}.png"), waves.astype(np.uint8))
-    return root
-
-
-def config(stage, root, tiny, **changes):
-    """The nano config of a stage with the tiny networks and a handful of steps."""
-    found = realsrt.get_config(f"nano,stage={stage}")
-    found.model = ml_collections.ConfigDict(dataclasses.asdict(tiny))
-    found.model.losses.update(adversarial_weight=0.0, tune_decoder=True)
-    found.perceptual = "none"
-    found.data.update(root=str(root), threads=0)
-    found.stage.update(steps=STEPS, batch=8, crop=32 if stage == "tokenizer" else 64, ema=0.5)
-    found.stage.optimizer.update(learning_rate=3e-3, warmup=0)
-    found.log_every = 1
-    found.update_from_flattened_dict(changes)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +26,7 @@ def trained(photos, tiny, tmp_path_factory):
     """A workdir in which every stage has taken its steps."""
     workdir = tmp_path_factory.mktemp("work")
     for stage in realsrt.STAGES:
-        assert train.run(config(stage, photos, tiny), workdir, float("inf"))
+        assert train.run(config(stage, photos, tiny), workdir, float("inf")).finished
     return workdir
 
 
@@ -158,7 +130,7 @@ def test_what_cannot_work_is_refused_before_the_first_step(photos, tiny, tmp_pat
 def test_remat_is_no_other_model(trained, photos, tiny):
     """It may be switched on when a resumed run meets less memory."""
     changed = config("tokenizer", photos, tiny, remat=True)
-    assert train.run(changed, trained, 0.0)
+    assert train.run(changed, trained, 0.0).finished
     metadata = bundles.read_metadata(trained / "tokenizer/groups.safetensors")
     assert "remat" not in str(metadata.config)
 
@@ -174,7 +146,7 @@ def test_a_workdir_of_another_model_is_refused(trained, photos, tiny):
 
 def test_worker_processes_feed_the_same_training(photos, tiny, trained, tmp_path):
     changed = config("tokenizer", photos, tiny, **{"data.workers": 1})
-    assert train.run(changed, tmp_path, float("inf"))
+    assert train.run(changed, tmp_path, float("inf")).finished
     assert not multiprocessing.active_children()
     alone, together = (
         [json.loads(line) for line in (where / "tokenizer/scalars.jsonl").read_text().splitlines()]
