@@ -61,7 +61,14 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
         work = asyncio.create_task(service.restore(data, wanted.wish()))
         del data
         left = began + limits.timeout - time.monotonic()
-        answer = await first_of(work, request, max(0.0, left))
+        try:
+            answer = await first_of(work, request, max(0.0, left))
+        except (Refusal, Left):
+            raise
+        except Exception as error:
+            _log.error("a request failed", exc_info=error)
+            name = type(error).__name__
+            raise Refusal(500, f"the picture could not be restored ({name})") from None
         if answer is None:
             raise Refusal(504, f"no result within {limits.timeout:g} s")
         service.metrics.seconds.observe(time.monotonic() - began)
@@ -97,7 +104,7 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, found: Exception) -> Response:
-        return error(500, f"the picture could not be restored ({type(found).__name__})")
+        return error(500, "internal error", headers={"Connection": "close"})
 
     return Door(app, service)
 
@@ -175,7 +182,11 @@ async def first_of(work: asyncio.Task[Answer], request: Request, seconds: float)
 
 
 class Left(Exception):
-    """The client has closed its connection, or does not read its answer."""
+    """The client has closed its connection."""
+
+
+class NotRead(Exception):
+    """The client has stopped to read its answer."""
 
 
 class Picture(Response):
@@ -225,8 +236,8 @@ class Door:
             try:
                 async with asyncio.timeout(self._service.limits.timeout):
                     await send(message)
-            except TimeoutError:  # a reader that has stopped reading
-                raise Left from None
+            except TimeoutError:
+                raise NotRead from None
 
         try:
             with self._service.admitted():
@@ -234,7 +245,7 @@ class Door:
         except Refusal as refusal:
             answer = error(refusal.status, str(refusal), refusal.retry_after)
             await answer(scope, receive, watched)
-        except Left:
+        except NotRead:
             status = _LEFT
         finally:
             self._service.metrics.requests.labels(str(status)).inc()

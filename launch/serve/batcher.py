@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from maskgit_sr.inference.mosaic import Mosaic
@@ -212,7 +213,8 @@ class Batcher:
             indices = np.array([index for _, index in turns], np.uint32)
             # one shape whatever their number, so that nothing is compiled anew
             fill = turns + turns[-1:] * (self._upscaler.batch - len(turns))
-            bases = jax.random.wrap_key_data(np.stack([job.base for job, _ in fill]))
+            data = np.stack([job.base for job, _ in fill])
+            bases = jax.random.wrap_key_data(jnp.asarray(data))
             restored = self._upscaler.run(lr, indices, bases, turns[0][0].options)
         except Exception as error:
             self._fail(turns, error)

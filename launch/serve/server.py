@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -36,7 +37,10 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise UserError(f"{host} port {port}: cannot listen ({error.strerror or error})") from None
+        # socket lengthens the text; a name that is not found has another kind of number
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+        raise UserError(f"{host} port {port}: cannot listen ({reason})") from None
 
 
 def make(app: ASGIApp) -> Server:
@@ -80,7 +84,8 @@ async def run(
     loading = asyncio.wrap_future(_in_thread(load))
     stopped = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({loading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        first: set[asyncio.Future[Any]] = {loading, stopped}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             loading.result()
         await stopped

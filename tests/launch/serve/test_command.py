@@ -1,11 +1,12 @@
 """`python -m launch.serve` as people start and stop it."""
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("httpx", reason="needs httpx")
 
 import httpx
+import jax
 
 import maskgit_sr
 from launch.serve import __main__ as command
@@ -40,6 +42,11 @@ def started(*options):
     process = subprocess.Popen(
         [sys.executable, "-m", "launch.serve", "--port", "0", *map(str, options)],
         cwd=ROOT,
+        env={
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -54,38 +61,35 @@ def started(*options):
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_loses_no_request(bundle, number):
-    array = pixels(120, 90)
+def test_a_stop_loses_no_request(bundle):
+    array = pixels(90, 60)
     data = to_bytes(from_array(array), "PNG")[0]
-    with started("--model", bundle, "--log_requests") as (process, client):
+    run = started("--model", bundle, "--log_requests")
+    with run as (process, client), ThreadPoolExecutor(1) as pool:
         assert client.get("/healthz").status_code in (200, 503)  # it answers while it compiles
         assert process.stdout.readline().startswith("launch.serve: tiny is ready on cpu after")
         assert client.get("/healthz").json() == {"status": "ready", "model": "tiny"}
-        answers = []
-        thread = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{client.base_url}upscale", content=data))
-        )
-        thread.start()
+        answer = pool.submit(client.post, "/upscale", content=data)
         until(lambda: "in_flight 1.0" in client.get("/metrics").text)
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         until(lambda: client.get("/healthz").status_code == 503)
         late = client.post("/upscale", content=data)
         assert (late.status_code, late.json()) == (503, {"error": "the server is stopping"})
-        thread.join()
+        found = from_bytes(answer.result(2 * LONG).content)
         assert process.wait(LONG) == 0
         said = process.stderr.read()
         assert "Traceback" not in said and '"POST /upscale HTTP/1.1" 200' in said
         with pytest.raises(httpx.ConnectError):
             client.get("/healthz")
     image = maskgit_sr.load(bundle)(array, confidence=False).image
-    assert (from_bytes(answers[0].content).color == image).all()
+    assert (found.color == image).all()
 
 
-def test_a_stop_while_loading(bundle):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_loading(bundle, number):
     with started("--model", bundle) as (process, client):
         assert client.get("/healthz").status_code in (200, 503)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         assert process.wait(LONG) == 0
         assert "Traceback" not in process.stderr.read()
 

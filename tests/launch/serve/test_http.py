@@ -1,9 +1,11 @@
 """Pictures over HTTP: the upscaler's own bytes, whatever came, and however many at a time."""
 
+import asyncio
 import dataclasses
 import io
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +15,8 @@ from PIL import Image, ImageCms
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("httpx", reason="needs httpx")
 
+from launch.serve import app
+from launch.serve.service import Limits, Service
 from maskgit_sr.inference import images
 from maskgit_sr.inference.images import from_array, from_bytes, to_bytes
 from tests.launch.serve.models import Watched, flat, pixels
@@ -268,7 +272,9 @@ def test_too_late_is_dropped(upscaler):
 def test_a_body_that_does_not_come(upscaler):
     head = b"POST /upscale HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n"
     with serve(upscaler, timeout=0.3) as served, served.raw(head, b"half") as connection:
-        answer = connection.recv(1000)
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(1000)
         assert b" 408 " in answer and b"no whole body within 0.3 s" in answer
 
 
@@ -288,6 +294,30 @@ def test_a_client_that_leaves_costs_nothing_more(upscaler):
         upscaler.gate.set()
         assert served.upscale(PICTURES["rgb"]).status_code == 200
         assert served.count(499) == 2 and len(upscaler.calls) < 20
+
+
+def test_a_reader_that_stops_gives_up_its_place(upscaler):
+    service = Service("nearest", Limits(timeout=0.3))
+    service.start(upscaler)
+    body = [{"type": "http.request", "body": PICTURES["rgb"]}]
+    sent = []
+
+    async def receive():
+        return body.pop() if body else await asyncio.sleep(LONG)
+
+    async def send(message):
+        sent.append(message)
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(LONG)
+
+    scope = {"type": "http", "method": "POST", "path": "/upscale", "query_string": b""}
+    began = time.monotonic()
+    asyncio.run(app.build(service)({**scope, "headers": []}, receive, send))
+    assert time.monotonic() - began < LONG / 2
+    assert [message.get("status") for message in sent] == [200, None]
+    assert service.requests == 0
+    assert value(service.metrics.text().decode(), 'maskgit_sr_requests_total{status="499"}') == 1
+    service.close()
 
 
 def test_a_broken_call_is_told_and_survived(upscaler, caplog):
