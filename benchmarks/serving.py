@@ -116,9 +116,8 @@ def resident(pid: int) -> float:
         return int(file.read().split()[1]) * 4096 / 1e6
 
 
-def mixed(model: str, requests: int, clients: int, options: list[str]) -> int:
+def mixed(upscaler: Upscaler, requests: int, clients: int, options: list[str]) -> int:
     """The load test; the number of answers that were wrong or missing."""
-    upscaler = maskgit_sr.load(model)
     known = cases()
     right = {case.name: restored(upscaler, case) for case in known if case.status == 200}
     order = [known[n % len(known)] for n in range(requests)]
@@ -153,7 +152,7 @@ def mixed(model: str, requests: int, clients: int, options: list[str]) -> int:
         print(f"   0 answers, {resident(pid):.0f} MB resident", flush=True)
         await asyncio.gather(*(client() for _ in range(clients)))
 
-    with server("--model", model, "--max_pixels", str(MAX_PIXELS), *options) as (address, pid):
+    with server("--max_pixels", str(MAX_PIXELS), *options) as (address, pid):
         began = time.perf_counter()
         asyncio.run(run(address, pid))
         total = time.perf_counter() - began
@@ -174,21 +173,27 @@ def percentile(values: list[float], percent: int) -> float:
     return float(np.percentile(values, percent))
 
 
-def speed(model: str, clients: list[int], requests: int, side: int, options: list[str]) -> None:
+def speed(
+    upscaler: Upscaler,
+    title: str,
+    clients: list[int],
+    requests: int,
+    side: int,
+    options: list[str],
+) -> None:
     """Requests a second beside the bare Upscaler."""
-    upscaler = maskgit_sr.load(model)
     case = Case("", encoded(Image.fromarray(photograph(side)), "PNG"), {})
     restored(upscaler, case)  # compiles
     bare = seconds_of(upscaler, case, requests // 2)
     served = {}
-    with server("--model", model, *options) as (address, _):
+    with server(*options) as (address, _):
         for number in clients:
             served[number] = asyncio.run(load(address, case.body, number, requests))
     bare += seconds_of(upscaler, case, requests // 2)
     alone = 1 / statistics.mean(bare)
-    device = f"{upscaler.device.platform} {upscaler.device.device_kind}"
+    device = upscaler.device.device_kind
     table = Table("", "requests/s", "of the Upscaler", "p50 s", "p99 s")
-    table.title = f"{model}, {device}, pictures of {side}x{side}"
+    table.title = f"{title}, {device}, batches of {upscaler.batch}"
     table.add_row(
         "Upscaler",
         f"{alone:.2f}",
@@ -246,11 +251,17 @@ def main() -> int:
     parser.add_argument("--requests", type=int, help="200, speed: 32 for each number of clients")
     parser.add_argument("--clients", type=int, nargs="+", help="8, speed: 1 4 16")
     parser.add_argument("--side", type=int, default=64, help="of the pictures of speed")
+    parser.add_argument("--max_batch", type=int, help="tiles a device call, here and in the server")
     given, options = parser.parse_known_args()  # the rest is for the server
+    options += ["--model", given.model]
+    options += [] if given.max_batch is None else ["--max_batch", str(given.max_batch)]
+    upscaler = maskgit_sr.load(given.model, batch=given.max_batch)
     if given.what == "mixed":
         clients = (given.clients or [8])[0]
-        return 1 if mixed(given.model, given.requests or 200, clients, options) else 0
-    speed(given.model, given.clients or [1, 4, 16], given.requests or 32, given.side, options)
+        return 1 if mixed(upscaler, given.requests or 200, clients, options) else 0
+    title = f"{given.model}, pictures of {given.side}x{given.side}"
+    clients = given.clients or [1, 4, 16]
+    speed(upscaler, title, clients, given.requests or 32, given.side, options)
     return 0
 
 

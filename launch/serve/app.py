@@ -96,7 +96,7 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, found: RequestValidationError) -> Response:
         first = found.errors()[0]
-        return error(422, f"{first['loc'][-1]}: {first['msg']}")
+        return error(422, f"{first['loc'][-1]}: {first['msg']}, found {str(first['input'])[:80]!r}")
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, found: HTTPException) -> Response:

@@ -93,7 +93,7 @@ async def run(
         if not loading.done():
             # nothing is in flight, and a compiler cannot be interrupted in any better way
             os._exit(0)
-        await _ended(service, hurry, grace)
+        await ended(service, hurry, grace)
         await asyncio.to_thread(service.close)
     finally:
         stopped.cancel()
@@ -116,7 +116,7 @@ def _in_thread(load: Callable[[], None]) -> Future[None]:
     return future
 
 
-async def _ended(service: Service, hurry: asyncio.Event, grace: float) -> None:
+async def ended(service: Service, hurry: asyncio.Event, grace: float) -> None:
     """Returns when no request is left, after `grace` seconds, or when told to hurry."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(grace):

@@ -203,9 +203,13 @@ class Service:
         return Answer(encoded, (*picture.notes, *notes), milliseconds, mean)
 
     async def _threaded(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, functools.partial(work, *arguments)
-        )
+        call = functools.partial(work, *arguments)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        except RuntimeError:  # of a pool that was shut down between two steps
+            if self.state != "stopping":
+                raise
+            raise Refusal(503, STOPPING, 5) from None
 
     @contextlib.contextmanager
     def _queued(self, mosaic: Mosaic, options: RestoreOptions) -> Iterator[Job]:
