@@ -1,5 +1,6 @@
 """Shell scripts parse, the Dockerfile and the Slurm job say what the rest of the tree expects."""
 
+import json
 import os
 import re
 import shlex
@@ -37,17 +38,23 @@ def test_scripts_are_there():
         assert ",".join(realsrt.STAGES) in text
 
 
-def instructions():
-    text = re.sub(r"\\\n", " ", (LAUNCH / "Dockerfile").read_text())
+DOCKERFILES = {"Dockerfile": ["launch.train"], "serve/Dockerfile": ["launch.serve", "0.0.0.0"]}
+
+
+def instructions(name):
+    text = re.sub(r"\\\n", " ", (LAUNCH / name).read_text())
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [tuple(line.split(maxsplit=1)) for line in lines]
 
 
-def test_dockerfile():
-    found = instructions()
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_dockerfile(name):
+    found = instructions(name)
     assert found[0] == ("FROM", "python:3.12-slim")
     assert ("ARG", "EXTRA=cpu") in found
-    assert found[-1] == ("ENTRYPOINT", '["python", "-m", "launch.train"]')
+    entry = json.loads(found[-1][1])  # no shell, so that signals reach python
+    assert found[-1][0] == "ENTRYPOINT" and entry[:2] == ["python", "-m"]
+    assert set(DOCKERFILES[name]) <= set(entry)
     names = [name for name, _ in found]
     assert found[names.index("USER")] == ("USER", "maskgit")
     assert names.index("USER") > max(i for i, name in enumerate(names) if name == "RUN")
@@ -59,12 +66,16 @@ def test_dockerfile():
     assert order.index(choice) < copied  # a change of the code must not install everything again
 
 
-def test_dockerfile_copies_what_the_builder_gets():
+def test_dockerfiles_copy_what_the_builder_gets():
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in ignored
     allowed = {line[1:] for line in ignored if line.startswith("!")}
     copied = {
-        source for name, words in instructions() if name == "COPY" for source in words.split()[:-1]
+        source
+        for path in DOCKERFILES
+        for name, words in instructions(path)
+        if name == "COPY"
+        for source in words.split()[:-1]
     }
     assert copied == allowed
     assert all((ROOT / name).exists() for name in copied)

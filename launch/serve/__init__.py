@@ -1,0 +1,1 @@
+"""Serving a model: `python -m launch.serve` starts the HTTP server."""
