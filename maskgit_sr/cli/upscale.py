@@ -142,8 +142,6 @@ def upscale(
 
 
 def _restore(upscaler: Any, job: Job, options: dict[str, Any], meter: Meter) -> None:
-    import numpy as np
-
     from maskgit_sr.inference import files, images
 
     picture = images.read(job.source)
@@ -158,9 +156,8 @@ def _restore(upscaler: Any, job: Job, options: dict[str, Any], meter: Meter) -> 
         say(f"{job.target}: {note}")
     if restoration.confidence is not None:
         height, width = restoration.picture.color.shape[:2]
-        large = images.resize(restoration.confidence.astype(np.float32), height, width)
-        grey = np.rint(large * 255).astype(np.uint8)
-        images.write(images.from_array(grey), files.confidence_path(job.target))
+        grey = images.from_confidence(restoration.confidence, height, width)
+        images.write(grey, files.confidence_path(job.target))
 
 
 def check_options(

@@ -39,37 +39,48 @@ class Decoded(NamedTuple):
     notes: tuple[str, ...]
 
 
+class TooManyPixels(UserError):
+    """A picture above the limit of pixels."""
+
+
 def decode_file(path: Path) -> Decoded:
     """See `images.read`."""
     data = _file_bytes(path)
+    try:
+        return decode_bytes(data)
+    except UserError as error:
+        raise type(error)(f"{path}: {error}") from error.__cause__
+
+
+def decode_bytes(data: bytes, limit: int = MAX_PIXELS) -> Decoded:
+    """See `images.from_bytes`."""
+    if not data:
+        raise UserError("expected a picture, found an empty file")
     Image.init()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=[f for f in _READABLE if f in Image.OPEN])
-            check_size(*image.size)
+            check_size(*image.size, limit)
             if image.format == "PNG":
                 Image.open(io.BytesIO(data)).verify()  # decoding does not look at checksums
             notes = _frame_note(image)
             image.load()
             samples = _decode_16_bit(image, data)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    except UserError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"{path}: more than the limit of {MAX_PIXELS:,} pixels") from error
+        raise TooManyPixels(f"more than the limit of {limit:,} pixels") from error
     except UnidentifiedImageError as error:
         kinds = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000"
-        raise UserError(f"{path}: not a picture that can be decoded ({kinds})") from error
+        raise UserError(f"not a picture that can be decoded ({kinds})") from error
     except MemoryError:
         raise
     # Decoders meet a damaged file with whatever exception they stumbled over.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: damaged or truncated picture ({reason})") from error
-    try:
-        decoded = _decoded(image, samples)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"damaged or truncated picture ({reason})") from error
+    decoded = _decoded(image, samples)
     return decoded._replace(notes=notes + decoded.notes)
 
 
@@ -89,20 +100,17 @@ def _file_bytes(path: Path) -> bytes:
     if path.exists() and not path.is_file():  # reading a pipe or a device may never end
         raise UserError(f"{path}: expected a picture file, found a special file")
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not data:
-        raise UserError(f"{path}: expected a picture, found an empty file")
-    return data
 
 
-def check_size(width: int, height: int) -> None:
-    """Raises UserError unless the picture has 1 to `MAX_PIXELS` pixels."""
+def check_size(width: int, height: int, limit: int = MAX_PIXELS) -> None:
+    """Raises UserError for a picture without pixels, TooManyPixels for more than `limit`."""
     if width < 1 or height < 1:
         raise UserError(f"expected at least one pixel, found {width}x{height}")
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{width}x{height} is more than the limit of {MAX_PIXELS:,} pixels")
+    if width * height > limit:
+        raise TooManyPixels(f"{width}x{height} is more than the limit of {limit:,} pixels")
 
 
 def _frame_note(image: Image.Image) -> tuple[str, ...]:

@@ -65,6 +65,22 @@ def read(path: str | os.PathLike[str]) -> Picture:
     return _from_decoded(decode.decode_file(Path(path)))
 
 
+def from_bytes(data: bytes, *, limit: int = MAX_PIXELS) -> Picture:
+    """Decodes the bytes of a picture file as `read` does.
+
+    Raises:
+      TooManyPixels: more than `limit` pixels by its header; nothing was decoded.
+      UserError: any other of `read`'s; the messages name no file.
+    """
+    return _from_decoded(decode.decode_bytes(data, min(limit, MAX_PIXELS)))
+
+
+def from_confidence(confidence: np.ndarray, height: int, width: int) -> Picture:
+    """A confidence map, float32 [H, W] in [0, 1], as a grey picture [height, width], uint8."""
+    large = resize(confidence.astype(np.float32), height, width)
+    return from_array(np.rint(large * 255).astype(np.uint8))
+
+
 def from_pil(image: Image.Image) -> Picture:
     """Takes over a Pillow image of any mode, with `info["icc_profile"]` and its EXIF.
 
@@ -145,12 +161,10 @@ def write(picture: Picture, path: str | os.PathLike[str], *, quality: int = 95) 
     """
     path = Path(path)
     kind = check_target(picture, path)
-    if kind == "JPEG":
-        picture = dataclasses.replace(picture, alpha=None)
     try:
-        data, notes = encode.encode(_samples(picture), kind, quality, picture.icc, picture.exif)
-    except (OSError, ValueError, OverflowError, struct.error) as error:
-        raise UserError(f"{path}: cannot be encoded as {kind} ({error})") from error
+        data, notes = to_bytes(picture, kind, quality=quality)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error.__cause__
     temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,6 +176,21 @@ def write(picture: Picture, path: str | os.PathLike[str], *, quality: int = 95) 
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     return notes
+
+
+def to_bytes(picture: Picture, kind: str, *, quality: int = 95) -> tuple[bytes, tuple[str, ...]]:
+    """The file that `write` would write, of `kind` PNG, JPEG, WEBP or TIFF, and its notes.
+
+    Raises:
+      UserError: transparency in a JPEG, or a side longer than the format allows.
+    """
+    check_kind(picture, kind)
+    if kind == "JPEG":
+        picture = dataclasses.replace(picture, alpha=None)
+    try:
+        return encode.encode(_samples(picture), kind, quality, picture.icc, picture.exif)
+    except (OSError, ValueError, OverflowError, struct.error) as error:
+        raise UserError(f"cannot be encoded as {kind} ({error})") from error
 
 
 def check_target(picture: Picture, path: str | os.PathLike[str], *, scale: float = 1.0) -> str:
@@ -176,14 +205,22 @@ def check_target(picture: Picture, path: str | os.PathLike[str], *, scale: float
         raise UserError(
             f"{path}: expected a suffix of {', '.join(WRITABLE)}, found '{path.suffix}'"
         )
+    try:
+        check_kind(picture, kind, scale=scale)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return kind
+
+
+def check_kind(picture: Picture, kind: str, *, scale: float = 1.0) -> None:
+    """Raises the UserError of `to_bytes` for what is known before `picture` is upscaled."""
     height, width = (round(side * scale) for side in picture.color.shape[:2])
     limit = encode.MAX_SIDE.get(kind, 2**31 - 1)
     if max(height, width) > limit:
-        raise UserError(f"{path}: {kind} has at most {limit} pixels a side, found {width}x{height}")
+        raise UserError(f"{kind} has at most {limit} pixels a side, found {width}x{height}")
     alpha = picture.alpha
     if kind == "JPEG" and alpha is not None and (alpha < encode.top(alpha.dtype)).any():
-        raise UserError(f"{path}: JPEG cannot hold transparency; use PNG or WebP")
-    return kind
+        raise UserError("JPEG cannot hold transparency; use PNG or WebP")
 
 
 def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import images
+from maskgit_sr.inference.decode import TooManyPixels
 from tests.inference.pictures import gradient, noise
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
@@ -240,3 +241,46 @@ def test_resize_is_pillows_antialiased_bicubic():
     np.testing.assert_array_equal(images.resize(array, 11, 7), np.asarray(expected))
     deep = images.resize(array.astype(np.uint16) * 257, 11, 7)
     assert np.abs(deep / 257 - np.asarray(expected)).max() < 1.1
+
+
+# ------------------------------------------------------------------ bytes
+
+
+@pytest.mark.parametrize(("suffix", "kind"), images.WRITABLE.items())
+def test_bytes_are_those_of_the_file(tmp_path, suffix, kind):
+    picture = images.from_array(gradient())
+    path = tmp_path / f"x{suffix}"
+    notes = images.write(picture, path, quality=80)
+    data = path.read_bytes()
+    assert images.to_bytes(picture, kind, quality=80) == (data, notes)
+    back, same = images.from_bytes(data), images.read(path)
+    np.testing.assert_array_equal(back.color, same.color)
+    assert back.notes == same.notes
+
+
+def test_limit_of_pixels_is_found_in_the_header():
+    data, _ = images.to_bytes(images.from_array(gradient(24, 40)), "PNG")
+    assert images.from_bytes(data, limit=960).color.shape == (24, 40, 3)
+    header_only = data[:60]  # damaged, but too large before that
+    with pytest.raises(TooManyPixels, match="40x24 is more than the limit of 959 pixels"):
+        images.from_bytes(header_only, limit=959)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"", "empty file"), (b"GIF89a", "not a picture|damaged"), (b"%PDF-1.4", "not a picture")],
+)
+def test_bytes_that_are_no_picture(data, message):
+    with pytest.raises(UserError, match=message):
+        images.from_bytes(data)
+
+
+def test_transparency_has_no_jpeg_bytes():
+    picture = images.from_array(noise(4, 4, 4))
+    with pytest.raises(UserError, match="^JPEG cannot hold transparency"):
+        images.to_bytes(picture, "JPEG")
+
+
+def test_confidence_is_grey():
+    picture = images.from_confidence(np.full((2, 3), 0.5, np.float32), 8, 12)
+    assert picture.grey and picture.color.shape == (8, 12, 3) and (picture.color == 128).all()
