@@ -19,21 +19,20 @@ import contextlib
 import io
 import json
 import logging
-import re
+import signal
 import sys
+import threading
+import types
 from typing import Any
 
-from maskgit_sr import bundles, paths
+from maskgit_sr import paths
 from maskgit_sr.cli.messages import DEFAULT_MODEL, DEVICES, DTYPES, check_choice, printable
 from maskgit_sr.cli.upscale import COLOR_FIXES, check_options
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import models
 from maskgit_sr.inference.images import MAX_PIXELS
-from maskgit_sr.methods import registry
-from maskgit_sr.methods.base import TileSpec
 
 PACK = 4  # device calls' worth of tiles in a batch: at most a fifth of them is filled up
-_MISTAKE = re.compile(r"maskgit_sr\.errors\.UserError: (.*?)(?: \[while running|\n|$)")
 SHOWN = 10  # failures told one by one
 LOCAL = ("directrunner", "fnapirunner", "prismrunner")
 
@@ -68,14 +67,29 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Command-line entry; a user's mistake is one line and exit code 2."""
     given, rest = parser().parse_known_args(argv)
+    stopped = threading.Event()
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        stopped.set()
+        logging.disable()  # Beam reports it from every step that it goes through
+        signal.default_int_handler(number, frame)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, stop)
     try:
         return _run(given, rest)
     except UserError as error:
         _say(str(error))
         return 2
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt):  # a worker in this process turns it into another
+        if not stopped.is_set():
+            raise
         _say("interrupted; the same command goes on")
         return 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+        logging.disable(logging.NOTSET)
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:
@@ -95,12 +109,11 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     from launch.beam import listing, stages
 
     pipeline, runner = _pipeline(rest)
+    level = logging.ERROR if runner in LOCAL else logging.INFO
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", force=True)
+    logging.getLogger("launch").setLevel(logging.INFO)  # notes on pictures
     if runner == "dataflowrunner":
         _check_remote(given)
-    tile = _tile(given.model)
-    batch = given.batch
-    if runner in LOCAL and batch is None:
-        batch = models.default_batch(models.pick_device(given.device))
     plan = listing.plan(
         given.input,
         given.output,
@@ -109,6 +122,18 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         scale=given.scale,
         overwrite=given.overwrite,
     )
+    chosen = {
+        "steps": given.steps,
+        "temperature": given.temperature,
+        "color_fix": given.color_fix,
+    }
+    if plan.todo:  # loaded here too: a damaged bundle is found out before workers are paid for
+        device = given.device if runner in LOCAL else None
+        upscaler = models.load(given.model, batch=given.batch, device=device, dtype=given.dtype)
+        upscaler.options(**chosen)
+        tile = upscaler.method.tile
+        batch = upscaler.batch if runner in LOCAL else given.batch
+        del upscaler
     report = FileSystems.join(plan.folder, "failed.jsonl")
     old = [path for path in [*plan.parts, report] if FileSystems.exists(path)]
     if old:
@@ -124,16 +149,12 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
             dtype=given.dtype,
             scale=given.scale,
             seed=given.seed,
-            options={
-                "steps": given.steps,
-                "temperature": given.temperature,
-                "color_fix": given.color_fix,
-            },
+            options=chosen,
             max_pixels=given.max_pixels,
             overwrite=given.overwrite,
         )
         stages.build(pipeline, plan.todo, settings, report)
-        _finish(pipeline)
+        pipeline.run().wait_until_finish()
         if FileSystems.exists(report):
             with FileSystems.open(report) as file:
                 failures = [json.loads(line) for line in file.read().decode().splitlines()]
@@ -187,37 +208,6 @@ def _check_remote(given: argparse.Namespace) -> None:
                 raise UserError(f"--{option}: workers of Dataflow need gs://…, found '{value}'")
     if given.model not in shipped and not paths.is_remote(given.model):
         raise UserError(f"--model: workers of Dataflow need gs://…, found '{given.model}'")
-
-
-def _tile(model: str) -> TileSpec:
-    """How the model cuts pictures, by its metadata alone.
-
-    Raises:
-        UserError: no such bundle, or one that cannot be used.
-    """
-    path = models.resolve(model)
-    metadata = bundles.read_metadata(path)
-    try:
-        return registry.build(metadata.method, metadata.config).tile
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def _finish(pipeline: Any) -> None:
-    """Runs it.
-
-    Raises:
-        UserError: what a worker found wrong with the request, such as a damaged bundle.
-    """
-    try:
-        pipeline.run().wait_until_finish()
-    except Exception as error:  # engines pass on a worker's traceback as text
-        found = re.search(
-            r"maskgit_sr\.errors\.UserError: (.*?)(?: \[while running|\n|$)", str(error)
-        )
-        if found is None:
-            raise
-        raise UserError(found[1]) from error
 
 
 def _say(line: str) -> None:

@@ -94,11 +94,6 @@ def pick_device(name: str | None) -> jax.Device:
         raise UserError(f"device: no {name} here; JAX sees {jax.devices()[0].platform}") from None
 
 
-def default_batch(device: jax.Device) -> int:
-    """Tiles a device call: 1 on CPU, where more gains nothing, and 32 else."""
-    return 1 if device.platform == "cpu" else 32
-
-
 def load(
     model: paths.PathLike = DEFAULT,
     *,
@@ -110,7 +105,7 @@ def load(
 
     Args:
         model: name of a shipped model, or a path, also in a bucket.
-        batch: tiles a device call; by default that of the device.
+        batch: tiles a device call; by default 1 on CPU, where more gains nothing, and 32 else.
         device: ``cpu``, ``gpu`` or ``tpu``; by default whatever JAX prefers.
         dtype: ``float32`` or ``bfloat16``; by default bfloat16 on accelerators, float32 on CPU.
 
@@ -127,7 +122,7 @@ def load(
         raise UserError(f"{path}: {error}") from None
     params, metadata = bundles.read(path, method.shapes())
     _check_finite(params, path)
-    size = default_batch(place) if batch is None else batch
+    size = (1 if place.platform == "cpu" else 32) if batch is None else batch
     return Upscaler(method, params, metadata, batch=size, device=place)
 
 
