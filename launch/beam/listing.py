@@ -85,7 +85,8 @@ def plan(
             raise UserError(f"--input: no pictures in {text}")
         for path, name in found:
             sources.setdefault(path, name)
-    todo, taken = [], {}
+    todo: list[Job] = []
+    taken: dict[str, str] = {}
     for source, name in sources.items():
         target = _target(source, name, folder, format, suffix, scale)
         if target in sources:

@@ -1,6 +1,7 @@
 """launch.beam_upscale on the DirectRunner: equal to the upscaler, and never half done."""
 
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -15,9 +16,12 @@ from PIL import Image, ImageCms
 
 import maskgit_sr
 from maskgit_sr import bundles
-from maskgit_sr.inference import images
+from maskgit_sr.bundles import Metadata
+from maskgit_sr.inference import images, models
 from maskgit_sr.inference.images import Picture
+from maskgit_sr.inference.upscaler import Upscaler
 from tests.inference.pictures import gradient, noise
+from tests.inference.test_upscaler import Nearest
 
 pytest.importorskip("apache_beam", reason="needs apache-beam")
 from apache_beam.internal import pickler
@@ -31,24 +35,29 @@ BATCH = 4
 
 
 @pytest.fixture(scope="module")
-def bundle(method, params, tmp_path_factory):
-    path = tmp_path_factory.mktemp("bundle") / "tiny.safetensors"
-    bundles.write(
-        path, jax.device_get(params), bundles.Metadata("realsrt", method.describe(), method.scale)
-    )
-    return str(path)
+def upscaler():
+    """Repeats pixels, or makes noise of the seed and a tile's place; compiles at once."""
+    params = {"gain": jax.numpy.float32(1), "critic": {}}
+    metadata = Metadata("nearest", {"steps": 3}, 4)
+    return Upscaler(Nearest(), params, metadata, batch=BATCH, device=jax.devices("cpu")[0])
 
 
 @pytest.fixture
-def run(bundle, capsys):
-    """launch.beam_upscale with the tiny model: (arguments) → exit code, stdout, lines of stderr."""
+def run(upscaler, capsys, monkeypatch):
+    """launch.beam_upscale with that: (arguments) → exit code, stdout, lines of stderr."""
+
+    def load(name, **options):
+        models.resolve(name)
+        models.pick_device(options["device"])
+        assert options["batch"] == BATCH
+        return upscaler
 
     def run(*words):
-        given = ["--model", bundle, "--batch", str(BATCH), *map(str, words)]
-        code = beam_upscale.main(given)
+        code = beam_upscale.main(["--batch", str(BATCH), *map(str, words)])
         told = capsys.readouterr()
         return code, told.out, told.err.splitlines()
 
+    monkeypatch.setattr(models, "load", load)
     return run
 
 
@@ -92,13 +101,12 @@ def photos(tmp_path):
 GOOD = {"a.png", "grey.png", "deep.png", "sub/alpha.png", "sub/one.png"}
 
 
-def test_results_are_those_of_the_upscaler_and_what_fails_is_listed(run, photos, bundle):
+def test_results_are_those_of_the_upscaler_and_what_fails_is_listed(run, photos, upscaler):
     output = photos.parent / "out"
     code, told, errors = run("--input", photos, "--output", output, "--max_pixels", 2000)
     assert (code, told) == (1, "5 restored, 0 skipped, 4 failed\n")
     assert stamps(output).keys() == GOOD | {"failed.jsonl"}  # and no unfinished file
 
-    upscaler = maskgit_sr.load(bundle, batch=BATCH)
     for name in GOOD:
         [source] = photos.glob(name.replace("png", "*"))
         mine, its = images.read(output / name), upscaler.restore(images.read(source)).picture
@@ -121,7 +129,7 @@ def test_results_are_those_of_the_upscaler_and_what_fails_is_listed(run, photos,
     assert failed["large.png"] == "50x50 is more than the limit of 2,000 pixels"
 
 
-def test_options_reach_the_upscaler(run, tmp_path, bundle):
+def test_options_reach_the_upscaler(run, tmp_path, upscaler):
     save(tmp_path / "in/a.png", gradient(18, 9))
     options = {"scale": 2.5, "steps": 1, "seed": 3, "temperature": 1.0, "color_fix": "none"}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
@@ -130,24 +138,21 @@ def test_options_reach_the_upscaler(run, tmp_path, bundle):
         *("--format", "tif", *words),
     )
     assert code == 0, errors
-    expected = maskgit_sr.load(bundle, batch=BATCH).restore(
-        images.read(tmp_path / "in/a.png"), **options
-    )
+    expected = upscaler.restore(images.read(tmp_path / "in/a.png"), **options)
     mine = images.read(tmp_path / "out/a_big.tif")
     np.testing.assert_array_equal(mine.color, expected.picture.color)
 
 
-def test_device_calls_are_filled_from_several_pictures(bundle):
-    upscaler = maskgit_sr.load(bundle, batch=BATCH)
+def test_device_calls_are_filled_from_several_pictures(upscaler, monkeypatch):
     options = upscaler.options(confidence=False)
-    pictures = [Picture(noise(side, 16, 3, seed=side)) for side in (16, 24, 40, 16, 1)]
+    pictures = [Picture(noise(side, 8, 3, seed=side)) for side in (8, 12, 20, 8, 1)]
     counts, plain = [], upscaler.run
 
     def counted(lr, *rest):
         counts.append(len(lr))
         return plain(lr, *rest)
 
-    upscaler.run = counted
+    monkeypatch.setattr(upscaler, "run", counted)
     together = list(stages.restore(upscaler, pictures, options, 4.0, 0))
     assert counts == [4, 4, 1]  # 1 + 2 + 4 + 1 + 1 tiles
     assert list(stages.restore(upscaler, [], options, 4.0, 0)) == []
@@ -199,53 +204,41 @@ def test_a_failed_write_is_listed_and_the_run_goes_on(run, tmp_path):
     assert reasons["c.png"] == "JPEG cannot hold transparency; use PNG or WebP"
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(run, tmp_path, bundle):
-    folder, output = tmp_path / "in", tmp_path / "out"
-    for number in range(30):
-        save(folder / f"{number:02}.png", noise(30 + number, 30, 3, seed=number))
-    words = ["--input", str(folder), "--output", str(output), "--model", bundle]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "launch.beam_upscale", *words, "--batch", "1"],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-    )
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, method, params):
+    """In processes of their own, the second with workers that are yet others."""
+    folder, output, bundle = tmp_path / "in", tmp_path / "out", tmp_path / "tiny.safetensors"
+    metadata = Metadata("realsrt", method.describe(), method.scale)
+    bundles.write(bundle, jax.device_get(params), metadata)
+    for number in range(24):
+        save(folder / f"{number:02}.png", noise(10 + number, 16, 3, seed=number))
+    words = ["--input", str(folder), "--output", str(output), "--model", str(bundle)]
+    command = [sys.executable, "-m", "launch.beam_upscale", *words]
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    settings = {"cwd": ROOT, "env": {**os.environ, **cache}, "text": True}
+    process = subprocess.Popen(command, **settings, stderr=subprocess.PIPE)
     while process.poll() is None and not list(output.glob("*.png")):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, errors
     before = {name: stamp for name, stamp in stamps(output).items() if name.endswith(".png")}
-    assert 0 < len(before) < 30
+    assert 0 < len(before) < 24
 
-    code, told, _ = run("--input", folder, "--output", output)
-    assert (code, told) == (0, f"{30 - len(before)} restored, {len(before)} skipped, 0 failed\n")
-    after = stamps(output)
-    assert after.keys() == {f"{number:02}.png" for number in range(30)}
-    assert {name: after[name] for name in before} == before  # none was written twice
-    for number in range(30):  # and none is half
-        color = images.read(output / f"{number:02}.png").color
-        assert color.shape == ((30 + number) * 4, 120, 3)
-
-
-def test_workers_of_other_processes_do_the_same(run, photos, bundle):
-    output, other = photos.parent / "out", photos.parent / "other"
-    words = ("--input", photos, "--max_pixels", 2000, "--output")
-    assert run(*words, output)[0] == 1
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "launch.beam_upscale", *map(str, words), str(other)),
-            *("--model", bundle, "--batch", str(BATCH), "--direct_num_workers", "2"),
-            *("--direct_running_mode", "multi_processing"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+        [*command, "--direct_running_mode", "multi_processing"], **settings, capture_output=True
     )
-    assert (done.returncode, done.stdout) == (1, "5 restored, 0 skipped, 4 failed\n"), done.stderr
-    mine, its = stamps(output), stamps(other)
-    assert mine.keys() == its.keys()
-    for name in GOOD:
-        assert mine[name][2] == its[name][2], name
+    told = f"{24 - len(before)} restored, {len(before)} skipped, 0 failed\n"
+    assert (done.returncode, done.stdout) == (0, told), done.stderr
+    after = stamps(output)
+    assert after.keys() == {f"{number:02}.png" for number in range(24)}
+    assert {name: after[name] for name in before} == before  # none was written twice
+    upscaler = maskgit_sr.load(bundle, batch=1)
+    for name in after:  # and none is half
+        expected = upscaler.restore(images.read(folder / name), confidence=False).picture.color
+        np.testing.assert_array_equal(images.read(output / name).color, expected)
 
 
 def test_workers_get_names_and_settings_only(method):
