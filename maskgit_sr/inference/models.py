@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskgit_sr import bundles
+from maskgit_sr import bundles, paths
 from maskgit_sr.arrays import Execution, parse_dtype
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference.upscaler import Upscaler
@@ -58,8 +58,8 @@ def list_models() -> list[ModelInfo]:
     return found
 
 
-def resolve(name: str | os.PathLike[str]) -> Path:
-    """A shipped model's name, or a path to a bundle.
+def resolve(name: paths.PathLike) -> paths.PathLike:
+    """A shipped model's name, or a path to a bundle; one in a bucket is not looked for here.
 
     Raises:
         UserError: neither; the message lists the names.
@@ -68,6 +68,8 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     shipped = {path.stem: path for path in sorted(_FOLDER.glob("*.safetensors"))}
     if text in shipped:
         return shipped[text]
+    if paths.is_remote(text):
+        return text
     path = Path(text)
     if path.is_file():
         return path
@@ -93,7 +95,7 @@ def pick_device(name: str | None) -> jax.Device:
 
 
 def load(
-    model: str | os.PathLike[str] = DEFAULT,
+    model: paths.PathLike = DEFAULT,
     *,
     batch: int | None = None,
     device: str | None = None,
@@ -102,7 +104,7 @@ def load(
     """Loads a bundle.
 
     Args:
-        model: name of a shipped model, or a path.
+        model: name of a shipped model, or a path, also in a bucket.
         batch: tiles a device call; by default 1 on CPU, where more gains nothing, and 32 else.
         device: ``cpu``, ``gpu`` or ``tpu``; by default whatever JAX prefers.
         dtype: ``float32`` or ``bfloat16``; by default bfloat16 on accelerators, float32 on CPU.
@@ -124,7 +126,7 @@ def load(
     return Upscaler(method, params, metadata, batch=size, device=place)
 
 
-def _check_finite(params: Any, path: Path) -> None:
+def _check_finite(params: Any, path: paths.PathLike) -> None:
     for name, leaf in flatten(params).items():
         if not np.isfinite(leaf).all():
             raise UserError(f"{path}: {name} holds values that are not finite")
