@@ -86,7 +86,7 @@ async def _launch(plan: Plan) -> None:
 
 def _teach_vertex(machine: dict[str, int | str]) -> None:
     """XManager 0.8 picks machine types up to A100 and TPU v3 itself; ours are chosen here."""
-    from google.cloud import aiplatform_v1
+    import google.cloud.aiplatform_v1 as aiplatform_v1
     from xmanager.cloud import vertex
 
     fields: dict[str, Any] = dict(machine)

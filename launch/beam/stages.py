@@ -9,7 +9,6 @@ pictures instead, which gives the same full batches, and every picture is writte
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import mimetypes
@@ -22,9 +21,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import apache_beam as beam
-import jax
-import jax.numpy as jnp
-import numpy as np
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.ml.inference.base import ModelHandler, RunInference
@@ -33,9 +29,8 @@ from launch.beam.listing import Job, reason
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import images, models
 from maskgit_sr.inference.images import Picture
-from maskgit_sr.inference.mosaic import Mosaic
-from maskgit_sr.inference.upscaler import Upscaler, fetch, finish, zip_tiles
-from maskgit_sr.methods.base import RestoreOptions, TileSpec
+from maskgit_sr.inference.upscaler import Upscaler, finish
+from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.ops.tiles import plan_axis
 
 _LOGGER = logging.getLogger(__name__)
@@ -159,9 +154,12 @@ class Restorer(ModelHandler):
     ) -> Iterable[tuple[Job, Picture]]:
         """Beam sends an empty batch ahead of a picture that alone exceeds `pack`."""
         options = model.options(**self._settings.options, confidence=False)
-        pictures = [decoded.picture for decoded in batch]
-        restored = restore(model, pictures, options, self._settings.scale, self._settings.seed)
-        return [(decoded.job, picture) for decoded, picture in zip(batch, restored, strict=True)]
+        mosaics = (model.mosaic(decoded.picture, options) for decoded in batch)
+        whole = model.complete(mosaics, options, self._settings.seed)
+        return [
+            (decoded.job, finish(decoded.picture, mosaic.color, self._settings.scale))
+            for decoded, mosaic in zip(batch, whole, strict=True)
+        ]
 
     def get_num_bytes(self, batch: Sequence[Decoded]) -> int:
         """Of the samples; Beam would pickle the batch to know."""
@@ -170,42 +168,6 @@ class Restorer(ModelHandler):
     def get_metrics_namespace(self) -> str:
         """Where Beam files batch sizes and latencies."""
         return "maskgit_sr"
-
-
-def restore(
-    upscaler: Upscaler,
-    pictures: Sequence[Picture],
-    options: RestoreOptions,
-    scale: float,
-    seed: int,
-) -> Iterator[Picture]:
-    """The pictures as `Upscaler.restore` makes them one by one, in order, with shared batches."""
-
-    def tiles() -> Iterator[tuple[int, Mosaic, int]]:
-        for number, picture in enumerate(pictures):
-            mosaic = upscaler.mosaic(picture, options)
-            for index in range(mosaic.count):
-                yield number, mosaic, index
-
-    def done(places: Sequence[tuple[int, Mosaic, int]], started: Any) -> Iterator[Picture]:
-        for (number, mosaic, index), tile in zip(
-            places, zip_tiles(fetch(len(places), started)), strict=True
-        ):
-            mosaic.add(*tile)
-            if index + 1 == mosaic.count:
-                yield finish(pictures[number], mosaic.color, scale)
-
-    base, waiting, source = jax.random.key(seed), None, tiles()
-    bases = jnp.broadcast_to(base, (upscaler.batch,))
-    while places := list(itertools.islice(source, upscaler.batch)):
-        lr = np.concatenate([mosaic.cut([index]) for _, mosaic, index in places])
-        indices = np.array([index for _, _, index in places], np.uint32)
-        started = upscaler.run(lr, indices, bases, options)
-        if waiting is not None:  # one batch runs while the last is put together
-            yield from done(*waiting)
-        waiting = places, started
-    if waiting is not None:
-        yield from done(*waiting)
 
 
 class Write(beam.DoFn):

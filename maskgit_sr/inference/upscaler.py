@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -137,13 +138,16 @@ class Upscaler:
             control=control,
         )
         mosaic = self.mosaic(picture, options)
-        done, base = 0, jax.random.key(seed)
-        for restored in self._batches(mosaic, options, base):
-            for tile in zip_tiles(restored):
-                mosaic.add(*tile)
-            done += len(restored.image)
+        done = 0
+
+        def tick(count: int) -> None:
+            nonlocal done
+            done += count
             if progress is not None:
                 progress(done, mosaic.count)
+
+        for _ in self.complete([mosaic], options, seed, tick):
+            pass
         return Restoration(finish(picture, mosaic.color, scale), mosaic.confidence, mosaic.tokens)
 
     def options(
@@ -204,20 +208,33 @@ class Upscaler:
         arguments = jax.device_put((lr[take], indices[take], bases[take]), self.device)
         return self._compile(options)(self.params, *arguments)
 
-    def _batches(
-        self, mosaic: Mosaic, options: RestoreOptions, base: jax.Array
-    ) -> Iterator[Restored]:
-        """Restored tiles on the host; one batch runs while the last is fetched."""
-        waiting: tuple[int, Restored] | None = None
-        bases = jnp.broadcast_to(base, (self.batch,))
-        for begin in range(0, mosaic.count, self.batch):
-            part = range(begin, min(begin + self.batch, mosaic.count))
-            started = self.run(mosaic.cut(part), np.array(part, np.uint32), bases, options)
+    def complete(
+        self,
+        mosaics: Iterable[Mosaic],
+        options: RestoreOptions,
+        seed: int = 0,
+        tick: Callable[[int], None] | None = None,
+    ) -> Iterator[Mosaic]:
+        """The mosaics, in order, each as soon as all its tiles were added.
+
+        A device call takes tiles of several mosaics, so that small images do not leave it half
+        empty; it runs while the one before is put together.
+
+        Args:
+            tick: is told how many tiles a call had.
+        """
+        places = ((mosaic, index) for mosaic in mosaics for index in range(mosaic.count))
+        bases = jnp.broadcast_to(jax.random.key(seed), (self.batch,))
+        waiting: tuple[list[tuple[Mosaic, int]], Restored] | None = None
+        while part := list(itertools.islice(places, self.batch)):
+            lr = np.concatenate([mosaic.cut([index]) for mosaic, index in part])
+            indices = np.array([index for _, index in part], np.uint32)
+            started = self.run(lr, indices, bases, options)
             if waiting is not None:
-                yield fetch(*waiting)
-            waiting = len(part), started
-        assert waiting is not None
-        yield fetch(*waiting)
+                yield from _add(*waiting, tick)
+            waiting = part, started
+        if waiting is not None:
+            yield from _add(*waiting, tick)
 
     def _compile(self, options: RestoreOptions) -> Any:
         """One compilation for each options; a tile's index in its image seeds its samples."""
@@ -237,6 +254,19 @@ def check_scale(scale: float) -> None:
     """Raises UserError for a scale out of range."""
     if not 0 < scale <= MAX_SCALE:
         raise UserError(f"scale: expected above 0 and at most {MAX_SCALE:g}, found {scale:g}")
+
+
+def _add(
+    places: Sequence[tuple[Mosaic, int]], started: Restored, tick: Callable[[int], None] | None
+) -> Iterator[Mosaic]:
+    """Puts the tiles of a call where they belong; the mosaics that this completes."""
+    restored = fetch(len(places), started)
+    for (mosaic, index), tile in zip(places, zip_tiles(restored), strict=True):
+        mosaic.add(*tile)
+        if index + 1 == mosaic.count:
+            yield mosaic
+    if tick is not None:
+        tick(len(places))
 
 
 def fetch(count: int, restored: Restored) -> Restored:

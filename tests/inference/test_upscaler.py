@@ -12,6 +12,7 @@ from PIL import Image
 
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.errors import UserError
+from maskgit_sr.inference import images
 from maskgit_sr.inference.images import Picture
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods.base import Restored, TileSpec
@@ -120,6 +121,27 @@ def test_samples_depend_on_seed_and_not_on_batch(upscaler):
 
 def test_no_confidence_unless_asked(upscaler):
     assert upscaler(pixels(6, 5), confidence=False).confidence is None
+
+
+def test_device_calls_are_filled_from_several_images(upscaler, monkeypatch):
+    options = upscaler.options()
+    pictures = [images.from_array(pixels(side, 8)) for side in (8, 12, 20, 8, 1)]
+    counts, plain = [], upscaler.run
+
+    def counted(lr, *rest):
+        counts.append(len(lr))
+        return plain(lr, *rest)
+
+    monkeypatch.setattr(upscaler, "run", counted)
+    mosaics = (upscaler.mosaic(picture, options) for picture in pictures)
+    told = []
+    together = list(upscaler.complete(mosaics, options, 0, told.append))
+    assert counts == told == [3, 3, 3]  # 1 + 2 + 4 + 1 + 1 tiles
+    assert list(upscaler.complete([], options)) == []
+    for picture, mosaic in zip(pictures, together, strict=True):
+        alone = upscaler.restore(picture)
+        np.testing.assert_array_equal(mosaic.color, alone.picture.color)
+        np.testing.assert_array_equal(mosaic.confidence, alone.confidence)
 
 
 def test_progress_reaches_the_total(upscaler):

@@ -143,24 +143,6 @@ def test_options_reach_the_upscaler(run, tmp_path, upscaler):
     np.testing.assert_array_equal(mine.color, expected.picture.color)
 
 
-def test_device_calls_are_filled_from_several_pictures(upscaler, monkeypatch):
-    options = upscaler.options(confidence=False)
-    pictures = [Picture(noise(side, 8, 3, seed=side)) for side in (8, 12, 20, 8, 1)]
-    counts, plain = [], upscaler.run
-
-    def counted(lr, *rest):
-        counts.append(len(lr))
-        return plain(lr, *rest)
-
-    monkeypatch.setattr(upscaler, "run", counted)
-    together = list(stages.restore(upscaler, pictures, options, 4.0, 0))
-    assert counts == [4, 4, 1]  # 1 + 2 + 4 + 1 + 1 tiles
-    assert list(stages.restore(upscaler, [], options, 4.0, 0)) == []
-    for picture, restored in zip(pictures, together, strict=True):
-        alone = upscaler.restore(picture, confidence=False).picture
-        np.testing.assert_array_equal(restored.color, alone.color)
-
-
 def test_what_is_there_is_skipped_and_failures_are_tried_again(run, tmp_path):
     folder, output = tmp_path / "in", tmp_path / "out"
     save(folder / "a.png", gradient(9, 9))
