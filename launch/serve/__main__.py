@@ -24,8 +24,8 @@ from maskgit_sr.errors import UserError
 _AT_LEAST = {
     "max_batch": 1,
     "max_wait_ms": 0,
-    "max_pixels": 4096,
-    "max_total_pixels": 4096,
+    "max_pixels": 12288,  # one pixel, see Limits
+    "max_total_pixels": 1,
     "max_bytes": 1,
     "max_queue": 1,
     "steps": 1,
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max_batch", type=int, help="tiles a device call (1 on CPU, else 32)")
     add("--max_wait_ms", type=float, default=5, help="what a call waits to be filled (5)")
     add("--max_pixels", type=int, default=4_000_000, help="of a picture (4,000,000)")
-    add("--max_total_pixels", type=int, help="of all that are being restored (4 x max_pixels)")
+    add("--max_total_pixels", type=int, help="of all that are being restored (2 x max_pixels)")
     add("--max_bytes", type=int, default=32_000_000, help="of a body (32,000,000)")
     add("--max_queue", type=int, default=64, help="requests at a time; others get 429 (64)")
     add("--timeout_s", type=float, default=120, help="of a request, then it gets 504 (120)")
@@ -93,7 +93,7 @@ def _serve(given: Any) -> None:
     from maskgit_sr.inference import models
 
     models.resolve(given.model)
-    total = 4 * given.max_pixels if given.max_total_pixels is None else given.max_total_pixels
+    total = 2 * given.max_pixels if given.max_total_pixels is None else given.max_total_pixels
     limits = Limits(given.max_pixels, total, given.max_bytes, given.max_queue, given.timeout_s)
     service = Service(
         Path(given.model).stem,

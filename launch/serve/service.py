@@ -38,8 +38,8 @@ class Limits:
     """What requests may take.
 
     Attributes:
-        pixels: of one picture, each side counted as a tile's at least; a scale above the network's
-            counts as many times more as its output is larger.
+        pixels: of one picture; a height below three tiles and a width below one count as those, and
+            a scale above the network's as many times more as its output is larger.
         total_pixels: of all pictures that are being restored.
         bytes: of one body.
         requests: at a time, from the first byte in to the last one out.
@@ -47,7 +47,7 @@ class Limits:
     """
 
     pixels: int = 4_000_000
-    total_pixels: int = 16_000_000
+    total_pixels: int = 8_000_000
     bytes: int = 32_000_000
     requests: int = 64
     timeout: float = 120.0
@@ -262,8 +262,11 @@ class Service:
 
     def _cost(self, picture: Picture, scale: float) -> int:
         """Pixels as `Limits.pixels` counts them: what memory grows with."""
-        height, width = (max(s, self._upscaler.method.tile.size) for s in picture.color.shape[:2])
-        return math.ceil(height * width * self._factor(scale))
+        height, width = picture.color.shape[:2]
+        size = self._upscaler.method.tile.size
+        # the band of float32 tiles that is being blended takes about three times its own samples
+        area = max(height, 3 * size) * max(width, size)
+        return math.ceil(area * self._factor(scale))
 
     @contextlib.contextmanager
     def _room(self, pixels: int) -> Iterator[None]:

@@ -133,7 +133,7 @@ def test_forms_are_refused(served):
     [
         (flat(150, 150, 0), 4, "150x150 is more than the limit of 20,000 pixels"),
         (flat(100, 100, 0), 8, "100x100 is more than the limit of 5,000 pixels"),
-        (flat(1, 3000, 0), 4, "3000x1 counts as 24,000 pixels"),
+        (flat(1, 3000, 0), 4, "3000x1 counts as 72,000 pixels"),
     ],
 )
 def test_too_many_pixels(served, array, scale, message):
