@@ -26,8 +26,8 @@ def start(module: str, *words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", module, *words])
 
 
-def finish(process: subprocess.Popen[bytes], began: float) -> tuple[float, float]:
-    """Seconds since `began` and the peak of resident memory in MiB.
+def finish(process: subprocess.Popen[bytes], began: float) -> tuple[float, float, float]:
+    """Seconds since `began`, of them on cores, and the peak of resident memory in MiB.
 
     Raises:
         RuntimeError: it failed.
@@ -36,7 +36,8 @@ def finish(process: subprocess.Popen[bytes], began: float) -> tuple[float, float
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"exit code {process.returncode}")
-    return time.perf_counter() - began, usage.ru_maxrss / 1024
+    cpu = usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - began, cpu, usage.ru_maxrss / 1024
 
 
 def stamps(folder: Path) -> dict[str, Stamp]:
@@ -59,14 +60,15 @@ def compare(source: str, model: str, folder: Path) -> None:
         output, began = folder / name, time.perf_counter()
         found[name] = finish(start(module, *words, str(output), "--model", model), began)
         count = len(stamps(output))
-        seconds, memory = found[name]
+        seconds, cpu, memory = found[name]
         print(
-            f"{name:20} {count} pictures, {seconds:.1f} s, {count / seconds:.2f} a second, "
-            f"peak {memory:.0f} MiB",
+            f"{name:20} {count} pictures, {seconds:.1f} s (CPU {cpu:.1f} s), "
+            f"{count / seconds:.2f} a second, peak {memory:.0f} MiB",
             flush=True,
         )
-    (plain, _), (beam, _) = found.values()
-    print(f"throughput of Beam over the command line: {plain / beam:.2f}")
+    plain, beam = found.values()
+    ratios = [plain[i] / beam[i] for i in (0, 1)]
+    print(f"throughput of Beam over the command line: {ratios[0]:.2f}, by CPU {ratios[1]:.2f}")
     one, other = (folder / name for name in found)
     differing, most = 0, 0
     for path in one.rglob("*.png"):
@@ -89,7 +91,7 @@ def kill(source: str, model: str, output: Path, after: int) -> None:
     before = {name: stamp for name, stamp in stamps(output).items() if name.endswith(".png")}
     parts = sum(name.endswith(".part") for name in stamps(output))
     print(f"killed: {len(before)} outputs, {parts} unfinished files", flush=True)
-    seconds, memory = finish(start("launch.beam_upscale", *words), time.perf_counter())
+    seconds, _, memory = finish(start("launch.beam_upscale", *words), time.perf_counter())
     files = stamps(output)
     again = sum(files[name] != stamp for name, stamp in before.items())
     for name in files:

@@ -2,12 +2,16 @@
 
 import json
 
+import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from etils import epath
 
 from configs import common
 from maskgit_sr import bundles
+from maskgit_sr.errors import UserError
+from maskgit_sr.inference import models
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.training import writer
 from maskgit_sr.training.loop import Trainer
@@ -89,6 +93,18 @@ def test_another_run_starts_from_a_bundle_in_a_bucket(bucket, train, tmp_path):
     expected = flatten(bundles.read(first.groups)[0])
     for name, array in flatten(params).items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+def test_a_model_in_a_bucket_is_loaded(bucket, method, params):
+    metadata = bundles.Metadata("realsrt", method.describe(), method.scale)
+    path = bucket / "model.safetensors"
+    bundles.write(path, jax.device_get(params), metadata, ml_dtypes.bfloat16)
+    loaded = flatten(models.load("gs://bucket/model.safetensors").params)
+    assert loaded.keys() == flatten(bundles.read(path)[0]).keys()
+    for name in (name for name in loaded if name.startswith("codebook/")):
+        np.testing.assert_array_equal(loaded[name], flatten(params)[name])
+    with pytest.raises(UserError, match=r"^gs://bucket/none\.safetensors: no such bundle$"):
+        models.load("gs://bucket/none.safetensors")
 
 
 def test_logs_reach_the_bucket_while_training_goes_on(bucket, monkeypatch):
