@@ -8,7 +8,7 @@ JAX, OpenCV and Pillow are imported by the commands that need them, so that --he
 
 import typer
 
-from maskgit_sr.cli import catalogue, scores, upscale
+from maskgit_sr.cli import catalogue, export, scores, upscale
 
 app = typer.Typer(
     help="Restore and upscale photographs with masked-token models.",
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command()(upscale.upscale)
 app.command()(scores.score)
 app.command()(scores.evaluate)
+app.command()(export.export)
 app.command()(catalogue.models)
 app.add_typer(catalogue.convert, name="convert")
 

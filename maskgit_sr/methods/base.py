@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from jaxtyping import Array, Float
 
-from maskgit_sr.arrays import Image, Keys, Params, Scalar, TokenGrid
+from maskgit_sr.arrays import Execution, Image, Keys, Params, Scalar, TokenGrid
 from maskgit_sr.decoding.policies import Policy
 
 Batch = Mapping[str, jax.Array]
@@ -100,6 +100,7 @@ class Method(Protocol):
     name: str
     scale: int
     tile: TileSpec
+    execution: Execution
     bundle_groups: tuple[str, ...]
 
     @property

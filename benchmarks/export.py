@@ -1,0 +1,205 @@
+"""Exported models beside the upscaler: tiles a second, seconds an image, load time, size.
+
+    python -m benchmarks.export [--model NAME|PATH] [--tiles 8] [--batch 1] [--rounds 5]
+
+Each system is a process of its own that is warm before the first round. Rounds are taken in turn,
+so that what else the machine does meets all of them; the ratio is that of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.inference import photograph
+
+SYSTEMS = ("upscaler", "savedmodel", "stablehlo")
+Work = Callable[[], Any]
+
+
+def tiles(count: int) -> np.ndarray:
+    """float32 [count, 64, 64, 3] in [0, 1]."""
+    picture = photograph(64 * count).astype(np.float32) / 255
+    return np.stack([picture[64 * k : 64 * k + 64, :64] for k in range(count)])
+
+
+def upscaler(arguments: argparse.Namespace) -> tuple[Work, Work | None]:
+    """(restores the tiles, restores the image)."""
+    import jax
+
+    import maskgit_sr
+
+    device = None if arguments.device == "gpu" else "cpu"
+    model = maskgit_sr.load(
+        arguments.model, batch=arguments.batch, dtype=arguments.dtype, device=device
+    )
+    lr, options = tiles(arguments.tiles), model.options()
+    keys = jax.random.split(jax.random.key(0), arguments.batch)
+    indices = np.zeros(arguments.batch, np.uint32)
+    cuts = range(0, len(lr), arguments.batch)
+
+    def restore() -> None:
+        for begin in cuts:
+            part = lr[begin : begin + arguments.batch]
+            jax.device_get(model.run(part, indices[: len(part)], keys[: len(part)], options))
+
+    picture = photograph(arguments.side)
+    return restore, lambda: model(picture)
+
+
+def savedmodel(arguments: argparse.Namespace) -> tuple[Work, Work | None]:
+    """The signatures `tiles` and `image`."""
+    import tensorflow as tf
+
+    signatures = tf.saved_model.load(str(arguments.folder / "savedmodel")).signatures
+    lr, picture = tf.constant(tiles(arguments.tiles)), tf.constant(photograph(arguments.side))
+
+    def fetch(outputs: dict[str, Any]) -> None:
+        for value in outputs.values():
+            value.numpy()
+
+    return (
+        lambda: fetch(signatures["tiles"](tiles=lr)),
+        lambda: fetch(signatures["image"](image=picture)),
+    )
+
+
+def stablehlo(arguments: argparse.Namespace) -> tuple[Work, Work | None]:
+    """The runner, which knows tiles only."""
+    sys.path.insert(0, str(arguments.folder / "stablehlo"))
+    import jax
+    import run  # type: ignore[import-not-found]
+
+    call, lr = run.load(arguments.folder / "stablehlo"), tiles(arguments.tiles)
+    parts = np.split(lr, range(arguments.batch, len(lr), arguments.batch))
+
+    def restore() -> None:
+        for part in parts:
+            jax.device_get(call(part))
+
+    return restore, None
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Worker: a line of JSON once warm, then the seconds of each work it is asked for."""
+    began = time.perf_counter()
+    works = {"upscaler": upscaler, "savedmodel": savedmodel, "stablehlo": stablehlo}
+    named = dict(zip(("tiles", "image"), works[arguments.worker](arguments), strict=True))
+    loaded = time.perf_counter() - began
+    for work in named.values():
+        if work is not None:
+            work()
+    ready = time.perf_counter() - began
+    print(json.dumps({"load": loaded, "ready": ready}), flush=True)
+    for line in sys.stdin:
+        work = named[line.strip()]
+        began = time.perf_counter()
+        if work is not None:
+            work()
+        print(json.dumps(time.perf_counter() - began), flush=True)
+
+
+def ask(worker: subprocess.Popen[str], what: str | None = None) -> Any:
+    """The worker's next line of JSON, after a question if there is one."""
+    assert worker.stdin is not None and worker.stdout is not None
+    if what is not None:
+        worker.stdin.write(what + "\n")
+        worker.stdin.flush()
+    line = worker.stdout.readline()
+    if not line:
+        raise SystemExit(f"{worker.args}: ended early")
+    return json.loads(line)
+
+
+def size(folder: Path) -> int:
+    """Bytes of a folder's files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def main() -> None:
+    """Exports, measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="realsrt-nano")
+    parser.add_argument("--tiles", type=int, default=8)
+    parser.add_argument("--side", type=int, default=128, help="of the image")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
+    parser.add_argument("--folder", type=Path, help="of artifacts made before, or to make")
+    parser.add_argument("--worker", choices=SYSTEMS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        serve(arguments)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = arguments.folder = arguments.folder or Path(name)
+        for system in arguments.systems:
+            if system != "upscaler" and not (folder / system).exists():
+                command = [sys.executable, "-m", "maskgit_sr.cli", "export", "--format", system]
+                command += ["--model", arguments.model, "--dtype", arguments.dtype]
+                command += ["--max-batch", str(arguments.batch)]
+                subprocess.run([*command, "--output", str(folder / system)], check=True)
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Rounds in turn."""
+    shared = [sys.executable, "-m", "benchmarks.export"]
+    for name in ("model", "tiles", "side", "batch", "dtype", "device", "folder"):
+        shared += [f"--{name}", str(getattr(arguments, name))]
+    workers, ready = {}, {}
+    for system in arguments.systems:  # one after another: their load times count
+        workers[system] = subprocess.Popen(
+            [*shared, "--worker", system],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        ready[system] = ask(workers[system])
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for _ in range(arguments.rounds):
+        for what in ("tiles", "image"):
+            for system, worker in workers.items():
+                seconds.setdefault((system, what), []).append(ask(worker, what))
+    side = arguments.side
+    table = Table(
+        "system", "tiles/s", "ratio", f"{side}×{side} s", "load s", "first results s", "MB"
+    )
+    first = arguments.systems[0]
+    for system, worker in workers.items():
+        assert worker.stdin is not None
+        worker.stdin.close()
+        worker.wait()
+        took, reference = (statistics.median(seconds[name, "tiles"]) for name in (system, first))
+        image = statistics.median(seconds[system, "image"])
+        artifact = arguments.folder / system
+        table.add_row(
+            system,
+            f"{arguments.tiles / took:.2f}",
+            f"{reference / took:.3f}",
+            "–" if system == "stablehlo" else f"{image:.2f}",
+            f"{ready[system]['load']:.1f}",
+            f"{ready[system]['ready']:.1f}",
+            f"{size(artifact) / 1e6:.1f}" if artifact.exists() else "–",
+        )
+    table.title = f"{arguments.model}, {arguments.dtype}, batches of {arguments.batch} tiles"
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

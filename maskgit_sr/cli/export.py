@@ -1,0 +1,67 @@
+"""`maskgit-sr export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskgit_sr.cli.messages import DEFAULT_MODEL, DTYPES, check_choice, reporting, say
+from maskgit_sr.errors import UserError
+
+FORMATS = ("savedmodel", "stablehlo")
+
+
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    format: Annotated[
+        str, typer.Option(metavar="|".join(FORMATS), help="For TensorFlow, or for JAX.")
+    ] = "savedmodel",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Name of a bundle, see 'models', or its path.")
+    ] = DEFAULT_MODEL,
+    steps: Annotated[
+        int | None, typer.Option(help="Decoding steps. (default: the model's)")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(metavar="|".join(DTYPES), help="Precision of the network.")
+    ] = "float32",
+    max_batch: Annotated[int, typer.Option(help="Most tiles in one call of the network.")] = 8,
+    max_pixels: Annotated[
+        int, typer.Option(help="Pixels of the largest image that a SavedModel accepts.")
+    ] = 16_000_000,
+    webp: Annotated[
+        bool,
+        typer.Option(help="Decode WebP in the SavedModel, which then needs TensorFlow 2.21."),
+    ] = True,
+) -> None:
+    """Write a model as an artifact that needs nothing of this package, and check it."""
+    with reporting():
+        check_choice("--format", format, FORMATS)
+        check_choice("--dtype", dtype, DTYPES)
+        for name, value in (("--max-batch", max_batch), ("--max-pixels", max_pixels)):
+            if value < 1:
+                raise UserError(f"{name}: expected at least 1, found {value}")
+        if steps is not None and steps < 1:
+            raise UserError(f"--steps: expected at least 1, found {steps}")
+        from maskgit_sr.inference.export import export as write
+
+        info = write(
+            model,
+            format,
+            output,
+            steps=steps,
+            dtype=dtype,
+            max_batch=max_batch,
+            max_pixels=max_pixels,
+            webp=webp,
+            progress=say,
+        )
+        for size, found in info["checked"].items():
+            typer.echo(
+                f"{size}: {found['within_1']:.3%} of samples within 1/255 of the upscaler's,"
+                f" {found['tokens']:.3%} of tokens equal"
+            )
+        size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+        typer.echo(f"{output} ({size / 1e6:.1f} MB)")
