@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -233,7 +234,8 @@ def _ablate(
     results.table(found)
     if output is not None:
         for result in found:
-            name = f"{output.stem}-{result['system'].replace(' ', '-')}.json"
+            slug = re.sub(r"[^a-z0-9]+", "-", result["system"].lower()).strip("-")
+            name = f"{output.stem}-{slug}.json"
             evaluator.write(result, output.with_name(name))
         if study == "steps":
             from maskgit_sr.inference import plots
