@@ -4,3 +4,8 @@
 `chain` and `degradations` turn HR into LR; `examples` and `pipeline` make training batches,
 `validation` fixed pairs. `python -m data.prepare`, `data.degrade` and `data.preview` are commands.
 """
+
+import os
+
+# as in maskgit_sr, which is not needed here
+os.environ.setdefault("EPATH_USE_TF", "0")

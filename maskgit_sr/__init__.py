@@ -7,7 +7,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# gs:// goes through gcsfs, also where TensorFlow, which epath would prefer, is there for exports.
+os.environ.setdefault("EPATH_USE_TF", "0")
 
 if TYPE_CHECKING:
     from maskgit_sr.errors import UserError as UserError
