@@ -27,14 +27,11 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+script="tpu_pod"
+source "$root/launch/gcp/common.sh"
 project="" zone="" name="" workdir="" data="" validation="" assets="" accelerator="v5p-128"
 runtime="" config="" stages="tokenizer,generator,critic,control" capacity="--spot"
 service_account="" network="" subnetwork="" poll=30 restarts=100 logs="" keep="" dry=""
-
-fail() { # one line, exit code 2: a mistake of the user
-  echo "tpu_pod: $*" >&2
-  exit 2
-}
 
 die() { # one line, exit code 1: what was asked for did not work
   echo "tpu_pod: $*" >&2
@@ -42,23 +39,6 @@ die() { # one line, exit code 1: what was asked for did not work
 }
 
 say() { echo "tpu_pod: $*" >&2; }
-
-quote() { # words → one line that a shell reads as the same words
-  local word line="" single="'" inside="'\\''"
-  for word in "$@"; do
-    [[ "$word" =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word="'${word//$single/$inside}'"
-    line+="${line:+ }$word"
-  done
-  echo "$line"
-}
-
-run() { # every command that changes anything goes through here
-  if [[ -n "$dry" ]]; then
-    quote "$@"
-  else
-    "$@"
-  fi
-}
 
 # ---------------------------------------------------------------- options
 

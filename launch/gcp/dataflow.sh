@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Restores photographs of a bucket on Dataflow: builds the workers' image, submits the job, waits.
 #
-#   launch/gcp/dataflow.sh all --project P --region us-central1 --image REGION-docker.pkg.dev/P/R/N \
+#   launch/gcp/dataflow.sh all --project P --region R --image R-docker.pkg.dev/P/REPOSITORY/N \
 #       --input gs://BUCKET/PHOTOS --output gs://BUCKET/RESTORED [-- OPTIONS OF launch.beam_upscale]
 #
 # Commands: build (the image, and pushes it) | run | all. --dry-run prints every command and runs
@@ -21,31 +21,11 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+script="dataflow"
+source "$root/launch/gcp/common.sh"
 python="${PYTHON:-python}"
 project="" region="" image="" input="" output="" temp="" name="maskgit-sr" accelerator=""
 machine_type="" workers=16 service_account="" network="" subnetwork="" dry=""
-
-fail() { # one line, exit code 2: a mistake of the user
-  echo "dataflow: $*" >&2
-  exit 2
-}
-
-quote() { # words → one line that a shell reads as the same words
-  local word line="" single="'" inside="'\\''"
-  for word in "$@"; do
-    [[ "$word" =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word="'${word//$single/$inside}'"
-    line+="${line:+ }$word"
-  done
-  echo "$line"
-}
-
-run() { # every command goes through here
-  if [[ -n "$dry" ]]; then
-    quote "$@"
-  else
-    "$@"
-  fi
-}
 
 # ---------------------------------------------------------------- options
 
