@@ -76,7 +76,7 @@ def summarise(confidence: np.ndarray, correct: np.ndarray, distance: np.ndarray)
     Returns:
         tokens, accuracy; ``auroc`` of the confidence for right tokens, and for tokens whose local
         LPIPS is below the median; ``spearman`` with the local LPIPS; ``expected_calibration_error``
-        over ten equal bins; ``reliability``: [mean confidence, share right, count] of each bin that
+        over ``bins`` equal bins; ``reliability``: [mean confidence, share right, count] of each bin that
         is not empty; ``risk``: for each coverage (the most confident share) the share of wrong
         tokens and the mean local LPIPS among them; ``best_risk``: the same if tokens came in the
         order of their local LPIPS.
@@ -111,6 +111,7 @@ def summarise(confidence: np.ndarray, correct: np.ndarray, distance: np.ndarray)
         if varied
         else None,
         "expected_calibration_error": float(error),
+        "bins": BINS,
         "reliability": reliability,
         "risk": risk,
     }

@@ -19,7 +19,9 @@ def calibration(found: Mapping[str, Any], path: Path) -> Path:
     axes[0].plot(confidence, share, marker="o", label="critic")
     axes[0].set(xlabel="confidence", ylabel="share of right tokens", xlim=(0, 1), ylim=(0, 1))
     axes[0].legend(frameon=False)
-    axes[1].bar(confidence, count, width=0.08)
+    bins = found["bins"]
+    centres = [(min(int(c * bins), bins - 1) + 0.5) / bins for c in confidence]
+    axes[1].bar(centres, count, width=0.8 / bins)
     axes[1].set(xlabel="confidence", ylabel="tokens", xlim=(0, 1))
     risk = found["risk"]
     axes[2].plot(risk["coverage"], risk["lpips"], marker=".", label="by confidence")
@@ -45,6 +47,7 @@ def steps(results: Sequence[Mapping[str, Any]], path: Path) -> Path:
             )
         spec = results[0]["protocol"]["metrics"][name]
         axis.set(xlabel="decoding steps T", ylabel=name, title=f"{spec['better']} is better")
+        axis.set_xticks(sorted({result["source"]["steps"] for result in results}))
     axes[0].legend(frameon=False)
     return _save(figure, path)
 
