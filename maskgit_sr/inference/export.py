@@ -107,7 +107,7 @@ def export(
         upscaler, name = model, model.metadata.method
     else:
         upscaler = models.load(model, batch=1, device="cpu", dtype=dtype or "float32")
-        name = models.resolve(model).stem
+        name = Path(models.resolve(model)).stem
     progress("lowering")
     program = lower(upscaler, _PLATFORMS[format], steps=steps)
     program.info.update(model=name, format=format)
