@@ -69,7 +69,7 @@ def refusal(text: Any, header: Header, max_pixels: int, webp: bool) -> Any:
 def _restored(
     text: Any, header: Header, restore: Restore, scale: int, webp: bool, dtype: Any
 ) -> Any:
-    samples = _upright(_decode(text, header.kind, webp, dtype), header.orientation)
+    samples = _upright(_decode(text, header, webp, dtype), header.orientation)
     sides = tf.cast(tf.shape(samples)[:2], tf.int64)
     # orientations from 5 on lie on their side
     wanted = tf.where(
@@ -91,21 +91,29 @@ def _restored(
     return tf.cond(whole, run, lambda: (tf.constant(b""), reason))
 
 
-def _decode(text: Any, kind: Any, webp: bool, dtype: Any) -> Any:
+def _decode(text: Any, header: Header, webp: bool, dtype: Any) -> Any:
     """[H, W, 4], or [0, 0, 4] of what cannot be decoded: only datasets get over an error."""
+
+    def opaque(color: Any) -> Any:
+        return tf.concat([color, tf.ones_like(color[..., :1]) * 255], -1)
 
     def jpeg(text: Any) -> Any:
         # as Pillow decodes; TensorFlow's own default is faster and less exact
-        color = tf.io.decode_jpeg(text, channels=3, dct_method="INTEGER_ACCURATE")
-        return tf.concat([color, tf.ones_like(color[..., :1]) * 255], -1)
+        return opaque(tf.io.decode_jpeg(text, channels=3, dct_method="INTEGER_ACCURATE"))
+
+    def frame(text: Any, channels: int) -> Any:
+        samples = tf.image.decode_webp(text, channels=channels)  # which must be the file's own
+        return tf.reshape(samples, tf.shape(samples)[-3:])
 
     def decode(text: Any) -> Any:
         if dtype == tf.uint16:  # nothing but a PNG
             return tf.io.decode_png(text, channels=4, dtype=dtype)
         decoders = {JPEG: lambda: jpeg(text), PNG: lambda: tf.io.decode_png(text, channels=4)}
         if webp:
-            decoders[WEBP] = lambda: tf.image.decode_webp(text, channels=4)
-        return tf.switch_case(kind, decoders)
+            decoders[WEBP] = lambda: tf.cond(
+                header.alpha, lambda: frame(text, 4), lambda: opaque(frame(text, 3))
+            )
+        return tf.switch_case(header.kind, decoders)
 
     found = tf.data.Dataset.from_tensors(text).map(decode).ignore_errors()
     nothing = tf.data.Dataset.from_tensors(tf.zeros([0, 0, 4], dtype))
@@ -121,8 +129,8 @@ def _upright(samples: Any, orientation: Any) -> Any:
 
     for values, turn in (
         ((5, 6, 7, 8), lambda samples: tf.transpose(samples, [1, 0, 2])),
-        ((3, 4, 7, 8), lambda samples: samples[::-1]),
-        ((2, 3, 6, 7), lambda samples: samples[:, ::-1]),
+        ((3, 4, 7, 8), lambda samples: tf.reverse(samples, [0])),
+        ((2, 3, 6, 7), lambda samples: tf.reverse(samples, [1])),
     ):
         samples = tf.cond(among(*values), partial(turn, samples), partial(tf.identity, samples))
     return tf.ensure_shape(samples, [None, None, 4])

@@ -44,6 +44,19 @@ class Artifact(tf.Module):
             self._call, input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)]
         ).get_concrete_function()
 
+        self._restorers = {dtype: self._restorer(dtype) for dtype in ("uint8", "uint16")}
+
+    def _restorer(self, dtype: str) -> Any:
+        """One function for all signatures: tracing it is what takes long."""
+
+        def restore(color: Any, grey: Any) -> tuple[Any, Any, Any]:
+            return export_graph.restore_image(
+                self._network, color, grey, self._tile, self._scale, self._largest
+            )
+
+        specs = [tf.TensorSpec([None, None, 3], tf.as_dtype(dtype)), tf.TensorSpec([], tf.bool)]
+        return tf.function(restore, input_signature=specs, autograph=False).get_concrete_function()
+
     def _call(self, lr: Any) -> Any:
         exported = self._exported
         arguments = [*self._params, lr]
@@ -69,17 +82,20 @@ class Artifact(tf.Module):
         return self.tiles(tf.cast(tiles, tf.float32) / 255)
 
     def _restore(self, color: Any, grey: Any) -> tuple[Any, Any, Any]:
-        return export_graph.restore_image(
-            self._network, color, grey, self._tile, self._scale, self._largest
-        )
+        return self._restorers[color.dtype.name](color, grey)
 
     def image(self, image: Any) -> dict[str, Any]:
         """Signature: uint8 [H, W, 3]."""
         sides = tf.shape(image, tf.int64)[:2]
         pixels = tf.reduce_prod(sides)
-        tf.debugging.Assert(pixels > 0, ["image: expected at least one pixel, found", sides])
-        limit = f"image: expected at most {self._max_pixels:,} pixels, found"
-        tf.debugging.Assert(pixels <= self._max_pixels, [limit, sides])
+        none = "image: expected at least one pixel, found"
+        many = f"image: expected at most {self._max_pixels:,} pixels, found"
+        checks = [
+            tf.debugging.Assert(pixels > 0, [none, sides]),
+            tf.debugging.Assert(pixels <= self._max_pixels, [many, sides]),
+        ]
+        with tf.control_dependencies(checks):
+            image = tf.identity(image)
         color, confidence, tokens = self._restore(image, tf.constant(False))
         return {"image": color, "confidence": confidence, "tokens": tokens}
 

@@ -14,11 +14,11 @@ import tensorflow as tf
 
 
 def reason(call, **arguments):
-    """The first line of what a call says that must fail."""
+    """What a call says that must fail."""
     try:
         call(**arguments)
     except (ValueError, TypeError, tf.errors.OpError) as error:
-        return str(error).strip().splitlines()[0]
+        return str(error)
     return ""
 
 
