@@ -77,9 +77,9 @@ def summarise(confidence: np.ndarray, correct: np.ndarray, distance: np.ndarray)
         tokens, accuracy; ``auroc`` of the confidence for right tokens, and for tokens whose local
         LPIPS is below the median; ``spearman`` with the local LPIPS; ``expected_calibration_error``
         over ``bins`` equal bins; ``reliability``: [mean confidence, share right, count] of each of
-        them that is not empty; ``risk``: for each coverage (the most confident share) the share of wrong
-        tokens and the mean local LPIPS among them; ``best_risk``: the same if tokens came in the
-        order of their local LPIPS.
+        them that is not empty; ``risk``: for each coverage (the most confident share) the share of
+        wrong tokens and the mean local LPIPS among them; ``best_risk``: the same if tokens came in
+        the order of their local LPIPS.
     """
     from scipy import stats
 
