@@ -75,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         signal.default_int_handler(number, frame)
 
     before = signal.getsignal(signal.SIGINT)
+    loggers = [logging.getLogger(name) for name in (None, "launch")]
+    logs = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
     try:
@@ -90,6 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGINT, before)
         logging.disable(logging.NOTSET)
+        for logger, level, handlers in logs:  # whoever calls this has logs of its own
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
 
 
 def _run(given: argparse.Namespace, rest: list[str]) -> int:

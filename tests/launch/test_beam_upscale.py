@@ -1,6 +1,7 @@
 """launch.beam_upscale on the DirectRunner: equal to the upscaler, and never half done."""
 
 import json
+import logging
 import os
 import pickle
 import signal
@@ -53,7 +54,10 @@ def run(upscaler, capsys, monkeypatch):
         return upscaler
 
     def run(*words):
+        logs = logging.getLogger()
+        before = logs.level, logs.handlers[:]
         code = beam_upscale.main(["--batch", str(BATCH), *map(str, words)])
+        assert (logs.level, logs.handlers) == before  # of the caller, as it was
         told = capsys.readouterr()
         return code, told.out, told.err.splitlines()
 
