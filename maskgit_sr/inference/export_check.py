@@ -73,8 +73,10 @@ def run(without: tuple[str, ...], script: Path, *arguments: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         done = subprocess.run([*command, *arguments], cwd=name, capture_output=True, text=True)
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        reason = lines[-1] if lines else f"exit code {done.returncode}"
+        # an exception's message stands, indented nowhere, behind the last place in the code
+        message = done.stderr.rpartition('\n  File "')[2].splitlines()
+        lines = [line.strip() for line in message if line.strip() and not line.startswith("  ")]
+        reason = " ".join(lines[-6:])[:600] or f"exit code {done.returncode}"
         raise UserError(f"export: the artifact does not run in another process: {reason}")
 
 

@@ -62,8 +62,9 @@ class Bytes:
         """The unsigned number of `count` bytes at each offset."""
         index = tf.cast(index, tf.int64)
         places = self.at(index[..., None] + tf.range(count, dtype=tf.int64))
-        powers = tf.constant([256**k for k in range(count)], tf.int64)
-        return tf.reduce_sum(places * tf.where(little, powers, powers[::-1]), -1)
+        powers = [256**k for k in range(count)]
+        weights = [tf.constant(order, tf.int64) for order in (powers, powers[::-1])]
+        return tf.reduce_sum(places * tf.where(little, *weights), -1)
 
     def is_text(self, index: Any, text: bytes) -> Any:
         """Whether `text` stands there."""

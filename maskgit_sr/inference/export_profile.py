@@ -92,9 +92,8 @@ def _contributions() -> np.ndarray:
 
 def _number(value: Any, count: int, *, little: bool = False) -> Any:
     """An unsigned number as bytes."""
-    places = tf.range(count, dtype=tf.int64)
-    if not little:
-        places = places[::-1]
-    digits = tf.bitwise.right_shift(tf.cast(value, tf.int64), 8 * places) % 256
+    places = range(count) if little else reversed(range(count))
+    shifts = tf.constant([8 * place for place in places], tf.int64)
+    digits = tf.bitwise.right_shift(tf.cast(value, tf.int64), shifts) % 256
     letters = tf.constant([bytes([k]) for k in range(256)])
     return tf.strings.reduce_join(tf.gather(letters, digits))

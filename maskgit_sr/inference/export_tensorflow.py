@@ -10,19 +10,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
 from jax.extend.mlir import ir
-from jax.extend.mlir.dialects import stablehlo
+from jax.extend.mlir.dialects import func, stablehlo
 from tensorflow.compiler.tf2xla.python import xla
 
 from maskgit_sr.inference import export_bytes, export_graph
 from maskgit_sr.inference.export import Program
 
 # TensorFlow reads no StableHLO newer than its own. Everything the networks need is in this version,
-# which is TensorFlow 2.17's, whatever JAX makes the export.
+# whatever JAX makes the export; TensorFlow 2.19 reads it.
 STABLEHLO = "1.4.0"
 # Version 10 of the calling convention differs from 9 in shardings, and there are none.
 CONVENTION = 9
 # without and with WebP
-MINIMUM = ("2.17", "2.21")
+MINIMUM = ("2.19", "2.21")
 
 
 class Artifact(tf.Module):
@@ -131,10 +131,32 @@ class Artifact(tf.Module):
 
 def pinned(program: bytes) -> bytes:
     """The program in an older StableHLO."""
-    with ir.Context() as context:
+    with ir.Context() as context, ir.Location.unknown():
         stablehlo.register_dialect(context)
         module = stablehlo.deserialize_portable_artifact(context, program)
+        _spell_out(module.operation)
         return stablehlo.serialize_portable_artifact(module, STABLEHLO)
+
+
+def _spell_out(operation: Any) -> None:
+    """Calls what composite operations are made of, in place.
+
+    JAX writes erfc as one from 0.11 on; TensorFlow 2.21 does not get them over a symbolic batch.
+    """
+    for region in operation.regions:
+        for block in region:
+            for inner in list(block.operations):
+                _spell_out(inner.operation)
+                if inner.operation.name != "stablehlo.composite":
+                    continue
+                results = [result.type for result in inner.operation.results]
+                with ir.InsertionPoint(inner):
+                    call = func.CallOp(
+                        results, inner.attributes["decomposition"], list(inner.operation.operands)
+                    )
+                for old, new in zip(inner.operation.results, call.results, strict=True):
+                    old.replace_all_uses_with(new)
+                inner.operation.erase()
 
 
 def write(program: Program, folder: Path, *, max_batch: int, max_pixels: int, webp: bool) -> None:
