@@ -80,7 +80,7 @@ def stablehlo(arguments: argparse.Namespace) -> tuple[Work, Work | None]:
     """The runner, which knows tiles only."""
     sys.path.insert(0, str(arguments.folder / "stablehlo"))
     import jax
-    import run  # type: ignore[import-not-found]
+    import run
 
     call, lr = run.load(arguments.folder / "stablehlo"), tiles(arguments.tiles)
     parts = np.split(lr, range(arguments.batch, len(lr), arguments.batch))
@@ -119,7 +119,7 @@ def ask(worker: subprocess.Popen[str], what: str | None = None) -> Any:
         worker.stdin.flush()
     line = worker.stdout.readline()
     if not line:
-        raise SystemExit(f"{worker.args}: ended early")
+        raise SystemExit(f"{worker.args!r}: ended early")
     return json.loads(line)
 
 

@@ -140,7 +140,7 @@ def restore_tiles(tiles: Tiles, lr: Any, largest: int) -> tuple[Any, Any, Any]:
     _, arrays = tf.while_loop(
         lambda done, _: done < total, body, (tf.constant(0), arrays), parallel_iterations=1
     )
-    return tuple(array.stack() for array in arrays)  # type: ignore[return-value]
+    return tuple(array.stack() for array in arrays)
 
 
 def restore_image(

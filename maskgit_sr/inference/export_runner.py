@@ -7,14 +7,16 @@ TILES is float32 in [0, 1] or uint8, [N, size, size, 3]. RESTORED has image floa
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax import export
 
 
-def load(folder):
+def load(folder: Path) -> Callable[[Any], Any]:
     """tiles [n, size, size, 3] → (image, confidence, tokens); compiled once for each n."""
     exported = export.deserialize(bytearray((folder / "tiles.jax_export").read_bytes()))
     with np.load(folder / "params.npz") as file:
@@ -23,7 +25,7 @@ def load(folder):
     return lambda tiles: call(params, tiles)
 
 
-def main(source, target, batch="1"):
+def main(source: str, target: str, batch: str = "1") -> None:
     """Restores the tiles of a file, `batch` at a time."""
     tiles, restore = np.load(source), load(Path(__file__).parent)
     tiles = tiles / np.float32(255) if tiles.dtype == np.uint8 else tiles.astype(np.float32)
