@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maskgit_sr.cli.messages import DEFAULT_MODEL, DTYPES, check_choice, reporting, say
+from maskgit_sr.cli.messages import DEFAULT_MODEL, DTYPES, check_choice, progress, reporting
 from maskgit_sr.errors import UserError
 
 FORMATS = ("savedmodel", "stablehlo")
@@ -33,7 +33,7 @@ def export(
     ] = 16_000_000,
     webp: Annotated[
         bool,
-        typer.Option(help="Decode WebP in the SavedModel, which then needs TensorFlow 2.21."),
+        typer.Option(help="Decode WebP in the SavedModel, which then needs TensorFlow 2.20."),
     ] = True,
 ) -> None:
     """Write a model as an artifact that needs nothing of this package, and check it."""
@@ -47,17 +47,20 @@ def export(
             raise UserError(f"--steps: expected at least 1, found {steps}")
         from maskgit_sr.inference.export import export as write
 
-        info = write(
-            model,
-            format,
-            output,
-            steps=steps,
-            dtype=dtype,
-            max_batch=max_batch,
-            max_pixels=max_pixels,
-            webp=webp,
-            progress=say,
-        )
+        with progress() as bars:
+            bar = bars.add_task("", total=3, speed="")
+            stages = iter(range(3))
+            info = write(
+                model,
+                format,
+                output,
+                steps=steps,
+                dtype=dtype,
+                max_batch=max_batch,
+                max_pixels=max_pixels,
+                webp=webp,
+                progress=lambda stage: bars.update(bar, description=stage, completed=next(stages)),
+            )
         for size, found in info["checked"].items():
             typer.echo(
                 f"{size}: {found['within_1']:.3%} of samples within 1/255 of the upscaler's,"

@@ -81,7 +81,7 @@ def export(
         dtype: ``float32`` or ``bfloat16``; None: float32, or what the loaded model has.
         max_batch: SavedModel: most tiles in one call of the network.
         max_pixels: SavedModel: pixels of the largest image that is accepted.
-        webp: SavedModel: `serving_default` decodes WebP too, which needs TensorFlow 2.21 to load.
+        webp: SavedModel: `serving_default` decodes WebP too, which needs TensorFlow 2.20 to load.
         progress: is told what is being done.
 
     Returns:

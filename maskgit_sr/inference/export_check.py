@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import export_load
 from maskgit_sr.inference.export import Program
-from maskgit_sr.inference.mosaic import Mosaic, quantize
+from maskgit_sr.inference.mosaic import Mosaic
 
+LOADER = Path(__file__).with_name("export_load.py")  # imports TensorFlow
 SIZES = ((1, 1), (33, 57), (128, 128))
 # Compilers round differently, which decides tokens that are all but equally likely. bfloat16 has
 # more of them.
@@ -38,7 +38,7 @@ def check(program: Program, format: str, folder: Path) -> dict[str, Any]:
             given = Path(name, "given.npz")
             np.savez(given, **pictures)  # type: ignore[arg-type]
             without = "jax", "jaxlib", "maskgit_sr"
-            run(without, Path(export_load.__file__), str(folder), str(given), str(made))
+            run(without, LOADER, str(folder), str(given), str(made))
             with np.load(made) as found:
                 return _compare(program, pictures, dict(found))
         tiles = np.concatenate([_mosaic(program, image)[1] for image in pictures.values()])
@@ -63,7 +63,7 @@ def run(without: tuple[str, ...], script: Path, *arguments: str) -> None:
     """Runs a script as on a machine that lacks those packages.
 
     Raises:
-        UserError: it fails; with the last line that it writes.
+        UserError: it fails, with the reason.
     """
     code = (
         "import runpy, sys; sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(',')));"
@@ -73,11 +73,18 @@ def run(without: tuple[str, ...], script: Path, *arguments: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         done = subprocess.run([*command, *arguments], cwd=name, capture_output=True, text=True)
     if done.returncode:
-        # an exception's message stands, indented nowhere, behind the last place in the code
-        message = done.stderr.rpartition('\n  File "')[2].splitlines()
-        lines = [line.strip() for line in message if line.strip() and not line.startswith("  ")]
-        reason = " ".join(lines[-6:])[:600] or f"exit code {done.returncode}"
+        reason = _reason(done.stderr) or f"exit code {done.returncode}"
         raise UserError(f"export: the artifact does not run in another process: {reason}")
+
+
+def _reason(text: str) -> str:
+    """What an exception says, or the last line where there is none."""
+    _, frame, message = text.rstrip().rpartition('\n  File "')
+    lines = message.splitlines() or [""]
+    if not frame:
+        return lines[-1]
+    # The place in the code and its lines come first, indented.
+    return " ".join(line.strip() for line in lines[1:] if line[:1] not in ("", " "))[:600]
 
 
 def _mosaic(program: Program, image: np.ndarray) -> tuple[Mosaic, np.ndarray]:
@@ -98,7 +105,7 @@ def _assembled(
             mosaic.add(*(found[key][index] for key in ("image", "confidence", "tokens")))
         begin += len(tiles)
         assert mosaic.confidence is not None
-        images[f"{name}/image"] = quantize(mosaic.color / np.float32(255), np.uint8)
+        images[f"{name}/image"] = mosaic.color
         images[f"{name}/confidence"] = mosaic.confidence
         images[f"{name}/tokens"] = mosaic.tokens
     return images

@@ -96,7 +96,7 @@ def read(text: Any) -> Header:
     *rest, profile, size, split, exif = tf.switch_case(kind, readers)
     begin = tf.minimum(profile, data.length)
     profile = tf.strings.substr(text, begin, tf.minimum(size, data.length - begin))
-    return Header(*[kind, *rest, profile, split, _orientation(data, exif)])
+    return Header._make([kind, *rest, profile, split, _orientation(data, exif)])
 
 
 def _nothing() -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ that no tiles give.
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,11 @@ import tensorflow as tf
 
 def main(folder: str, given: str, made: str) -> None:
     """Does it."""
-    signatures = tf.saved_model.load(folder).signatures
+    restore(tf.saved_model.load(folder).signatures, given, made)
+
+
+def restore(signatures: Any, given: str, made: str) -> None:
+    """From file to file."""
     found = {}
     encoded: list[bytes] = []
     with np.load(given) as pictures:

@@ -9,13 +9,14 @@ TILES is float32 in [0, 1] or uint8, [N, size, size, 3]. RESTORED has image floa
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax import export
 
 
-def load(folder: Path) -> Callable[[np.ndarray], tuple[jax.Array, jax.Array, jax.Array]]:
+def load(folder: Path) -> Callable[[Any], Any]:
     """tiles [n, size, size, 3] → (image, confidence, tokens); compiled once for each n."""
     exported = export.deserialize(bytearray((folder / "tiles.jax_export").read_bytes()))
     with np.load(folder / "params.npz") as file:

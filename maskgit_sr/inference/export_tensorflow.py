@@ -22,7 +22,7 @@ STABLEHLO = "1.4.0"
 # Version 10 of the calling convention differs from 9 in shardings, and there are none.
 CONVENTION = 9
 # without and with WebP
-MINIMUM = ("2.19", "2.21")
+MINIMUM = ("2.19", "2.20")
 
 
 class Artifact(tf.Module):

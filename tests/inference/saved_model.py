@@ -1,11 +1,13 @@
 """What a server does with a SavedModel, in a process with TensorFlow alone.
 
-    saved_model.py FOLDER ARRAYS.npz FILES ANSWERS
-
-Writes `answers.npz`, `answers.json` and a PNG for each file of the folder FILES.
+Stands in for export_load.py, which it runs first: importing TensorFlow, loading and compiling once
+is slow enough. Then it reads `arrays.npz` and `files/` of the folder TESTED in the environment, and
+writes `answers.npz`, `answers.json` and a PNG for each file below `answers/`.
 """
 
 import json
+import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -22,9 +24,12 @@ def reason(call, **arguments):
     return ""
 
 
-def main(folder, arrays, files, answers):
+def main(folder, *paths):
     signatures = tf.saved_model.load(folder).signatures
-    arrays = np.load(arrays)
+    runpy.run_path(os.environ["LOADER"])["restore"](signatures, *paths)
+    tested = Path(os.environ["TESTED"])
+    answers = tested / "answers"
+    arrays = np.load(tested / "arrays.npz")
     found, told = {}, {}
 
     def note(name, outputs):
@@ -44,7 +49,7 @@ def main(folder, arrays, files, answers):
     told["dtype"] = reason(image, image=tf.zeros([5, 5, 3], tf.float32))
     told["rank"] = reason(image, image=tf.zeros([5, 5], tf.uint8))
 
-    paths = sorted(Path(files).iterdir())
+    paths = sorted((tested / "files").iterdir())
     answer = signatures["serving_default"](
         image_bytes=tf.constant([path.read_bytes() for path in paths])
     )
@@ -52,11 +57,11 @@ def main(folder, arrays, files, answers):
     rows = zip(paths, answer["image_bytes"].numpy(), answer["error"].numpy(), strict=True)
     for path, png, error in rows:
         told["errors"][path.name] = error.decode()
-        Path(answers, f"{path.name}.png").write_bytes(png)
+        (answers / f"{path.name}.png").write_bytes(png)
     empty = signatures["serving_default"](image_bytes=tf.constant([], tf.string))
     told["empty"] = [len(value) for value in empty.values()]
-    np.savez(Path(answers, "answers.npz"), **found)
-    Path(answers, "answers.json").write_text(json.dumps(told))
+    np.savez(answers / "answers.npz", **found)
+    (answers / "answers.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -125,19 +125,6 @@ def saved(upscaler, tmp_path_factory):
     """A SavedModel of the command, and what a process with TensorFlow alone made by it."""
     folder = tmp_path_factory.mktemp("saved")
     bundles.write(folder / "tiny.safetensors", upscaler.params, upscaler.metadata)
-    # one small picture is enough for the check here: what follows looks at many
-    command = "from maskgit_sr import cli; from maskgit_sr.inference import export_check;"
-    command += "export_check.SIZES = ((1, 1),); cli.main()"
-    arguments = "export --model tiny.safetensors --output model --steps 1 --max-batch 2"
-    arguments += " --max-pixels 20000"
-    done = subprocess.run(
-        [sys.executable, "-c", command, *arguments.split()],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
     files, answers = folder / "files", folder / "answers"
     files.mkdir()
     answers.mkdir()
@@ -148,9 +135,23 @@ def saved(upscaler, tmp_path_factory):
     tiles = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
     arrays = {f"{height}x{width}": picture(height, width) for height, width in SIZES}
     np.savez(folder / "arrays.npz", tiles=tiles, **arrays)
+    # The process that checks the export goes on with our questions. One small picture is enough
+    # for the check here: what follows looks at many.
+    command = "from pathlib import Path; from maskgit_sr import cli;"
+    command += "from maskgit_sr.inference import export_check as check;"
     script = Path(__file__).with_name("saved_model.py")
-    paths = map(str, [folder / "model", folder / "arrays.npz", files, answers])
-    export_check.run(("jax", "jaxlib", "maskgit_sr"), script, *paths)
+    command += f"check.SIZES = ((1, 1),); check.LOADER = Path({str(script)!r}); cli.main()"
+    arguments = "export --model tiny.safetensors --output model --steps 1 --max-batch 2"
+    arguments += " --max-pixels 20000"
+    environment = {"PYTHONPATH": str(ROOT), "LOADER": str(export_check.LOADER)}
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments.split()],
+        cwd=folder,
+        env={**os.environ, **environment, "TESTED": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
     told = json.loads((answers / "answers.json").read_text())
     with np.load(answers / "answers.npz") as file:
         return folder, done.stdout, dict(file), told, tiles
@@ -258,7 +259,9 @@ def test_arrays_that_are_no_images_are_refused(saved, case, message):
 @pytest.fixture(scope="module")
 def stablehlo(upscaler, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stablehlo") / "model"
-    return folder, exporting.export(upscaler, "stablehlo", folder, steps=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_check, "SIZES", ((1, 1), (33, 57)))
+        return folder, exporting.export(upscaler, "stablehlo", folder, steps=2)
 
 
 @with_flatbuffers
@@ -273,6 +276,7 @@ def test_stablehlo(stablehlo):
     ]
     assert json.loads((folder / "maskgit_sr.json").read_text()) == info
     assert info["platforms"] == ["cpu", "cuda", "tpu"] and info["steps"] == 2
+    assert info["checked"].keys() == {"1x1", "33x57"}
     for found in info["checked"].values():
         assert found["within_1"] >= 0.999 and found["tokens"] == 1
 

@@ -1,0 +1,79 @@
+"""The export command: its options reach the library, mistakes are one line."""
+
+import pytest
+from typer.testing import CliRunner
+
+from maskgit_sr import cli
+from maskgit_sr.inference import export as exporting
+
+
+def run(*args):
+    result = CliRunner().invoke(cli.app, ["export", *map(str, args)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    calls = []
+
+    def export(model, format, output, *, progress, **options):
+        calls.append((model, format, output, options))
+        for stage in ("lowering", "writing", "checking"):
+            progress(stage)
+        output.mkdir()
+        (output / "a").write_bytes(b"x" * 250_000)
+        return {"checked": {"1x1": {"within_1": 0.9996, "tokens": 1.0}}}
+
+    monkeypatch.setattr(exporting, "export", export)
+    return calls
+
+
+def test_defaults(calls, tmp_path):
+    output = tmp_path / "model"
+    result = run("--output", output)
+    assert result.exit_code == 0 and result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "1x1: 99.960% of samples within 1/255 of the upscaler's, 100.000% of tokens equal",
+        f"{output} (0.2 MB)",
+    ]
+    options = {"steps": None, "dtype": "float32", "webp": True}
+    limits = {"max_batch": exporting.MAX_BATCH, "max_pixels": exporting.MAX_PIXELS}
+    assert calls == [("realsrt-nano", "savedmodel", output, options | limits)]
+
+
+def test_every_option_reaches_the_library(calls, tmp_path):
+    text = "--format stablehlo -m other --steps 3 --dtype bfloat16 --max-batch 4"
+    assert run("-o", tmp_path / "m", *text.split(), "--max-pixels", 99, "--no-webp").exit_code == 0
+    options = {"steps": 3, "dtype": "bfloat16", "max_batch": 4, "max_pixels": 99, "webp": False}
+    assert calls == [("other", "stablehlo", tmp_path / "m", options)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--format onnx", "--format: expected one of savedmodel, stablehlo, found 'onnx'"),
+        ("--dtype float16", "--dtype: expected one of float32, bfloat16, found 'float16'"),
+        ("--max-batch 0", "--max-batch: expected at least 1, found 0"),
+        ("--max-pixels 0", "--max-pixels: expected at least 1, found 0"),
+        ("--steps 0", "--steps: expected at least 1, found 0"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, options, message):
+    result = run("--output", tmp_path / "m", *options.split())
+    assert (result.exit_code, result.stderr) == (2, f"maskgit-sr: {message}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_model_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: name)
+    result = run("--output", tmp_path / "m", "--model", "none")
+    assert result.exit_code == 2 and result.stderr.startswith("maskgit-sr: model: expected a path")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    result = run("--output", tmp_path)
+    assert result.exit_code == 2 and "expected an empty folder or none" in result.stderr
