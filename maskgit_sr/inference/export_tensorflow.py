@@ -16,9 +16,9 @@ from tensorflow.compiler.tf2xla.python import xla
 from maskgit_sr.inference import export_bytes, export_graph
 from maskgit_sr.inference.export import Program
 
-# TensorFlow reads no StableHLO newer than its own. Everything the networks need is in this version,
-# whatever JAX makes the export; TensorFlow 2.19 reads it.
-STABLEHLO = "1.4.0"
+# TensorFlow reads no StableHLO newer than its own, and 2.19 reads these. Everything the networks
+# need is in them, whatever JAX makes the export; dot products of bfloat16 came after the rest.
+STABLEHLO = {"float32": "1.4.0", "bfloat16": "1.6.0"}
 # Version 10 of the calling convention differs from 9 in shardings, and there are none.
 CONVENTION = 9
 # without and with WebP
@@ -33,7 +33,9 @@ class Artifact(tf.Module):
         self._exported, self._largest, self._webp = program.exported, max_batch, webp
         self._scale, self._tile = program.info["scale"], program.upscaler.method.tile
         self._max_pixels = max_pixels
-        self._module = pinned(program.exported.mlir_module_serialized)
+        self._module = pinned(
+            program.exported.mlir_module_serialized, STABLEHLO[program.info["dtype"]]
+        )
         # flattened as JAX does it: by name
         self._params = [
             tf.Variable(program.params[name], trainable=False, name=name)
@@ -129,13 +131,13 @@ class Artifact(tf.Module):
         }
 
 
-def pinned(program: bytes) -> bytes:
+def pinned(program: bytes, version: str) -> bytes:
     """The program in an older StableHLO."""
     with ir.Context() as context, ir.Location.unknown():
         stablehlo.register_dialect(context)
         module = stablehlo.deserialize_portable_artifact(context, program)
         _spell_out(module.operation)
-        return stablehlo.serialize_portable_artifact(module, STABLEHLO)
+        return stablehlo.serialize_portable_artifact(module, version)
 
 
 def _spell_out(operation: Any) -> None:
@@ -164,8 +166,9 @@ def write(program: Program, folder: Path, *, max_batch: int, max_pixels: int, we
     artifact = Artifact(program, max_batch, max_pixels, webp)
     signatures = artifact.signatures()
     tf.saved_model.save(artifact, str(folder), signatures=signatures)
-    program.info["versions"] |= {"tensorflow": tf.__version__, "stablehlo": STABLEHLO}
+    program.info["versions"]["tensorflow"] = tf.__version__
     program.info.update(
+        stablehlo=STABLEHLO[program.info["dtype"]],
         max_batch=max_batch,
         max_pixels=max_pixels,
         minimum_tensorflow=MINIMUM[webp],
