@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference.export import Program
+from maskgit_sr.inference.export_program import Program
 from maskgit_sr.inference.mosaic import Mosaic
 
 LOADER = Path(__file__).with_name("export_load.py")  # imports TensorFlow

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from maskgit_sr.inference import export_runner
-from maskgit_sr.inference.export import Program
+from maskgit_sr.inference.export_program import Program
 
 _CARD = """\
 # {model}, {method} ×{scale}, as StableHLO

@@ -14,7 +14,7 @@ from jax.extend.mlir.dialects import func, stablehlo
 from tensorflow.compiler.tf2xla.python import xla
 
 from maskgit_sr.inference import export_bytes, export_graph
-from maskgit_sr.inference.export import Program
+from maskgit_sr.inference.export_program import Program
 
 # TensorFlow reads no StableHLO newer than its own, and 2.19 reads these. Everything the networks
 # need is in them, whatever JAX makes the export; dot products of bfloat16 came after the rest.

@@ -3,15 +3,19 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
 
 import maskgit_sr
 from launch import recipe
+from maskgit_sr import bundles
 from maskgit_sr.errors import UserError
+from maskgit_sr.models.functional import flatten
 from maskgit_sr.training.loop import Outcome
 from tests.launch.tiny import STEPS
 from tests.launch.tiny import config as tiny_config
@@ -146,19 +150,30 @@ def test_parts_join_again(tmp_path):
     assert check.returncode == 0
 
 
-def test_a_tiny_run_leaves_a_bundle_in_parts_that_restores(tmp_path, photos, tiny, monkeypatch):
+def test_a_tiny_run_leaves_a_bundle_in_parts_that_restores(
+    tmp_path, photos, tiny, method, monkeypatch
+):
+    """One stage is trained, the others are those of the bundle that the run goes on from."""
+    params, _ = method.init(jax.random.key(0), method.bundle_groups)
+    init = tmp_path / "init.safetensors"
+    bundles.write(init, params, bundles.Metadata(method.name, method.describe(), 4), np.float32)
     monkeypatch.setattr(recipe, "PART_BYTES", 20_000)
-    found = recipe.Recipe(lambda name: tiny_config(name, photos, tiny), STAGES, tmp_path)
-    assert found.train(recipe.SPLIT, 600.0) == []
-    plan = json.loads((tmp_path / "recipe.json").read_text())
-    assert [plan[name]["step"] for name in STAGES] == [STEPS] * 4
-    line = recipe.leave_bundle(found.folder, tiny_config("tokenizer", photos, tiny))
-    parts = sorted(tmp_path.glob("realsrt-nano.safetensors.[0-9][0-9]"))
+    make = partial(tiny_config, root=photos, tiny=tiny, init=str(init))
+    found = recipe.Recipe(make, STAGES, tmp_path / "w")
+    found.folder.mkdir()
+    assert found.train({"tokenizer": 1.0}, 600.0) == []
+    plan = json.loads((found.folder / "recipe.json").read_text())
+    assert plan["tokenizer"]["finished"] and plan["tokenizer"]["step"] == STEPS
+    line = recipe.leave_bundle(found.folder, make("tokenizer"))
+    parts = sorted(found.folder.glob("realsrt-nano.safetensors.[0-9][0-9]"))
     assert len(parts) > 1 and f"{len(parts)} parts of at most 20,000 bytes" in line
     joined = tmp_path / "joined.safetensors"
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
     image = np.random.default_rng(0).integers(0, 256, (7, 21, 3)).astype(np.uint8)
     assert maskgit_sr.load(joined)(image).image.shape == (28, 84, 3)
+    groups, _ = bundles.read(joined)
+    kernels = [flatten(tree)["generator/logits/kernel"] for tree in (groups, params)]
+    np.testing.assert_allclose(*kernels, rtol=0.01)
 
 
 def command(*arguments):
