@@ -108,7 +108,10 @@ def search_path() -> list[Path]:
     if (root / "pyproject.toml").exists() or (root / ".git").exists():  # not in site-packages
         folders.append(root.parent / "shared" / "metrics")
     folders.append(cache_dir())
-    return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
+    unique: dict[Path, Path] = {}
+    for folder in folders:
+        unique.setdefault(folder.resolve(), folder)
+    return list(unique.values())
 
 
 def find(name: str, explicit: str | Path | None = None) -> Path:

@@ -56,8 +56,8 @@ def from_model(
             target = kept_file(keep, entry)
             images.write(restored.picture, target)
             assert restored.confidence is not None
-            grey = np.rint(restored.confidence * 255).astype(np.uint8)
-            images.write(images.from_array(grey), files.confidence_path(target))
+            grey = images.from_confidence(restored.confidence, *restored.confidence.shape)
+            images.write(grey, files.confidence_path(target))
         return Sample(entry.name, restored.picture, hr, lr)
 
     return read

@@ -109,6 +109,7 @@ class Trainer:
             UserError: a checkpoint cannot be written or read.
         """
         began = time.monotonic()
+        self._timed = self._pace = None
         folder = self.workdir / self.name
         frozen, state = self._prepare()
         keep = self.config.keep
@@ -127,11 +128,11 @@ class Trainer:
                 def over(step: int) -> bool:
                     if jax.process_count() > 1 and step % watch.ASK_EVERY:
                         return False
-                    now = time.monotonic()
-                    settled = not at_least or (self._timed and now - self._timed[1] >= at_least)
-                    return watch.any_host(
-                        stop.asked() or bool(now - began >= max_seconds and settled)
-                    )
+                    end = began + max_seconds
+                    if at_least:
+                        first_done = self._timed[1] if self._timed else float("inf")
+                        end = max(end, first_done + at_least)
+                    return watch.any_host(stop.asked() or time.monotonic() >= end)
 
                 state = self._steps(frozen, state, checkpoints, writer, over)
                 interrupted = watch.any_host(stop.asked())

@@ -80,3 +80,14 @@ def test_pinned_digests_are_those_of_the_files_on_hand(shared):
     for name, asset in assets.KNOWN.items():
         if (folder / name).is_file():
             assert assets.digest(folder / name) == asset.sha256
+
+
+def test_a_folder_that_is_named_twice_keeps_its_first_place(tmp_path, monkeypatch):
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout/pyproject.toml").touch()
+    monkeypatch.setattr(assets, "__file__", str(tmp_path / "checkout/maskgit_sr/assets.py"))
+    shared, cache = tmp_path / "shared/metrics", assets.cache_dir()
+    assert assets.search_path() == [shared, cache]
+    for first, expected in ((cache, [cache, shared]), (shared, [shared, cache])):
+        monkeypatch.setenv(assets.ENV, str(first))
+        assert assets.search_path() == expected
