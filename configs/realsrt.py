@@ -74,12 +74,13 @@ def _model(size: str) -> dict[str, object]:
             losses=dict(
                 pixel="l1",
                 perceptual="lpips_squeeze",
-                perceptual_weight=0.3,
+                perceptual_weight=0.5,
                 bypass=0.3,
                 adversarial_weight=0.5,
                 adversarial_start=20_000,
-                tune_decoder=True,
+                control_steps=2,
             ),
+            control=dict(multiscale=True),
         )
     width = dict(dim=128, heads=2, head_dim=64, code_width=64, sharpness=2.0)
     return dict(

@@ -268,6 +268,16 @@ class Bicubic:
         return [Resize(height // scale, width // scale, "bicubic", antialias=True)]
 
 
+@dataclass(frozen=True)
+class Either:
+    """One of several presets, each as likely as the others, drawn anew for every example."""
+
+    names: tuple[str, ...]
+
+    def steps(self, rng: np.random.Generator, height: int, width: int, scale: int) -> list[Step]:
+        return named(_pick(rng, self.names)).steps(rng, height, width, scale)
+
+
 def _pick(rng: np.random.Generator, names: Sequence[str]) -> str:
     return names[int(rng.integers(len(names)))]
 
@@ -330,6 +340,8 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
             final_antialias=1.0,
             sinc=0.0,
         ),
+        # Pictures from anywhere: damaged ones, and those of a lens alone.
+        "photo": Either(("realesrgan", "camera")),
     }
 )
 

@@ -18,7 +18,7 @@ from maskgit_sr.decoding.masked import Decoded, decode
 from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.methods.base import Restored, RestoreOptions, Stage, TileSpec
 from maskgit_sr.models import codebook
-from maskgit_sr.models.control import Control
+from maskgit_sr.models.control import Control, MultiscaleControl
 from maskgit_sr.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from maskgit_sr.models.functional import Network
 from maskgit_sr.models.transformer import Memory, TokenTransformer, TransformerConfig
@@ -56,6 +56,19 @@ class LossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ControlConfig:
+    """What the controlling module is.
+
+    Attributes:
+        multiscale: steers at every resolution, with a decoder of its own whose output is added to
+            the upsampled LR image (`maskgit_sr.models.control.MultiscaleControl`). Off in the
+            paper.
+    """
+
+    multiscale: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class RealSRTConfig:
     """Sizes of every network; the defaults are the published ones ("base")."""
 
@@ -63,6 +76,7 @@ class RealSRTConfig:
     generator: TransformerConfig = TransformerConfig()
     critic: TransformerConfig = TransformerConfig(outputs=1, masked=False, decoder_depth=12)
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    control: ControlConfig = ControlConfig()
     losses: LossConfig = LossConfig()
     tile: TileSpec = TileSpec()
     schedule: str = "sqrt"
@@ -108,7 +122,8 @@ class RealSRT:
         """Checks that the parts fit together.
 
         Raises:
-            ValueError: the token grid, the tile and the tokenizer's factor disagree.
+            ValueError: the token grid, the tile and the tokenizer's factor disagree, or two
+                decoders would train.
         """
         self.config, self.tile = config, config.tile
         self.execution = execution or Execution()
@@ -124,11 +139,14 @@ class RealSRT:
                     f"{name}: expected grid {self.grid} and code width "
                     f"{config.tokenizer.code_width}, found {found.grid} and {found.code_width}"
                 )
+        if config.control.multiscale and config.losses.tune_decoder:
+            raise ValueError("tune_decoder: a multiscale control module has a decoder of its own")
         run = dataclasses.asdict(self.execution)
         self.tokenizer = Network(lambda rngs: VQGAN(config.tokenizer, **run, rngs=rngs))
         self.generator = Network(lambda rngs: TokenTransformer(config.generator, **run, rngs=rngs))
         self.critic = Network(lambda rngs: TokenTransformer(config.critic, **run, rngs=rngs))
-        self.control = Network(lambda rngs: Control(config.tokenizer, **run, rngs=rngs))
+        control = MultiscaleControl if config.control.multiscale else Control
+        self.control = Network(lambda rngs: control(config.tokenizer, **run, rngs=rngs))
         self.discriminator = Network(
             lambda rngs: PatchDiscriminator(
                 config.discriminator, dtype=self.execution.dtype, rngs=rngs
@@ -229,9 +247,10 @@ class RealSRT:
         vectors = self.embed(params, tokens)
         tokenizer = self.tokenizer.bind(params["tokenizer"])
         latent = tokenizer.latent(vectors)
-        if control:
-            latent = self.control.apply(params["control"], lambda m: m(latent, upsampled))
-        return tokenizer.decoder(latent)
+        if not control:
+            return tokenizer.decoder(latent)
+        steered = self.control.apply(params["control"], lambda m: m(latent, upsampled))
+        return steered if self.config.control.multiscale else tokenizer.decoder(steered)
 
     def restore(self, params: Params, lr: Image, keys: Keys, options: RestoreOptions) -> Restored:
         """LR tiles [B, tile, tile, 3] in [0, 1] → restored tiles ×4 (§3.2–3.4)."""

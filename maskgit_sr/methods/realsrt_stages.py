@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from maskgit_sr.arrays import Params, Scalar
+from maskgit_sr.arrays import Image, Latent, Params, Scalar
 from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.losses import adversarial as gan
 from maskgit_sr.losses import token as token_losses
@@ -17,12 +17,18 @@ from maskgit_sr.losses.perceptual import perceptual_loss
 from maskgit_sr.losses.pixel import PIXEL_LOSSES
 from maskgit_sr.methods.base import Batch, LossResult, Phase, Stage
 from maskgit_sr.models import codebook
+from maskgit_sr.models import control as control_network
 from maskgit_sr.ops.masking import random_mask
 from maskgit_sr.ops.resize import upsample_nearest
 from maskgit_sr.ops.schedules import gamma
 
 if TYPE_CHECKING:
     from maskgit_sr.methods.realsrt import RealSRT
+
+TailParts = tuple[
+    jax.Array, Params, Callable[[Params, jax.Array], jax.Array], Callable[[Params], jax.Array]
+]
+"""Features, what the tail trains, the tail, W: the arguments of `gan.balanced_loss`."""
 
 
 def build_stages(method: RealSRT) -> dict[str, Stage]:
@@ -67,8 +73,8 @@ def build_stages(method: RealSRT) -> dict[str, Stage]:
             phases=phases("control", control_loss),
             exports=("control", "tokenizer") if tunes_decoder else ("control",),
             panel=partial(token_panel, method, "control"),
-            start=partial(_start_control, tunes_decoder),
-            finish=_keep_decoder,
+            start=partial(_start_control, method),
+            finish=_keep_decoder if tunes_decoder else lambda params, stats: params,
         ),
     }
 
@@ -77,32 +83,21 @@ def _keep_codebook(params: Params, stats: Params) -> Params:
     return params | {"codebook": {"embedding": stats["codebook"]["embedding"]}}
 
 
-def _start_control(tunes_decoder: bool, params: Params) -> Params:
-    """The encoder's copy; with a trained decoder also its copy and a start at the autoencoder.
-
-    The published start adds nothing to the tokens' latent. When the decoder trains too, the module
-    starts instead by replacing that latent with the autoencoder's own of the LR image: fusion
-    blocks pass through, and the last convolution is −1 on the latent and quant_conv followed by
-    post_quant_conv on the encoder's features. From there it learns what the tokens are worth.
-    """
-    tokenizer, control = params["tokenizer"], params["control"]
-    names = ("encoder", "decoder") if tunes_decoder else ("encoder",)
-    control = control | {name: jax.tree.map(jnp.copy, tokenizer[name]) for name in names}
-    if tunes_decoder:
-        first, second = tokenizer["quant_conv"], tokenizer["post_quant_conv"]
-        through = first["kernel"][0, 0] @ second["kernel"][0, 0]
-        kernel = jnp.concatenate([-jnp.eye(through.shape[0]), through])[None, None]
-        bias = first["bias"] @ second["kernel"][0, 0] + second["bias"]
-        control["zero"] = {"kernel": kernel, "bias": bias}
-        for block, layer in (("fuse_in", "conv2"), ("attention", "out"), ("fuse_out", "conv2")):
-            nothing = jax.tree.map(jnp.zeros_like, control[block][layer])
-            control[block] = control[block] | {layer: nothing}
-    return params | {"control": control}
+def _start_control(method: RealSRT, params: Params) -> Params:
+    """The control group made ready from the tokenizer."""
+    config = method.config
+    if config.control.multiscale:
+        begin = control_network.start_multiscale
+    elif config.losses.tune_decoder:
+        begin = control_network.start_with_decoder
+    else:
+        begin = control_network.start
+    return params | {"control": begin(params["control"], params["tokenizer"])}
 
 
 def _keep_decoder(params: Params, stats: Params) -> Params:
     control = dict(params["control"])
-    if "decoder" not in control:
+    if "decoder" not in control:  # not trained yet
         return params
     tokenizer = params["tokenizer"] | {"decoder": control.pop("decoder")}
     return params | {"control": control, "tokenizer": tokenizer}
@@ -192,6 +187,33 @@ def control_loss(
     tokens = jax.lax.stop_gradient(tokens)
     tokenizer = method.tokenizer.bind(params["tokenizer"])
     latent = tokenizer.latent(method.embed(params, tokens))
+    steered = _multiscale_parts if config.control.multiscale else _control_parts
+    features, trained, tail, kernel = steered(method, params, latent, upsampled)
+    balanced = gan.balanced_loss(
+        features, trained, tail, *_image_losses(method, params, hr, step), kernel=kernel
+    )
+    return balanced.surrogate, LossResult(_report(balanced), stats, {"fake": balanced.image})
+
+
+def _multiscale_parts(
+    method: RealSRT, params: Params, latent: Latent, upsampled: Image
+) -> TailParts:
+    """The decoder is the module's own, so the adaptive weight is taken at its last convolution."""
+    control = params["control"]
+    features = method.control.apply(control, lambda m: m.body(latent, upsampled))
+
+    def tail(last: Params, features: jax.Array) -> jax.Array:
+        decoder = control["decoder"] | {"conv_out": last}
+        return method.control.apply(
+            control | {"decoder": decoder}, lambda m: m.head(features, upsampled)
+        )
+
+    return features, control["decoder"]["conv_out"], tail, lambda last: last["kernel"]
+
+
+def _control_parts(method: RealSRT, params: Params, latent: Latent, upsampled: Image) -> TailParts:
+    """As published, weight at the zero convolution; the decoder behind it may train along."""
+    config = method.config
     control = method.control.bind(params["control"])
     features = control.features(latent, upsampled)
 
@@ -208,14 +230,7 @@ def control_loss(
             params["tokenizer"] | {"decoder": decoder}, lambda m: m.decoder(latent + residual)
         )
 
-    balanced = gan.balanced_loss(
-        features,
-        trained,
-        tail,
-        *_image_losses(method, params, hr, step),
-        kernel=lambda trained: trained["zero"]["kernel"],
-    )
-    return balanced.surrogate, LossResult(_report(balanced), stats, {"fake": balanced.image})
+    return features, trained, tail, lambda trained: trained["zero"]["kernel"]
 
 
 def discriminator_loss(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from maskgit_sr.arrays import Image, Latent
+from maskgit_sr.arrays import Image, Latent, Params
 from maskgit_sr.models.layers import AttentionBlock, Conv, Feature, ResidualBlock
-from maskgit_sr.models.vqgan import Encoder, VQGANConfig
+from maskgit_sr.models.vqgan import Decoder, Encoder, VQGANConfig
 
 
 class Control(nnx.Module):
@@ -28,10 +30,89 @@ class Control(nnx.Module):
 
     def features(self, latent: Latent, upsampled: Image) -> Feature:
         """Fused features [B, h, w, 2C] of the decoder's input and the upsampled LR image."""
-        x = self.encoder(upsampled)
-        x = jnp.concatenate([latent.astype(x.dtype), x], axis=-1)
+        return self.fuse(latent, self.encoder(upsampled))
+
+    def fuse(self, latent: Latent, encoded: Latent) -> Feature:
+        """The same of an LR image that the encoder has seen."""
+        x = jnp.concatenate([latent.astype(encoded.dtype), encoded], axis=-1)
         return self.fuse_out(self.attention(self.fuse_in(x)))
 
     def __call__(self, latent: Latent, upsampled: Image) -> Latent:
         """The decoder's input with the learned residual added."""
         return latent + self.zero(self.features(latent, upsampled))
+
+
+class MultiscaleControl(nnx.Module):
+    """Steers at every resolution of the decoder, and redraws only what the LR image lacks.
+
+    In the published module all that the LR image knows passes the tokens' resolution, 1/f of the
+    image's, and the decoder draws the image anew from it. A wide decoder that was trained for
+    long can do that. Here the module also has a decoder of its own, to whose features at each
+    finer level those of its encoder are added through zero convolutions, and whose output is added
+    to the upsampled LR image. A fresh one returns that image.
+    """
+
+    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
+        run = dict(dtype=dtype, rngs=rngs)
+        self.residual = Control(config, remat=remat, **run)
+        self.decoder = Decoder(config, remat=remat, **run)
+        widths = config.channels
+        self.skips = nnx.List(
+            Conv(width, width if config.narrow_up else wider, 1, zero=True, **run)
+            for width, wider in itertools.pairwise(widths)
+        )
+
+    def body(self, latent: Latent, upsampled: Image) -> Feature:
+        """What the last convolution reads [B, H/patch, W/patch, C of the finest level]."""
+        *finer, features = self.residual.encoder.levels(upsampled)
+        skips = [skip(level) for skip, level in zip(self.skips, finer, strict=True)]
+        latent = latent + self.residual.zero(self.residual.fuse(latent, features))
+        return self.decoder.body(latent, skips[::-1])
+
+    def head(self, features: Feature, upsampled: Image) -> Image:
+        """The last convolution's output, added to the upsampled LR image."""
+        return upsampled + self.decoder.head(features)
+
+    def __call__(self, latent: Latent, upsampled: Image) -> Image:
+        """Tokens' latent [B, h, w, C] and upsampled LR image → restored image, not clipped."""
+        return self.head(self.body(latent, upsampled), upsampled)
+
+
+def start(control: Params, tokenizer: Params) -> Params:
+    """Fresh parameters of `Control` with the tokenizer's encoder in place of theirs (§3.3)."""
+    return control | {"encoder": _copy(tokenizer["encoder"])}
+
+
+def start_multiscale(control: Params, tokenizer: Params) -> Params:
+    """Fresh parameters of `MultiscaleControl`: the tokenizer's encoder and decoder.
+
+    Without the decoder's last convolution, which starts at zero.
+    """
+    decoder = _copy(tokenizer["decoder"])
+    decoder["conv_out"] = jax.tree.map(jnp.zeros_like, decoder["conv_out"])
+    return control | {"residual": start(control["residual"], tokenizer), "decoder": decoder}
+
+
+def start_with_decoder(control: Params, tokenizer: Params) -> Params:
+    """`start` with a copy of the tokenizer's decoder, for a stage that goes on training it.
+
+    The published start adds nothing to the tokens' latent. This one replaces that latent with the
+    autoencoder's own of the LR image: fusion blocks pass through, and the last convolution is −1 on
+    the latent and quant_conv followed by post_quant_conv on the encoder's features. From there it
+    learns what the tokens are worth.
+    """
+    control = start(control, tokenizer) | {"decoder": _copy(tokenizer["decoder"])}
+    first, second = tokenizer["quant_conv"], tokenizer["post_quant_conv"]
+    through = first["kernel"][0, 0] @ second["kernel"][0, 0]
+    kernel = jnp.concatenate([-jnp.eye(through.shape[0]), through])[None, None]
+    bias = first["bias"] @ second["kernel"][0, 0] + second["bias"]
+    control["zero"] = {"kernel": kernel, "bias": bias}
+    for block, layer in (("fuse_in", "conv2"), ("attention", "out"), ("fuse_out", "conv2")):
+        nothing = jax.tree.map(jnp.zeros_like, control[block][layer])
+        control[block] = control[block] | {layer: nothing}
+    return control
+
+
+def _copy(params: Params) -> Params:
+    copied: Params = jax.tree.map(jnp.copy, params)
+    return copied

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -77,10 +78,17 @@ class Encoder(nnx.Module):
         self.conv_out = Conv(width, config.code_width, dtype=dtype, rngs=rngs)
 
     def __call__(self, image: Image) -> Latent:
+        return self.levels(image)[-1]
+
+    def levels(self, image: Image) -> list[Feature]:
+        """Features as each level but the coarsest leaves them, finest first, then the output."""
         x = self.conv_in(space_to_depth(image, self.patch))
+        found = []
         for layer in self.layers:
+            if isinstance(layer, Downsample):
+                found.append(x)
             x = run_layer(layer, x, remat=self.remat)
-        return self.conv_out(jax.nn.swish(self.norm_out(x)))
+        return [*found, self.conv_out(jax.nn.swish(self.norm_out(x)))]
 
 
 class Decoder(nnx.Module):
@@ -104,11 +112,19 @@ class Decoder(nnx.Module):
         self.norm_out = make_norm(width, config.groups)
         self.conv_out = Conv(width, 3 * config.patch**2, dtype=dtype, rngs=rngs)
 
-    def body(self, latent: Latent) -> Feature:
-        """Everything before the last convolution."""
+    def body(self, latent: Latent, skips: Sequence[Feature] = ()) -> Feature:
+        """Everything before the last convolution.
+
+        Args:
+            skips: added to what each upsampling gives, the coarsest of them first; as many as
+                there are upsamplings, or none.
+        """
         x = self.conv_in(latent)
+        waiting = iter(skips)
         for layer in self.layers:
             x = run_layer(layer, x, remat=self.remat)
+            if skips and isinstance(layer, Upsample):
+                x = x + next(waiting)
         return jax.nn.swish(self.norm_out(x))
 
     def head(self, features: Feature) -> Image:

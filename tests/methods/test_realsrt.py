@@ -12,7 +12,7 @@ from maskgit_sr.arrays import Execution
 from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import RestoreOptions, TileSpec
-from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
+from maskgit_sr.methods.realsrt import ControlConfig, RealSRT, RealSRTConfig
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.ops.color import adain
 
@@ -148,11 +148,15 @@ def shape_of(tree):
     return jax.tree.map(lambda x: x.shape, tree)
 
 
-@pytest.mark.parametrize(("gan", "tune"), [(1.0, True), (0.0, False)])
-def test_every_stage_fits_together(tiny, gan, tune):
+@pytest.mark.parametrize(
+    ("gan", "tune", "multiscale"),
+    [(1.0, True, False), (0.0, False, False), (1.0, False, True), (0.0, False, True)],
+)
+def test_every_stage_fits_together(tiny, gan, tune, multiscale):
     """Losses, gradients, panels and exports by shape alone; nothing is computed."""
     losses = dataclasses.replace(tiny.losses, adversarial_weight=gan, tune_decoder=tune)
-    method = RealSRT(dataclasses.replace(tiny, losses=losses))
+    control = ControlConfig(multiscale)
+    method = RealSRT(dataclasses.replace(tiny, losses=losses, control=control))
     batch = {"hr": (4, 64, 64, 3), "lr": (4, 16, 16, 3)}
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in batch.items()}
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -182,3 +186,49 @@ def test_every_stage_fits_together(tiny, gan, tune):
         panel = jax.eval_shape(stage.panel, exported, stats, batch, key)
         assert {"hr", "output"} <= panel.keys()
         assert {image.shape for image in panel.values()} == {(4, 64, 64, 3)}
+
+
+def test_two_trained_decoders_are_refused(tiny):
+    losses = dataclasses.replace(tiny.losses, tune_decoder=True)
+    with pytest.raises(ValueError, match="tune_decoder: a multiscale control module has"):
+        RealSRT(dataclasses.replace(tiny, losses=losses, control=ControlConfig(True)))
+
+
+@pytest.mark.parametrize("multiscale", [False, True])
+def test_control_learns_from_the_image_it_renders(tiny, multiscale):
+    """The loss, taken apart for the adaptive weight, has the gradient of the whole."""
+    losses = dataclasses.replace(tiny.losses, adversarial_weight=0.0, pixel="l2")
+    config = dataclasses.replace(tiny, losses=losses, control=ControlConfig(multiscale))
+    method = RealSRT(config)
+    hr = jax.random.uniform(jax.random.key(1), (2, 64, 64, 3))
+    batch = {"hr": hr, "lr": hr.reshape(2, 16, 4, 16, 4, 3).mean((2, 4))}
+    key = jax.random.key(2)
+
+    @jax.jit
+    def both(seed):
+        params, _ = method.init(seed, method.bundle_groups)
+        params = method.stages["control"].start(params)
+        noise = iter(jax.random.split(seed, 1000))
+        params["control"] = jax.tree.map(  # no zero convolution stays closed
+            lambda x: x + 0.05 * jax.random.normal(next(noise), x.shape), params["control"]
+        )
+        (phase,) = method.stages["control"].phases
+        upsampled = method.upsample(batch["lr"])
+        policy = Policy(config.losses.control_steps, schedule=config.schedule)
+        tokens = method.generate(params, upsampled, jax.random.split(key, 2), policy).tokens
+        tokens = tokens.reshape(2, *method.grid)
+
+        def taken_apart(control):
+            return phase.loss(params | {"control": control}, {}, batch, key, jnp.int32(0))[0]
+
+        def whole(control):
+            image = method.render(params | {"control": control}, tokens, upsampled)
+            return jnp.mean(jnp.square(image - hr))
+
+        return jax.grad(taken_apart)(params["control"]), jax.grad(whole)(params["control"])
+
+    found, expected = both(jax.random.key(0))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6)
+    last = expected["decoder"] if multiscale else expected["zero"]
+    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(last))

@@ -1,8 +1,15 @@
 """models.control: a fresh module changes nothing; a trained one follows the LR image."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+
+from maskgit_sr.methods.realsrt import ControlConfig, RealSRT
+from maskgit_sr.models import control
+from maskgit_sr.models.vqgan import Decoder
 
 
 def test_fresh_module_ends_in_zeros(method):
@@ -31,3 +38,75 @@ def test_zeros_are_identity_and_features_follow_both_inputs(method, params):
     moved, _ = run(params, latent, upsampled)
     expected = latent + 0.1 * features.sum(-1, keepdims=True)
     np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def multiscale(tiny):
+    return RealSRT(dataclasses.replace(tiny, control=ControlConfig(multiscale=True)))
+
+
+@pytest.fixture(scope="module")
+def started(multiscale):
+    @jax.jit
+    def make(key):
+        params, _ = multiscale.init(key, ("tokenizer", "control"))
+        return params | {
+            "control": control.start_multiscale(params["control"], params["tokenizer"])
+        }
+
+    return make(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    latent = jax.random.normal(jax.random.key(1), (2, 8, 8, 16))
+    return latent, jax.random.uniform(jax.random.key(2), (2, 64, 64, 3))
+
+
+def test_fresh_multiscale_module_returns_the_upsampled_image(multiscale, started, inputs):
+    output = jax.jit(lambda p, *a: multiscale.control.apply(p, lambda m: m(*a)))
+    np.testing.assert_array_equal(output(started["control"], *inputs), inputs[1])
+
+
+def test_multiscale_module_starts_from_the_tokenizer(started):
+    tokenizer, found = started["tokenizer"], started["control"]
+    np.testing.assert_equal(found["residual"]["encoder"], tokenizer["encoder"])
+    others = {name: leaf for name, leaf in found["decoder"].items() if name != "conv_out"}
+    np.testing.assert_equal(others, {name: tokenizer["decoder"][name] for name in others})
+
+
+def test_multiscale_module_adds_its_decoding_and_the_levels(multiscale, started, inputs):
+    """With only the last convolution open it adds the decoder's image; then each level counts."""
+    params = started["control"] | {"decoder": started["tokenizer"]["decoder"]}
+    decoded = jax.jit(lambda p, latent: multiscale.tokenizer.apply(p, lambda m: m.decoder(latent)))(
+        started["tokenizer"], inputs[0]
+    )
+    run = jax.jit(lambda p, *a: multiscale.control.apply(p, lambda m: m(*a)))
+    closed = run(params, *inputs)
+    np.testing.assert_allclose(closed, inputs[1] + decoded, rtol=1e-4, atol=1e-5)
+    (skip,) = params["skips"].values()
+    assert skip["kernel"].shape == (1, 1, 32, 32)
+    opened = params | {"skips": {"0": skip | {"kernel": skip["kernel"] + 0.1}}}
+    assert jnp.abs(run(opened, *inputs) - closed).max() > 1e-2
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_skips_join_every_upsampling_coarsest_first(tiny, narrow):
+    """Three levels of different widths: each skip has the shape of what it is added to."""
+    config = dataclasses.replace(tiny.tokenizer, channels=(32, 64, 96), groups=0, narrow_up=narrow)
+    module = control.MultiscaleControl
+
+    def run(key):
+        from flax import nnx
+
+        built = module(config, dtype=jnp.float32, rngs=nnx.Rngs(key))
+        image = jnp.zeros((1, 64, 64, 3))
+        *finer, last = built.residual.encoder.levels(image)
+        skips = [skip(level) for skip, level in zip(built.skips, finer, strict=True)]
+        assert isinstance(built.decoder, Decoder)
+        return skips, built(jnp.zeros_like(last), image)
+
+    skips, output = jax.eval_shape(run, jax.eval_shape(lambda: jax.random.key(0)))
+    widths = (32, 64) if narrow else (64, 96)
+    assert [skip.shape for skip in skips] == [(1, 16, 16, widths[0]), (1, 8, 8, widths[1])]
+    assert output.shape == (1, 64, 64, 3)
