@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from maskgit_sr import DEFAULT_MODEL
 from maskgit_sr.inference import images
 
 Stamp = tuple[int, int, bytes]
@@ -109,7 +110,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--input", required=True, help="folder of photographs")
-    parser.add_argument("--model", default="realsrt-nano")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--kill", type=int, help="after so many outputs")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.inference import photograph
+from maskgit_sr import DEFAULT_MODEL
 
 SYSTEMS = ("upscaler", "savedmodel", "stablehlo")
 Work = Callable[[], Any]
@@ -131,7 +132,7 @@ def size(folder: Path) -> int:
 def main() -> None:
     """Exports, measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="realsrt-nano")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--tiles", type=int, default=8)
     parser.add_argument("--side", type=int, default=128, help="of the image")
     parser.add_argument("--batch", type=int, default=1)

@@ -22,6 +22,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from maskgit_sr import DEFAULT_MODEL
+
 
 def photograph(side: int) -> np.ndarray:
     """A smooth picture with some texture, uint8 [side, side, 3]; content does not matter."""
@@ -67,7 +69,7 @@ def _peak() -> int:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="realsrt-nano")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--sides", type=int, nargs="+", default=[128, 256, 512, 1024])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--batch", type=int)

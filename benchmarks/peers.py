@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from data.validation import whole_multiple
+from maskgit_sr import DEFAULT_MODEL
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import evaluator, images, pairing, report
 from maskgit_sr.inference.evaluator import Read, Sample
@@ -198,7 +199,9 @@ def main() -> int:
     parser.add_argument("--val", type=Path, required=True, help="folder of test sets")
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--peers", type=Path, help="folder of ncnn files; without: no peers")
-    parser.add_argument("--models", nargs="*", default=["realsrt-nano"], help="bundles of ours")
+    parser.add_argument(
+        "--models", nargs="*", default=[DEFAULT_MODEL, "realsrt-nano"], help="bundles of ours"
+    )
     parser.add_argument("--threads", type=int, default=2, help="of ncnn")
     parser.add_argument("--output", type=Path, help="folder of scores and pages")
     options = parser.parse_args()

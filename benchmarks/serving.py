@@ -33,7 +33,7 @@ from rich.table import Table
 
 import maskgit_sr
 from benchmarks.inference import photograph
-from maskgit_sr import Upscaler
+from maskgit_sr import DEFAULT_MODEL, Upscaler
 from maskgit_sr.inference import images
 
 MAX_PIXELS = 40_000
@@ -247,7 +247,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["mixed", "speed"])
-    parser.add_argument("--model", default="realsrt-nano")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--requests", type=int, help="200, speed: 32 for each number of clients")
     parser.add_argument("--clients", type=int, nargs="+", help="8, speed: 1 4 16")
     parser.add_argument("--side", type=int, default=64, help="of the pictures of speed")

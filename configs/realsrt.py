@@ -37,6 +37,8 @@ Expected score of base on each of them, the paper's: LPIPS 0.2527 on RealSR, 0.2
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_collections
 
 from configs import common, hardware
@@ -54,39 +56,12 @@ def _transformer(**changes: object) -> dict[str, object]:
 def _model(size: str) -> dict[str, object]:
     if size == "base":
         return {}  # RealSRTConfig's defaults are the published network
-    if size == "small":
-        width = dict(dim=192, heads=3, head_dim=64, code_width=96, sharpness=2.0)
-        return dict(
-            tokenizer=dict(
-                channels=(96, 192),
-                patch=4,
-                encoder_blocks=1,
-                decoder_blocks=2,
-                encoder_bottom=1,
-                decoder_bottom=1,
-                code_width=96,
-                narrow_up=True,
-                groups=0,
-            ),
-            generator=_transformer(encoder_depth=2, decoder_depth=3, **width),
-            critic=_transformer(outputs=1, masked=False, encoder_depth=1, decoder_depth=1, **width),
-            discriminator=dict(filters=64, layers=3),
-            losses=dict(
-                pixel="l1",
-                perceptual="lpips_squeeze",
-                perceptual_weight=0.5,
-                bypass=0.3,
-                adversarial_weight=0.5,
-                adversarial_start=20_000,
-                control_steps=2,
-            ),
-            control=dict(multiscale=True),
-        )
     width = dict(dim=128, heads=2, head_dim=64, code_width=64, sharpness=2.0)
-    return dict(
+    shape = dict(patch=4, code_width=64, narrow_up=True, groups=0)
+    found: dict[str, Any] = dict(
         tokenizer=dict(
-            channels=(64, 128), patch=4, encoder_blocks=1, decoder_blocks=2,
-            encoder_bottom=0, decoder_bottom=0, code_width=64, narrow_up=True, groups=0,
+            channels=(64, 128), encoder_blocks=1, decoder_blocks=2,
+            encoder_bottom=0, decoder_bottom=0, **shape,
         ),
         generator=_transformer(encoder_depth=1, decoder_depth=2, **width),
         critic=_transformer(outputs=1, masked=False, encoder_depth=1, decoder_depth=1, **width),
@@ -98,6 +73,23 @@ def _model(size: str) -> dict[str, object]:
             tune_decoder=True,
         ),
     )  # fmt: skip
+    if size == "small":
+        found["control"] = dict(
+            multiscale=True,
+            network=dict(
+                channels=(96, 192), encoder_blocks=1, decoder_blocks=2,
+                encoder_bottom=1, decoder_bottom=1, **shape,
+            ),
+        )  # fmt: skip
+        found["discriminator"].update(filters=64)
+        found["losses"].update(
+            perceptual_weight=0.5,
+            bypass=0.3,
+            adversarial_weight=0.5,
+            adversarial_start=20_000,
+            tune_decoder=False,
+        )
+    return found
 
 
 def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:

@@ -25,8 +25,8 @@ import threading
 import types
 from typing import Any
 
-from maskgit_sr import paths
-from maskgit_sr.cli.messages import DEFAULT_MODEL, DEVICES, DTYPES, check_choice, printable
+from maskgit_sr import DEFAULT_MODEL, paths
+from maskgit_sr.cli.messages import DEVICES, DTYPES, check_choice, printable
 from maskgit_sr.cli.upscale import COLOR_FIXES, check_options
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import models

@@ -18,6 +18,7 @@ import numpy as np
 
 from data import degradations
 from data.validation import whole_multiple
+from maskgit_sr import DEFAULT_MODEL
 from maskgit_sr.cli import results
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import images, pairing
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="realsrt-nano", help="name of a bundle, or its path")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="name of a bundle, or its path")
     parser.add_argument("--hr", required=True, help="folder of photographs")
     parser.add_argument("--degrade", default="realesrgan", help="preset, see data/README.md")
     parser.add_argument("--seed", type=int, default=0, help="of the degradations and the decoding")

@@ -28,6 +28,8 @@ from launch import export_bundle, train
 from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
+from maskgit_sr.methods.base import Method
+from maskgit_sr.training import checkpoint
 from maskgit_sr.training.loop import Outcome
 
 _LOG = logging.getLogger(__name__)
@@ -220,6 +222,7 @@ def configs(filename: str, overrides: Mapping[str, Any]) -> Callable[[str], Any]
     def config(name: str) -> Any:
         found = module.get_config(",".join(filter(None, (argument, f"stage={name}"))))
         found.update_from_flattened_dict(dict(overrides))
+        found.init = train.find_init(found.init)
         return found
 
     return config
@@ -234,6 +237,14 @@ def leave_bundle(folder: epath.Path, config: Any) -> str:
     number = export_bundle.export(folder, path, "bfloat16", "Apache-2.0", {}, init=config.init)
     parts = write_parts(path, PART_BYTES)
     return f"{path}: {number:,} parameters, {len(parts)} parts of at most {PART_BYTES:,} bytes"
+
+
+def groups_to_come(folder: epath.Path, method: Method, init: str) -> list[str]:
+    """Groups of a bundle that neither a stage of the workdir nor ``init`` has."""
+    sources = [checkpoint.stage_file(folder, name) for name in method.stages]
+    sources += [paths.absolute(init)] if init else []
+    found, _ = checkpoint.collect(sources, method.bundle_groups)
+    return [group for group in method.bundle_groups if group not in found]
 
 
 def main(argv: list[str]) -> None:
@@ -252,7 +263,9 @@ def main(argv: list[str]) -> None:
         flag: Any = flags.FLAGS["config"]
         make = configs(flag.config_filename, flag.override_values)
         first = flags.FLAGS.config
-        stages = registry.build(first.method, first.model.to_dict()).stages
+        first.init = train.find_init(first.init)
+        method = registry.build(first.method, first.model.to_dict())
+        stages = method.stages
         shares = parse_split(_SPLIT.value or "", stages)
         recipe = Recipe(make, list(stages), flags.FLAGS.workdir)
         try:
@@ -260,7 +273,11 @@ def main(argv: list[str]) -> None:
         except Interrupted:
             print("launch.recipe: stopped by a signal; the same command goes on")
             return
-        print(f"launch.recipe: {leave_bundle(recipe.folder, first)}")
+        lacking = groups_to_come(recipe.folder, method, first.init)
+        if lacking:  # --split was of some stages only, or the budget of too few
+            print(f"launch.recipe: no bundle yet, it needs {', '.join(lacking)}")
+        else:
+            print(f"launch.recipe: {leave_bundle(recipe.folder, first)}")
         if left:
             print(f"launch.recipe: not finished: {', '.join(left)}; the same command goes on")
 

@@ -28,6 +28,7 @@ from data.validation import validation_pairs
 from maskgit_sr import paths
 from maskgit_sr.arrays import Execution, Params, parse_dtype
 from maskgit_sr.errors import UserError
+from maskgit_sr.inference import models
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method
 from maskgit_sr.models.functional import flatten
@@ -106,6 +107,7 @@ def run(config: Any, workdir: paths.PathLike, max_seconds: float, at_least: floa
             "found nothing"
         )
     _check_batch(config)
+    config.init = find_init(config.init)
     saved = folder / f"config-{config.stage_name}.json"
     with _reaching(folder):
         _check_model(config, saved)
@@ -129,6 +131,18 @@ def run(config: Any, workdir: paths.PathLike, max_seconds: float, at_least: floa
         return trainer.run(max_seconds, at_least)
     finally:
         iterator.close()
+
+
+def find_init(name: str) -> str:
+    """``config.init`` as a path: a bundle's, or the name of one that ships; "" stays.
+
+    Raises:
+        UserError: neither.
+    """
+    try:
+        return os.fspath(models.resolve(name)) if name else ""
+    except UserError as error:
+        raise UserError(f"--config.init: {error}") from None
 
 
 @contextlib.contextmanager

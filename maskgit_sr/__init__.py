@@ -1,7 +1,7 @@
 """Masked-token real-world image super-resolution.
 
 >>> import maskgit_sr
->>> upscaler = maskgit_sr.load("realsrt-nano")
+>>> upscaler = maskgit_sr.load()
 >>> result = upscaler(image)  # PIL image or array; result.image, result.confidence, result.tokens
 """
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+DEFAULT_MODEL = "realsrt-nano"
+"""What is loaded unless another model is asked for; `list_models` has all."""
+
 _WHERE = {
     "UserError": "errors",
     "ModelInfo": "inference.models",
@@ -33,7 +36,7 @@ _WHERE = {
     "Result": "inference.upscaler",
     "Upscaler": "inference.upscaler",
 }
-__all__ = sorted(_WHERE)
+__all__ = sorted([*_WHERE, "DEFAULT_MODEL"])
 
 
 def __getattr__(name: str) -> Any:

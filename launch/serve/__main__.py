@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from maskgit_sr import DEFAULT_MODEL
 from maskgit_sr.errors import UserError
 
 _AT_LEAST = {
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = found.add_argument
-    add("--model", default="realsrt-nano", help="name of a bundle, or its path")
+    add("--model", default=DEFAULT_MODEL, help="name of a bundle, or its path")
     add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all")
     add("--port", type=int, default=8000, help="0 takes a free one (8000)")
     add("--max_batch", type=int, help="tiles a device call (1 on CPU, else 32)")

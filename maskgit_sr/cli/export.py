@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from maskgit_sr.cli.messages import DEFAULT_MODEL, DTYPES, check_choice, progress, reporting
+from maskgit_sr import DEFAULT_MODEL
+from maskgit_sr.cli.messages import DTYPES, check_choice, progress, reporting
 from maskgit_sr.errors import UserError
 
 FORMATS = ("savedmodel", "stablehlo")

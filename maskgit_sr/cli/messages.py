@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 DEVICES = ("cpu", "gpu", "tpu")
 DTYPES = ("float32", "bfloat16")
-DEFAULT_MODEL = "realsrt-nano"
 _errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 

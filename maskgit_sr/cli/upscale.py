@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from maskgit_sr import DEFAULT_MODEL
 from maskgit_sr.cli.messages import (
-    DEFAULT_MODEL,
     DEVICES,
     DTYPES,
     check_choice,

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskgit_sr import bundles, paths
+from maskgit_sr import DEFAULT_MODEL, bundles, paths
 from maskgit_sr.arrays import Execution, parse_dtype
 from maskgit_sr.errors import UserError
+from maskgit_sr.inference import compilation
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods import registry
 from maskgit_sr.models.functional import flatten
 
-DEFAULT = "realsrt-nano"
 _FOLDER = Path(__file__).parent.parent / "weights"
 
 
@@ -95,13 +95,13 @@ def pick_device(name: str | None) -> jax.Device:
 
 
 def load(
-    model: paths.PathLike = DEFAULT,
+    model: paths.PathLike = DEFAULT_MODEL,
     *,
     batch: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
 ) -> Upscaler:
-    """Loads a bundle.
+    """Loads a bundle, and turns on JAX's persistent compilation cache (`compilation.keep`).
 
     Args:
         model: name of a shipped model, or a path, also in a bucket.
@@ -114,6 +114,7 @@ def load(
     """
     path = resolve(model)
     place = pick_device(device)
+    compilation.keep()
     metadata = bundles.read_metadata(path)
     try:
         execution = Execution(parse_dtype(dtype, place.platform))

@@ -62,10 +62,13 @@ class ControlConfig:
     Attributes:
         multiscale: steers at every resolution, with a decoder of its own whose output is added to
             the upsampled LR image (`maskgit_sr.models.control.MultiscaleControl`). Off in the
-            paper.
+            paper, where the module's encoder is a copy of the tokenizer's.
+        network: shape of a multiscale module's encoder and decoder, of the tokenizer's factor and
+            code width.
     """
 
     multiscale: bool = False
+    network: VQGANConfig = VQGANConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +125,8 @@ class RealSRT:
         """Checks that the parts fit together.
 
         Raises:
-            ValueError: the token grid, the tile and the tokenizer's factor disagree, or two
-                decoders would train.
+            ValueError: the token grid, the tile and the tokenizer's factor disagree, or the
+                controlling module does not fit.
         """
         self.config, self.tile = config, config.tile
         self.execution = execution or Execution()
@@ -139,19 +142,32 @@ class RealSRT:
                     f"{name}: expected grid {self.grid} and code width "
                     f"{config.tokenizer.code_width}, found {found.grid} and {found.code_width}"
                 )
-        if config.control.multiscale and config.losses.tune_decoder:
-            raise ValueError("tune_decoder: a multiscale control module has a decoder of its own")
+        if config.control.multiscale:
+            self._check_control()
         run = dataclasses.asdict(self.execution)
         self.tokenizer = Network(lambda rngs: VQGAN(config.tokenizer, **run, rngs=rngs))
         self.generator = Network(lambda rngs: TokenTransformer(config.generator, **run, rngs=rngs))
         self.critic = Network(lambda rngs: TokenTransformer(config.critic, **run, rngs=rngs))
-        control = MultiscaleControl if config.control.multiscale else Control
-        self.control = Network(lambda rngs: control(config.tokenizer, **run, rngs=rngs))
+        multiscale = config.control.multiscale
+        module = MultiscaleControl if multiscale else Control
+        network = config.control.network if multiscale else config.tokenizer
+        self.control = Network(lambda rngs: module(network, **run, rngs=rngs))
         self.discriminator = Network(
             lambda rngs: PatchDiscriminator(
                 config.discriminator, dtype=self.execution.dtype, rngs=rngs
             )
         )
+
+    def _check_control(self) -> None:
+        network, tokenizer = self.config.control.network, self.config.tokenizer
+        for name in ("factor", "code_width"):
+            expected, found = getattr(tokenizer, name), getattr(network, name)
+            if found != expected:
+                raise ValueError(
+                    f"control.network: expected the tokenizer's {name} {expected}, found {found}"
+                )
+        if self.config.losses.tune_decoder:
+            raise ValueError("tune_decoder: a multiscale control module has a decoder of its own")
 
     @property
     def stages(self) -> dict[str, Stage]:

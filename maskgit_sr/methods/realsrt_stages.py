@@ -84,15 +84,15 @@ def _keep_codebook(params: Params, stats: Params) -> Params:
 
 
 def _start_control(method: RealSRT, params: Params) -> Params:
-    """The control group made ready from the tokenizer."""
-    config = method.config
-    if config.control.multiscale:
-        begin = control_network.start_multiscale
-    elif config.losses.tune_decoder:
-        begin = control_network.start_with_decoder
+    """The control group made ready, from the tokenizer where it is as published."""
+    control, tokenizer = params["control"], params["tokenizer"]
+    if method.config.control.multiscale:
+        ready = control_network.start_multiscale(control)
+    elif method.config.losses.tune_decoder:
+        ready = control_network.start_with_decoder(control, tokenizer)
     else:
-        begin = control_network.start
-    return params | {"control": begin(params["control"], params["tokenizer"])}
+        ready = control_network.start(control, tokenizer)
+    return params | {"control": ready}
 
 
 def _keep_decoder(params: Params, stats: Params) -> Params:

@@ -83,14 +83,11 @@ def start(control: Params, tokenizer: Params) -> Params:
     return control | {"encoder": _copy(tokenizer["encoder"])}
 
 
-def start_multiscale(control: Params, tokenizer: Params) -> Params:
-    """Fresh parameters of `MultiscaleControl`: the tokenizer's encoder and decoder.
-
-    Without the decoder's last convolution, which starts at zero.
-    """
-    decoder = _copy(tokenizer["decoder"])
-    decoder["conv_out"] = jax.tree.map(jnp.zeros_like, decoder["conv_out"])
-    return control | {"residual": start(control["residual"], tokenizer), "decoder": decoder}
+def start_multiscale(control: Params) -> Params:
+    """Fresh parameters of `MultiscaleControl` whose decoder's last convolution is zero."""
+    decoder = control["decoder"]
+    last = jax.tree.map(jnp.zeros_like, decoder["conv_out"])
+    return control | {"decoder": decoder | {"conv_out": last}}
 
 
 def start_with_decoder(control: Params, tokenizer: Params) -> Params:

@@ -21,6 +21,7 @@ from maskgit_sr.arrays import Params
 from maskgit_sr.errors import UserError
 from maskgit_sr.losses import perceptual
 from maskgit_sr.methods.base import Method, Stage
+from maskgit_sr.models.functional import flatten
 from maskgit_sr.training import checkpoint, optimizers, sharding, watch
 from maskgit_sr.training.state import TrainState, create, make_step
 from maskgit_sr.training.writer import Writer
@@ -238,11 +239,15 @@ class Trainer:
         checkpoint.require(found, needed, self.workdir)
         frozen = {group: found[group] for group in needed}
         fresh = tuple(dict.fromkeys((*stage.trains, *stage.fresh_stats)))
-        initial = {}
+        initial: Params = {}
         if self.config.init:  # go on from a bundle's own weights for the trained groups too
             initial = collect_from(
                 paths.absolute(self.config.init), (*stage.trains, *stage.fresh_stats)
             )
+            shapes = self.method.shapes()
+            for group in [g for g in initial if not fits(initial[g], shapes[g])]:
+                _LOG.info("%s: its %s has other shapes, starts anew", self.config.init, group)
+                del initial[group]
 
         def build(frozen: Params, initial: Params) -> TrainState:
             params, stats = self.method.init(jax.random.key(self.config.seed), fresh)
@@ -323,6 +328,14 @@ def collect_from(path: epath.Path, groups: tuple[str, ...]) -> Params:
     """
     params, _ = bundles.read(path)
     return {group: params[group] for group in groups if group in params}
+
+
+def fits(initial: Params, fresh: Params) -> bool:
+    """Whether all that a bundle has of a group is there, of the same shapes, in a fresh one."""
+    known = flatten(fresh)
+    return all(
+        name in known and known[name].shape == leaf.shape for name, leaf in flatten(initial).items()
+    )
 
 
 class _Clock:

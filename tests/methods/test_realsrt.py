@@ -155,7 +155,7 @@ def shape_of(tree):
 def test_every_stage_fits_together(tiny, gan, tune, multiscale):
     """Losses, gradients, panels and exports by shape alone; nothing is computed."""
     losses = dataclasses.replace(tiny.losses, adversarial_weight=gan, tune_decoder=tune)
-    control = ControlConfig(multiscale)
+    control = ControlConfig(multiscale, tiny.tokenizer)
     method = RealSRT(dataclasses.replace(tiny, losses=losses, control=control))
     batch = {"hr": (4, 64, 64, 3), "lr": (4, 16, 16, 3)}
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in batch.items()}
@@ -188,17 +188,28 @@ def test_every_stage_fits_together(tiny, gan, tune, multiscale):
         assert {image.shape for image in panel.values()} == {(4, 64, 64, 3)}
 
 
-def test_two_trained_decoders_are_refused(tiny):
-    losses = dataclasses.replace(tiny.losses, tune_decoder=True)
-    with pytest.raises(ValueError, match="tune_decoder: a multiscale control module has"):
-        RealSRT(dataclasses.replace(tiny, losses=losses, control=ControlConfig(True)))
+@pytest.mark.parametrize(
+    ("network", "tune", "message"),
+    [
+        (dict(), True, "tune_decoder: a multiscale control module has a decoder of its own"),
+        (dict(code_width=8), False, "control.network: expected the tokenizer's code_width 16"),
+        (dict(patch=2), False, "control.network: expected the tokenizer's factor 8, found 4"),
+    ],
+)
+def test_a_control_module_that_does_not_fit_is_refused(tiny, network, tune, message):
+    control = ControlConfig(True, dataclasses.replace(tiny.tokenizer, **network))
+    losses = dataclasses.replace(tiny.losses, tune_decoder=tune)
+    with pytest.raises(ValueError, match=message):
+        RealSRT(dataclasses.replace(tiny, losses=losses, control=control))
 
 
 @pytest.mark.parametrize("multiscale", [False, True])
 def test_control_learns_from_the_image_it_renders(tiny, multiscale):
     """The loss, taken apart for the adaptive weight, has the gradient of the whole."""
     losses = dataclasses.replace(tiny.losses, adversarial_weight=0.0, pixel="l2")
-    config = dataclasses.replace(tiny, losses=losses, control=ControlConfig(multiscale))
+    config = dataclasses.replace(
+        tiny, losses=losses, control=ControlConfig(multiscale, tiny.tokenizer)
+    )
     method = RealSRT(config)
     hr = jax.random.uniform(jax.random.key(1), (2, 64, 64, 3))
     batch = {"hr": hr, "lr": hr.reshape(2, 16, 4, 16, 4, 3).mean((2, 4))}
