@@ -340,8 +340,8 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
             final_antialias=1.0,
             sinc=0.0,
         ),
-        # Pictures from anywhere: damaged ones, and those of a lens alone.
-        "photo": Either(("realesrgan", "camera")),
+        # Photographs as they come from a lens or a web page: little damage, any blur.
+        "photo": Either(("light", "camera")),
     }
 )
 

@@ -13,7 +13,7 @@ from maskgit_sr.arrays import Image, Latent, Params, Scalar
 from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.losses import adversarial as gan
 from maskgit_sr.losses import token as token_losses
-from maskgit_sr.losses.perceptual import perceptual_loss
+from maskgit_sr.losses.perceptual import perceptual_loss, random_window
 from maskgit_sr.losses.pixel import PIXEL_LOSSES
 from maskgit_sr.methods.base import Batch, LossResult, Phase, Stage
 from maskgit_sr.models import codebook
@@ -103,15 +103,19 @@ def _keep_decoder(params: Params, stats: Params) -> Params:
     return params | {"control": control, "tokenizer": tokenizer}
 
 
-def _image_losses(method: RealSRT, params: Params, target: jax.Array, step: jax.Array):  # type: ignore[no-untyped-def]
+def _image_losses(  # type: ignore[no-untyped-def]
+    method: RealSRT, params: Params, target: jax.Array, step: jax.Array, key: jax.Array
+):
     """(reconstruction, adversarial, scale) as :func:`balanced_loss` takes them."""
     config = method.config.losses
     pixel = PIXEL_LOSSES[config.pixel]
+    window = jax.random.fold_in(key, 1)
 
     def reconstruction(image: jax.Array) -> Scalar:
         loss = pixel(image, target)
         if config.perceptual_weight > 0:
-            distance = perceptual_loss(params["perceptual"], image, target)
+            seen = random_window(window, config.perceptual_crop, image, target)
+            distance = perceptual_loss(params["perceptual"], *seen)
             loss += config.perceptual_weight * distance
         return loss
 
@@ -162,7 +166,7 @@ def tokenizer_loss(
         features,
         params["tokenizer"]["decoder"]["conv_out"],
         tail,
-        *_image_losses(method, params, hr, step),
+        *_image_losses(method, params, hr, step, key),
     )
     flat = vectors.reshape(-1, vectors.shape[-1])
     book = codebook.update(book, flat, indices.reshape(-1), codebook_key)
@@ -190,7 +194,7 @@ def control_loss(
     steered = _multiscale_parts if config.control.multiscale else _control_parts
     features, trained, tail, kernel = steered(method, params, latent, upsampled)
     balanced = gan.balanced_loss(
-        features, trained, tail, *_image_losses(method, params, hr, step), kernel=kernel
+        features, trained, tail, *_image_losses(method, params, hr, step, key), kernel=kernel
     )
     return balanced.surrogate, LossResult(_report(balanced), stats, {"fake": balanced.image})
 

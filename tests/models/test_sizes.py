@@ -26,7 +26,7 @@ def test_published_counts():
     }
 
 
-@pytest.mark.parametrize(("size", "millions"), [("small", 12), ("nano", 4)])
+@pytest.mark.parametrize(("size", "millions"), [("small", 8), ("nano", 4)])
 def test_small_models_are_small(size, millions):
     assert count(build(size).shapes()) <= millions * 1e6
 
