@@ -83,7 +83,8 @@ def _model(size: str) -> dict[str, object]:
         )  # fmt: skip
         found["discriminator"].update(filters=64)
         found["losses"].update(
-            perceptual_weight=0.5,
+            perceptual_weight=0.2,
+            perceptual_crop=224,
             bypass=0.3,
             adversarial_weight=0.5,
             adversarial_start=20_000,
