@@ -184,16 +184,16 @@ def measure(given: argparse.Namespace) -> None:
         print(f"{size}, {config.stage_name}", file=sys.stderr, flush=True)
         row: dict[str, Any] = {"size": size, "stage": config.stage_name, "dtype": dtype}
         row |= {"batch": config.stage.batch, "remat": given.remat}
+        if given.photos:  # first, so that a wrong folder is known before anything is compiled
+            row["input_per_worker"] = input_rate(given.photos, config, given.seconds)
         try:
             row |= step(config, dtype, given.remat, limits, given.steps, given.repeats)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             row["failed"] = "does not fit into the device's memory"
-        if given.photos:
-            row["input_per_worker"] = input_rate(given.photos, config, given.seconds)
-            if "failed" not in row:
-                row["workers"] = row["examples_per_second"] / row["input_per_worker"]
+        if given.photos and "failed" not in row:
+            row["workers"] = row["examples_per_second"] / row["input_per_worker"]
         record["stages"].append(row)
         if given.output is not None:
             speed_report.write(record, speed_report.training(record), given.output)
