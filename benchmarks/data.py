@@ -30,26 +30,31 @@ from data.sources import ImageFolder
 MARGIN = {128: 32, 256: 144}
 
 
+def rate(photos: str, recipe: Recipe, batch: int, seconds: float, workers: int) -> float:
+    """Examples a second of so many worker processes, measured for so many seconds.
+
+    Raises:
+        ValueError: as `pipeline.train_iterator` does.
+    """
+    batches = pipeline.train_iterator(photos, recipe, batch_size=batch, workers=workers, threads=0)
+    # Workers start with full buffers: what they made before does not count.
+    for _ in range(1 + 4 * workers):
+        next(batches)
+    start, done = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds:
+        next(batches)
+        done += batch
+    batches.close()
+    return done / elapsed
+
+
 def speeds(photos: str, presets: list[str], batch: int, seconds: float, workers: list[int]) -> None:
     """Prints examples a second by preset, crop and number of worker processes."""
     print(f"examples/s, batch {batch}; workers: " + "  ".join(f"{n:6}" for n in workers))
     for preset in presets:
         for crop, margin in MARGIN.items():
-            found = []
-            for count in workers:
-                recipe = Recipe(crop, margin, preset=preset)
-                batches = pipeline.train_iterator(
-                    photos, recipe, batch_size=batch, workers=count, threads=0
-                )
-                # Workers start with full buffers: what they made before does not count.
-                for _ in range(1 + 4 * count):
-                    next(batches)
-                start, done = time.perf_counter(), 0
-                while (elapsed := time.perf_counter() - start) < seconds:
-                    next(batches)
-                    done += batch
-                batches.close()
-                found.append(done / elapsed)
+            recipe = Recipe(crop, margin, preset=preset)
+            found = [rate(photos, recipe, batch, seconds, count) for count in workers]
             print(f"{preset:12} crop {crop}           " + "  ".join(f"{n:6.1f}" for n in found))
 
 
@@ -101,31 +106,19 @@ def against_reference(photos: str, basicsr: Path, realesrgan: Path, count: int) 
 
 def need(tera: float) -> None:
     """Prints what the training steps of base and small take and ask for."""
+    from benchmarks import scaling_cases
+    from configs import realsrt
+
     for size in ("base", "small"):
         for stage in ("tokenizer", "generator", "critic", "control"):
-            batch, flops = _step_flops(size, stage)
-            rate = tera * 1e12 / flops
+            made = scaling_cases.published(scaling_cases.Case(stage, size=size))
+            batch = realsrt.get_config(f"{size},stage={stage}").stage.batch
+            flops = scaling_cases.step_flops(made)
+            asked = tera * 1e12 / flops
             print(
                 f"{size:6} {stage:10} {flops / 1e9:8.0f} GFLOP an example, batch {batch}: "
-                f"{rate:7.0f} examples/s at {tera:g} TFLOP/s"
+                f"{asked:7.0f} examples/s at {tera:g} TFLOP/s"
             )
-
-
-def _step_flops(size: str, stage: str) -> tuple[int, float]:
-    """(batch of the config, FLOPs of an example in all phases of one step); nothing is computed."""
-    import jax
-
-    from benchmarks import flops, scaling_cases
-    from configs import realsrt
-    from maskgit_sr.training import state
-
-    made = scaling_cases.published(scaling_cases.Case(stage, size=size))
-    many = 2  # batch statistics need more than one
-    step = state.make_step(made.stage, made.chosen, made.ema)
-    with scaling_cases.accelerator():
-        traced = jax.make_jaxpr(step)(made.state, made.frozen, made.batch(many))
-    batch = realsrt.get_config(f"{size},stage={stage}").stage.batch
-    return batch, flops.count(traced.jaxpr) / many
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from benchmarks import flops
 from benchmarks.scaling_hlo import Cost, Program
 from configs import realsrt
 from maskgit_sr.arrays import Execution, Params
@@ -117,6 +118,17 @@ def published(case: Case) -> Plan:
     config = realsrt.get_config(f"{case.size},stage={case.stage}")
     method = registry.build(config.method, config.model.to_dict(), Execution(DTYPE, case.remat))
     return plan(method, case.stage, config)
+
+
+def step_flops(made: Plan, many: int = 2) -> float:
+    """FLOPs of an example in all phases of one step, from a batch of ``many``; nothing is computed.
+
+    Batch statistics need more than one.
+    """
+    step = state.make_step(made.stage, made.chosen, made.ema)
+    with accelerator():
+        traced = jax.make_jaxpr(step)(made.state, made.frozen, made.batch(many))
+    return flops.count(traced.jaxpr) / many
 
 
 def lower(made: Plan, mesh: jax.sharding.Mesh, many: int, gather: bool = False) -> Any:

@@ -50,6 +50,16 @@ class Recipe:
         if self.preset != "none":
             degradations.named(self.preset)
 
+    @classmethod
+    def configured(cls, data: Any, crop: int, scale: int = 4) -> Recipe:
+        """From the settings `data` of a config (`configs.common`).
+
+        Raises:
+          ValueError: a setting out of its range.
+        """
+        names = ("margin", "preset", "sharpen", "contrast", "sharpness")
+        return cls(crop=crop, scale=scale, **{name: getattr(data, name) for name in names})
+
     def make(self, reader: Reader, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The example of one index.
 

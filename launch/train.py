@@ -199,15 +199,7 @@ def _iterator(config: Any, scale: int) -> pipeline.Batches:
     """This host's training batches."""
     data, hosts = config.data, jax.process_count()
     try:
-        recipe = Recipe(
-            crop=config.stage.crop,
-            margin=data.margin,
-            scale=scale,
-            preset=data.preset,
-            sharpen=data.sharpen,
-            contrast=data.contrast,
-            sharpness=data.sharpness,
-        )
+        recipe = Recipe.configured(data, config.stage.crop, scale)
         iterator = pipeline.train_iterator(
             data.root,
             recipe,

@@ -22,10 +22,11 @@ PEAK_TFLOPS = {
     "TPU v5p": 459,
     "TPU v5 lite": 197,
     "TPU v5e": 197,
+    "TPU v5": 459,  # how some versions of JAX call a v5p
     "TPU v4": 275,
 }
-"""Dense bfloat16 (V100: float16) TFLOP/s of a device, by a part of its ``device_kind``; from the
-makers' data sheets."""
+"""Dense bfloat16 (V100: float16) TFLOP/s of a device, by a part of its ``device_kind``, of which
+the first that fits counts; from the makers' data sheets."""
 
 ASK_EVERY = 8  # steps, that is, between the questions of many hosts whether to stop
 _LAG = 4  # steps that the device may be ahead of what the host has looked at
@@ -114,11 +115,15 @@ def any_host(wish: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(wish))))
 
 
+def of_kind(table: Mapping[str, float], kind: str) -> float | None:
+    """The entry of a table like ``PEAK_TFLOPS`` for a ``device_kind``; None: it has none."""
+    return next((value for name, value in table.items() if name in kind), None)
+
+
 def utilization(flops: float, seconds: float) -> dict[str, float]:
     """TFLOP/s a device and, where its peak is known, MFU, of a step's FLOPs on one device."""
     rate = flops / seconds / 1e12
-    kind = jax.local_devices()[0].device_kind
-    peak = next((value for name, value in PEAK_TFLOPS.items() if name in kind), None)
+    peak = of_kind(PEAK_TFLOPS, jax.local_devices()[0].device_kind)
     found = {"tflops_per_device": rate}
     return found if peak is None else {**found, "mfu": rate / peak}
 

@@ -107,6 +107,7 @@ def test_utilization_knows_peaks_by_the_name_of_the_device(monkeypatch):
     monkeypatch.setattr(watch.jax, "local_devices", lambda: [Device()])
     assert watch.utilization(989e12, 2.0) == {"tflops_per_device": 494.5, "mfu": 0.5}
     assert watch.device_memory() == {"memory_gib": 1.0, "peak_memory_gib": 3.0}
-    for kind, peak in (("TPU v5 lite", 197), ("TPU v5p", 459), ("NVIDIA A100-SXM4-40GB", 312)):
+    kinds = {"TPU v5 lite": 197, "TPU v5p": 459, "TPU v5": 459, "NVIDIA A100-SXM4-40GB": 312}
+    for kind, peak in kinds.items():
         Device.device_kind = kind
         assert watch.utilization(peak * 1e12, 1.0)["mfu"] == 1.0

@@ -1,0 +1,204 @@
+"""Speed of training steps against what the device can do, and of the input that feeds them.
+
+    MASKGIT_SR_ASSETS=DIR python -m benchmarks.training --sizes base small \
+        --stages tokenizer generator critic control [--batch N] [--photos PHOTOS] [--output FILE.md]
+
+What is timed is the trainer's own step (`training.state.make_step` with the config's optimizers and
+losses, all phases of it, the GAN's from the first step on) on one device, with random weights and
+random images that lie on the device, so that input is not measured. `--photos` measures input by
+itself, examples a second of one worker process of the stage's own recipe, and says how many workers
+the step asks for.
+
+FLOPs are those of matrix products and convolutions, forward, backward and of all phases, loops
+counted as often as they run; with `--remat` they leave out what is computed twice, as MFU does by
+definition. GB are XLA's own analysis, which counts bodies of loops once: those of control are too
+few, as its decoding is a loop, and with `--accumulate` those of every stage. Floor, peaks and the
+matrix product: `benchmarks.roofline`. A stage that does not fit into memory is named at the end;
+the published batch of 64 does not on 80 GB without `--accumulate` or `--remat` (docs/scaling.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import data, roofline, scaling_cases, speed_report, weights
+from configs import realsrt
+from data.examples import Recipe
+from maskgit_sr.arrays import Execution, Params, parse_dtype
+from maskgit_sr.errors import UserError
+from maskgit_sr.losses import perceptual
+from maskgit_sr.methods import registry
+from maskgit_sr.training import state
+
+
+def config_of(size: str, stage: str, batch: int | None, accumulate: int | None) -> Any:
+    """The config of a stage, its GAN active from the first step on."""
+    config = realsrt.get_config(f"{size},stage={stage}")
+    if "losses" in config.model and "adversarial_start" in config.model.losses:
+        config.model.losses.adversarial_start = 0
+    config.stage.batch = batch or config.stage.batch
+    config.stage.accumulate = accumulate or config.stage.accumulate
+    return config
+
+
+def plan(config: Any, dtype: str, remat: bool) -> scaling_cases.Plan:
+    """The stage's step, all of it abstract."""
+    execution = Execution(parse_dtype(dtype), remat)
+    method = registry.build(config.method, config.model.to_dict(), execution)
+    return scaling_cases.plan(method, config.stage_name, config)
+
+
+def begin(made: scaling_cases.Plan, config: Any) -> tuple[state.TrainState, Params]:
+    """A state at step 0 with random weights, and the frozen groups.
+
+    Raises:
+        UserError: the perceptual net of the config is not there.
+    """
+    frozen = weights.random({g: s for g, s in made.frozen.items() if g != "perceptual"})
+    if "perceptual" in made.frozen:
+        frozen["perceptual"] = perceptual.build(config.perceptual)
+    stats: Params = {}
+    if made.stage.fresh_stats:
+        shapes = made.method.shapes()
+        groups = weights.random({group: shapes[group] for group in made.stage.fresh_stats})
+        stats = made.method.continued_stats(groups)
+    params = weights.random(made.state.params, seed=1)
+    begun = state.create(made.stage, params, stats, made.chosen, config.seed)
+    return jax.device_put((begun, frozen), jax.devices()[0])
+
+
+def step(
+    config: Any, dtype: str, remat: bool, limits: roofline.Limits, steps: int, repeats: int
+) -> dict[str, Any]:
+    """A record of one stage's step: seconds, FLOPs, bytes and memory.
+
+    Args:
+        steps: taken in a row for each of ``repeats`` measurements, of which the median counts.
+
+    Raises:
+        UserError: the perceptual net of the config is not there.
+    """
+    made = plan(config, dtype, remat)
+    # what remat computes twice is no part of the model
+    flops = scaling_cases.step_flops(plan(config, dtype, False) if remat else made)
+    batch, began = config.stage.batch, time.perf_counter()
+    current, frozen = begin(made, config)
+    images = {
+        name: jax.random.uniform(jax.random.key(index), shape.shape)
+        for index, (name, shape) in enumerate(made.batch(batch).items())
+    }
+    run = state.make_step(made.stage, made.chosen, made.ema, made.accumulate)
+    compiled = run.lower(current, frozen, images).compile()
+    ready = time.perf_counter() - began
+
+    def several() -> jax.Array:
+        nonlocal current
+        for _ in range(steps):
+            current, _ = compiled(current, frozen, images)
+        return current.step
+
+    seconds = roofline.seconds(several, repeats, least=0.0) / steps
+    memory, moved = compiled.memory_analysis(), roofline.moved_bytes(compiled)
+    return {
+        "at_a_time": batch // made.accumulate if made.accumulate > 1 else None,
+        "seconds": seconds,
+        "examples_per_second": batch / seconds,
+        "flops_an_example": flops,
+        "flops": flops * batch,
+        "bytes": moved,
+        "floor": limits.floor(flops * batch, moved, dtype),
+        "temporary_bytes": memory.temp_size_in_bytes if memory else None,
+        "skipped": int(current.skipped),
+        "ready_seconds": ready,
+        **limits.shares(flops * batch, seconds, dtype),
+    }
+
+
+def input_rate(photos: str, config: Any, seconds: float) -> float:
+    """Examples a second of one worker process, by the recipe of the stage.
+
+    Raises:
+        UserError: the folder has no usable photograph.
+    """
+    try:
+        recipe = Recipe.configured(config.data, config.stage.crop)
+        return data.rate(photos, recipe, config.stage.batch, seconds, workers=1)
+    except ValueError as error:
+        raise UserError(f"--photos: {error}") from error
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", nargs="+", default=["base"], choices=realsrt.SIZES)
+    parser.add_argument("--stages", nargs="+", default=list(realsrt.STAGES), choices=realsrt.STAGES)
+    parser.add_argument("--batch", type=int, help="examples a step; the config's by default")
+    parser.add_argument("--accumulate", type=int, help="parts of a batch, one after the other")
+    parser.add_argument("--remat", action="store_true", help="as --config.remat")
+    dtypes = ["float32", "bfloat16"]
+    parser.add_argument("--dtype", choices=dtypes, help="float32 on CPU, bfloat16 else")
+    parser.add_argument("--steps", type=int, default=10, help="in a row, each measurement")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each")
+    parser.add_argument("--photos", help="folder of photographs, to measure input as well")
+    parser.add_argument("--seconds", type=float, default=8.0, help="that input is measured for")
+    parser.add_argument("--output", type=Path, help="file of tables (.md) or of records (.json)")
+    given = parser.parse_args()
+    for name in ("batch", "accumulate", "steps", "repeats"):
+        value = getattr(given, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name}: expected at least 1, found {value}")
+    speed_report.check(parser, given.output)
+    try:
+        measure(given)
+    except UserError as error:
+        print(f"benchmarks.training: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Measures, prints, and writes after each stage, so that what was measured is not lost."""
+    dtype = np.dtype(parse_dtype(given.dtype)).name
+    cases = [
+        (size, config_of(size, stage, given.batch, given.accumulate))
+        for size in dict.fromkeys(given.sizes)
+        for stage in dict.fromkeys(given.stages)
+    ]
+    for _, config in cases:
+        if config.stage.batch % config.stage.accumulate:
+            raise UserError(
+                f"--accumulate: {config.stage.accumulate} does not divide the batch of "
+                f"{config.stage.batch}"
+            )
+    limits = roofline.limits([dtype], given.repeats)
+    record = speed_report.start(limits, steps=given.steps, repeats=given.repeats, stages=[])
+    for size, config in cases:
+        print(f"{size}, {config.stage_name}", file=sys.stderr, flush=True)
+        row: dict[str, Any] = {"size": size, "stage": config.stage_name, "dtype": dtype}
+        row |= {"batch": config.stage.batch, "remat": given.remat}
+        if given.photos:  # first, so that a wrong folder is known before anything is compiled
+            row["input_per_worker"] = input_rate(given.photos, config, given.seconds)
+        try:
+            row |= step(config, dtype, given.remat, limits, given.steps, given.repeats)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            row["failed"] = "does not fit into the device's memory"
+        if given.photos and "failed" not in row:
+            row["workers"] = row["examples_per_second"] / row["input_per_worker"]
+        record["stages"].append(row)
+        if given.output is not None:
+            speed_report.write(record, speed_report.training(record), given.output)
+    print(speed_report.training(record))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

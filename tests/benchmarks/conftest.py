@@ -1,0 +1,23 @@
+"""The sizes of the configs as tiny networks."""
+
+import ml_collections
+import pytest
+
+from configs import realsrt
+
+
+@pytest.fixture
+def tiny_sizes(monkeypatch, method):
+    """Every size of `configs.realsrt` is the method of `tiny`, its GAN late; steps are of 2."""
+    get = realsrt.get_config
+
+    def tiny_config(argument):
+        config = get(argument)
+        config.model = ml_collections.ConfigDict(method.describe())
+        config.model.losses.adversarial_start = 1000
+        config.perceptual = "none"
+        config.stage.update(crop=64, batch=2)
+        config.data.margin = 0
+        return config
+
+    monkeypatch.setattr(realsrt, "get_config", tiny_config)

@@ -1,0 +1,84 @@
+"""benchmarks.training: a run of it on a tiny network."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import data, scaling_cases, training
+from benchmarks.roofline import Limits
+from maskgit_sr.methods import registry
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["benchmarks.training", *arguments])
+    return training.main()
+
+
+def test_a_run(tiny_sizes, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(data, "rate", lambda photos, recipe, *rest, **more: float(recipe.crop))
+    path = tmp_path / "found.json"
+    arguments = ["--stages", "generator", "--steps", "2", "--repeats", "1", "--photos", "P"]
+    assert run(monkeypatch, *arguments, "--output", str(path)) == 0
+    (row,) = json.loads(path.read_text())["stages"]
+    assert (row["stage"], row["batch"], row["skipped"]) == ("generator", 2, 0)
+    assert row["examples_per_second"] == pytest.approx(2 / row["seconds"])
+    assert row["flops"] == 2 * row["flops_an_example"] > 0 and row["bytes"] > 0
+    assert row["workers"] == pytest.approx(row["examples_per_second"] / 64)
+    assert "| base | generator | float32 | 2 |" in capsys.readouterr().out
+
+
+def test_the_gan_takes_part_from_the_first_step_on(tiny_sizes):
+    """Both of its phases move: the discriminator learns, and the adaptive weight is there."""
+    config = training.config_of("base", "tokenizer", None, None)
+    assert config.model.losses.adversarial_start == 0
+    method = registry.build(config.method, config.model.to_dict())
+    made = scaling_cases.plan(method, "tokenizer", config)
+    begun, frozen = training.begin(made, config)
+    before = jax.tree.map(jnp.copy, begun.params["discriminator"])
+    images = {name: jnp.ones(shape.shape) for name, shape in made.batch(2).items()}
+    step = scaling_cases.state.make_step(made.stage, made.chosen, made.ema)
+    after, metrics = step(begun, frozen, images)
+    assert metrics["tokenizer/adaptive_weight"] > 0 and int(after.skipped) == 0
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after.params["discriminator"])
+    assert any(jax.tree.leaves(moved))
+
+
+def test_the_batch_and_its_parts_are_the_configs_unless_given(tiny_sizes):
+    assert training.config_of("base", "critic", None, None).stage.batch == 2
+    found = training.config_of("base", "critic", 8, 4).stage
+    assert (found.batch, found.accumulate) == (8, 4)
+
+
+def test_a_stage_that_does_not_fit_does_not_end_the_run(tiny_sizes, monkeypatch, capsys):
+    def full(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(training, "step", full)
+    limits = Limits("toy", "gpu", 1e12, 1e12)
+    monkeypatch.setattr(training.roofline, "limits", lambda *rest: limits)
+    assert run(monkeypatch, "--stages", "critic", "control") == 0
+    said = capsys.readouterr().out
+    assert "base, critic, batch 2: does not fit" in said and "base, control, batch 2" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--batch", "0"], "--batch: expected at least 1, found 0"),
+        (["--steps", "0"], "--steps: expected at least 1, found 0"),
+        (["--output", "found.csv"], "--output: expected a name that ends in .md or .json"),
+        (["--stages", "decoder"], "--stages: invalid choice"),
+    ],
+)
+def test_mistakes(monkeypatch, capsys, arguments, said):
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *arguments)
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_parts_that_do_not_divide_the_batch(monkeypatch, capsys):
+    assert run(monkeypatch, "--stages", "control", "--accumulate", "3") == 2
+    said = capsys.readouterr().err
+    assert said == "benchmarks.training: --accumulate: 3 does not divide the batch of 8\n"
