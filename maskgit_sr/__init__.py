@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from maskgit_sr.inference import DEFAULT_MODEL as DEFAULT_MODEL
+
 # gs:// goes through gcsfs, also where TensorFlow, which epath would prefer, is there for exports.
 os.environ.setdefault("EPATH_USE_TF", "0")
 
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from maskgit_sr.inference.upscaler import Upscaler as Upscaler
 
 __version__ = "0.1.0"
-
-DEFAULT_MODEL = "realsrt-nano"
-"""What is loaded unless another model is asked for; `list_models` has all."""
 
 _WHERE = {
     "UserError": "errors",

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -27,7 +28,8 @@ def keep() -> Path | None:
     Returns:
         The folder; None where nothing was changed, also where it cannot be written.
     """
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config  # its attributes are made at run time
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return None
     folder = assets.cache_dir() / "compiled" / _processor()
     try:
@@ -36,8 +38,8 @@ def keep() -> Path | None:
         return None
     if not os.access(folder, os.W_OK):
         return None
-    jax.config.update("jax_compilation_cache_max_size", LIMIT_BYTES)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_compilation_cache_max_size", LIMIT_BYTES)
+    config.update("jax_compilation_cache_dir", str(folder))
     compilation_cache.reset_cache()  # who compiled before this has settled that there is none
     return folder
 

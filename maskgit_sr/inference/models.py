@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskgit_sr import DEFAULT_MODEL, bundles, paths
+from maskgit_sr import bundles, paths
 from maskgit_sr.arrays import Execution, parse_dtype
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import compilation
+from maskgit_sr.inference import DEFAULT_MODEL, compilation
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods import registry
 from maskgit_sr.models.functional import flatten

@@ -156,7 +156,7 @@ class RealSRT:
         multiscale = config.control.multiscale
         module = MultiscaleControl if multiscale else Control
         network = config.control.network if multiscale else config.tokenizer
-        self.control = Network(lambda rngs: module(network, **run, rngs=rngs))
+        self.control: Network[Any] = Network(lambda rngs: module(network, **run, rngs=rngs))
         self.discriminator = Network(
             lambda rngs: PatchDiscriminator(
                 config.discriminator, dtype=self.execution.dtype, rngs=rngs

@@ -126,6 +126,8 @@ def _image_losses(  # type: ignore[no-untyped-def]
         fake = method.discriminator.apply(params["discriminator"], lambda m: m(image))
         return gan.hinge_generator(fake)
 
+    if config.adversarial_start == 0:
+        return reconstruction, adversarial, float(config.adversarial_weight)
     active = (step >= config.adversarial_start).astype(jnp.float32)
     return reconstruction, adversarial, config.adversarial_weight * active
 
@@ -252,8 +254,8 @@ def discriminator_loss(
     def idle() -> tuple[Scalar, Scalar, Scalar]:
         return (jnp.float32(0),) * 3
 
-    started = step >= method.config.losses.adversarial_start
-    loss, real, fake = jax.lax.cond(started, active, idle)
+    start = method.config.losses.adversarial_start
+    loss, real, fake = active() if start == 0 else jax.lax.cond(step >= start, active, idle)
     metrics = {"discriminator": loss, "real": real, "fake": fake}
     return loss, LossResult(metrics, stats, {})
 
