@@ -58,8 +58,8 @@ def balanced_loss(
         last_layer: parameters of the last layer, or all that ``tail`` trains.
         kernel: picks W from such parameters.
         tail: (last_layer, features) → image.
-        scale: factor on the adversarial part: a float above 0, or an array, which may be 0 (before
-            the GAN starts) and then saves the adversarial pass.
+        scale: factor on the adversarial part, 0 before the GAN starts; an array decides at run
+            time.
     """
     image, pull = jax.vjp(tail, jax.lax.stop_gradient(last_layer), jax.lax.stop_gradient(features))
     value, image_grad = jax.value_and_grad(reconstruction)(image)
@@ -77,12 +77,14 @@ def balanced_loss(
             )
             return mixed, value, weight
 
+        def before() -> tuple[Any, Scalar, Scalar]:
+            return grads, jnp.float32(0), jnp.float32(0)
+
         if isinstance(scale, float):  # XLA runs a branch's convolutions on one core of a CPU
-            grads, adversarial_value, weight = balance()
+            found = balance() if scale > 0 else before()
         else:
-            grads, adversarial_value, weight = jax.lax.cond(
-                scale > 0, balance, lambda: (grads, jnp.float32(0), jnp.float32(0))
-            )
+            found = jax.lax.cond(scale > 0, balance, before)
+        grads, adversarial_value, weight = found
     leaves = zip(jax.tree.leaves((last_layer, features)), jax.tree.leaves(grads), strict=True)
     surrogate = sum((_linear(leaf, grad) for leaf, grad in leaves), jnp.float32(0))
     return Balanced(surrogate, image, value, adversarial_value, weight)

@@ -68,11 +68,13 @@ class ControlConfig:
         multiscale: steers at every resolution, with a decoder of its own whose output is added to
             the upsampled LR image (`maskgit_sr.models.control.MultiscaleControl`). Off in the
             paper, where the module's encoder is a copy of the tokenizer's.
+        sharpen: amount of the unsharp mask that a multiscale module starts from; 0: none.
         network: shape of a multiscale module's encoder and decoder, of the tokenizer's factor and
             code width.
     """
 
     multiscale: bool = False
+    sharpen: float = 0.0
     network: VQGANConfig = VQGANConfig()
 
 
@@ -153,15 +155,18 @@ class RealSRT:
         self.tokenizer = Network(lambda rngs: VQGAN(config.tokenizer, **run, rngs=rngs))
         self.generator = Network(lambda rngs: TokenTransformer(config.generator, **run, rngs=rngs))
         self.critic = Network(lambda rngs: TokenTransformer(config.critic, **run, rngs=rngs))
-        multiscale = config.control.multiscale
-        module = MultiscaleControl if multiscale else Control
-        network = config.control.network if multiscale else config.tokenizer
-        self.control: Network[Any] = Network(lambda rngs: module(network, **run, rngs=rngs))
+        self.control: Network[Any] = Network(lambda rngs: self._make_control(rngs, run))
         self.discriminator = Network(
             lambda rngs: PatchDiscriminator(
                 config.discriminator, dtype=self.execution.dtype, rngs=rngs
             )
         )
+
+    def _make_control(self, rngs: Any, run: dict[str, Any]) -> Control | MultiscaleControl:
+        control = self.config.control
+        if not control.multiscale:
+            return Control(self.config.tokenizer, **run, rngs=rngs)
+        return MultiscaleControl(control.network, sharpen=control.sharpen, **run, rngs=rngs)
 
     def _check_control(self) -> None:
         network, tokenizer = self.config.control.network, self.config.tokenizer

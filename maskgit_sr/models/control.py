@@ -12,7 +12,7 @@ from flax import nnx
 from maskgit_sr.arrays import Image, Latent, Params
 from maskgit_sr.models.layers import AttentionBlock, Conv, Feature, ResidualBlock
 from maskgit_sr.models.vqgan import Decoder, Encoder, VQGANConfig
-from maskgit_sr.ops.periodic import without_grid
+from maskgit_sr.ops.filters import unsharp_mask, without_grid
 
 
 class Control(nnx.Module):
@@ -50,11 +50,22 @@ class MultiscaleControl(nnx.Module):
     image's, and the decoder draws the image anew from it. A wide decoder that was trained for
     long can do that. Here the module also has a decoder of its own, to whose features at each
     finer level those of its encoder are added through zero convolutions, and whose output is added
-    to the upsampled LR image. A fresh one returns that image. The decoder draws patch² pixels at
-    once; what repeats with that period is taken out of its output.
+    to the upsampled LR image. A fresh one returns that image, or its unsharp mask of the amount
+    ``sharpen``: photographs that need restoring are blurred, and what undoes a common blur need not
+    be learned. The decoder draws patch² pixels at once; what repeats with that period is taken out
+    of its output.
     """
 
-    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
+    def __init__(
+        self,
+        config: VQGANConfig,
+        *,
+        sharpen: float = 0.0,
+        dtype: Any,
+        rngs: nnx.Rngs,
+        remat: bool = False,
+    ):
+        self.sharpen = sharpen
         run = dict(dtype=dtype, rngs=rngs)
         self.residual = Control(config, remat=remat, **run)
         self.decoder = Decoder(config, remat=remat, **run)
@@ -72,8 +83,9 @@ class MultiscaleControl(nnx.Module):
         return self.decoder.body(latent, skips[::-1])
 
     def head(self, features: Feature, upsampled: Image) -> Image:
-        """The last convolution's output without its grid, added to the upsampled LR image."""
-        return upsampled + without_grid(self.decoder.head(features), self.decoder.patch)
+        """The last convolution's output without its grid, added to the sharpened LR image."""
+        start = unsharp_mask(upsampled, self.sharpen) if self.sharpen else upsampled
+        return start + without_grid(self.decoder.head(features), self.decoder.patch)
 
     def __call__(self, latent: Latent, upsampled: Image) -> Image:
         """Tokens' latent [B, h, w, C] and upsampled LR image → restored image, not clipped."""

@@ -1,10 +1,27 @@
-"""Patterns that repeat with the pixel grid of a network's coarser features."""
+"""Fixed linear filters of images [B, H, W, C]."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
 from maskgit_sr.arrays import Image
+
+
+def unsharp_mask(image: Image, amount: float, sigma: float = 1.5) -> Image:
+    """The image plus ``amount`` times what a Gaussian blur takes from it.
+
+    Args:
+        image: [B, H, W, C]; beyond the border its outermost pixels are repeated.
+        sigma: of the blur, in pixels; the kernel reaches three times as far.
+    """
+    reach = math.ceil(3 * sigma)
+    weights = [math.exp(-0.5 * (x / sigma) ** 2) for x in range(-reach, reach + 1)]
+    weights = [weight / sum(weights) for weight in weights]
+    blurred = _correlate(_correlate(image, 1, weights), 2, weights)
+    return image + amount * (image - blurred)
 
 
 def without_grid(image: Image, period: int, cells: int = 5) -> Image:
@@ -29,19 +46,19 @@ def without_grid(image: Image, period: int, cells: int = 5) -> Image:
     if cells < 1 or cells % 2 == 0:
         raise ValueError(f"cells: expected an odd number, found {cells}")
     blocks = image.reshape(b, height // period, period, width // period, period, channels)
-    mean = _box(_box(blocks, 1, cells), 3, cells)
+    mean = _correlate(_correlate(blocks, 1, [1 / cells] * cells), 3, [1 / cells] * cells)
     pattern = mean - mean.mean((2, 4), keepdims=True)
     return (blocks - pattern).reshape(image.shape)
 
 
-def _box(x: jnp.ndarray, axis: int, cells: int) -> jnp.ndarray:
-    """Mean of ``cells`` neighbours along an axis, the outermost repeated beyond it."""
+def _correlate(x: jnp.ndarray, axis: int, weights: Sequence[float]) -> jnp.ndarray:
+    """Weighted sum of an odd number of neighbours along an axis, the outermost repeated."""
     pad = [(0, 0)] * x.ndim
-    pad[axis] = (cells // 2, cells // 2)
+    pad[axis] = (len(weights) // 2, len(weights) // 2)
     padded, size = jnp.pad(x, pad, mode="edge"), x.shape[axis]
     index = [slice(None)] * x.ndim
     total = jnp.zeros_like(x)
-    for start in range(cells):
+    for start, weight in enumerate(weights):
         index[axis] = slice(start, start + size)
-        total = total + padded[tuple(index)]
-    return total / cells
+        total = total + weight * padded[tuple(index)]
+    return total

@@ -1,14 +1,27 @@
-"""ops.periodic: the grid goes, the rest stays."""
+"""ops.filters: the unsharp mask against OpenCV; the grid goes, the rest stays."""
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskgit_sr.ops.periodic import without_grid
+from maskgit_sr.ops.filters import unsharp_mask, without_grid
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(("amount", "sigma"), [(2.0, 1.5), (0.5, 0.8)])
+def test_unsharp_mask(amount, sigma):
+    image = RNG.random((1, 24, 19, 3)).astype(np.float32)
+    side = 2 * int(np.ceil(3 * sigma)) + 1
+    blurred = cv2.GaussianBlur(image[0], (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
+    expected = image[0] + amount * (image[0] - blurred)
+    found = unsharp_mask(jnp.asarray(image), amount, sigma)[0]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    flat = jnp.full((1, 8, 8, 3), 0.3)
+    np.testing.assert_allclose(unsharp_mask(flat, amount, sigma), flat, atol=1e-6)
 
 
 def oracle(image, period, cells):
