@@ -7,7 +7,10 @@ generator, critic or control, run in that order in one workdir:
         --config.data.root PHOTOS
 
 nano is meant for two CPU cores and some two and a half hours for all four stages. Its settings are
-those of the weights that ship, but for what docs/training_log.md says of their first steps.
+those of the weights that ship, but for what docs/training_log.md says of their first steps. small
+has nano's tokens under a multiscale controlling module, which is twice the work and most of the
+picture; its schedule is for an accelerator. The weights that ship were trained on two CPU cores, by
+what the log says.
 
 HARDWARE moves the schedule to a machine (configs/hardware.py says how): mesh, bfloat16, workers.
 Without it nothing is changed. v5p-128 means 64 chips, which are 64 jax devices. One command a stage
@@ -85,7 +88,7 @@ def _model(size: str) -> dict[str, object]:
         found["discriminator"].update(filters=64)
         found["losses"].update(
             perceptual_weight=0.2,
-            perceptual_crop=224,
+            perceptual_shift=32,
             bypass=0.3,
             adversarial_weight=0.5,
             adversarial_start=20_000,

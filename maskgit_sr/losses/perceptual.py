@@ -22,23 +22,22 @@ def perceptual_loss(perceptual: Perceptual, output: Image, target: Image) -> Sca
     return jnp.mean(perceptual.apply(params, output, target))
 
 
-def random_window(key: jax.Array, side: int, *images: Image) -> tuple[Image, ...]:
-    """The same square of every image [B, H, W, 3], at a uniform place; whole where side is 0.
+def random_window(key: jax.Array, shift: int, *images: Image) -> tuple[Image, ...]:
+    """The same window of every image [B, H, W, 3], at a uniform place: [B, H−shift, W−shift, 3].
 
     Raises:
-        ValueError: a square that is larger than the images.
+        ValueError: nothing would be left.
     """
-    if not side:
+    if not shift:
         return images
-    height, width = images[0].shape[1:3]
-    if side > min(height, width):
-        raise ValueError(f"perceptual_crop: expected at most {min(height, width)}, found {side}")
-    ends = jnp.array([height, width]) - side + 1
-    top, left = jax.random.randint(key, (2,), 0, ends)
-    return tuple(
-        jax.lax.dynamic_slice(x, (0, top, left, 0), (x.shape[0], side, side, x.shape[3]))
-        for x in images
-    )
+    batch, height, width, channels = images[0].shape
+    if shift >= min(height, width):
+        raise ValueError(
+            f"perceptual_shift: expected less than {min(height, width)}, found {shift}"
+        )
+    top, left = jax.random.randint(key, (2,), 0, shift + 1)
+    size = (batch, height - shift, width - shift, channels)
+    return tuple(jax.lax.dynamic_slice(x, (0, top, left, 0), size) for x in images)
 
 
 def build(name: Name) -> Perceptual:

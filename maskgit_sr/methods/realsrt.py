@@ -34,10 +34,10 @@ class LossConfig:
     Attributes:
         pixel: ``l1`` or ``l2``.
         perceptual: which perceptual net, ``perceptual_weight`` its factor.
-        perceptual_crop: side of the square, at a random place in every step, that the perceptual
-            net sees; 0: the whole image. The place also shifts the image against the net's strides.
-            At fixed ones a decoder learns patterns of their period, which please that net and
-            nobody else (Kettunen et al., E-LPIPS, arXiv:1906.03973). 0 in the paper.
+        perceptual_shift: how much smaller than the image, in pixels, the square is that the
+            perceptual net sees, at a random place in every step. That moves the image against the
+            net's strides. At fixed ones a decoder learns patterns of their period, which please
+            that net and nobody else (Kettunen et al., E-LPIPS, arXiv:1906.03973). 0 in the paper.
         adversarial_weight: factor on top of the adaptive weight; 0 leaves the GAN out.
         adversarial_start: step from which the GAN takes part.
         commitment: factor of the commitment loss.
@@ -51,7 +51,7 @@ class LossConfig:
     pixel: str = "l2"
     perceptual: str = "vgg19"
     perceptual_weight: float = 0.1
-    perceptual_crop: int = 0
+    perceptual_shift: int = 0
     adversarial_weight: float = 1.0
     adversarial_start: int = 0
     commitment: float = 0.25

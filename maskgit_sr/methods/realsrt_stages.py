@@ -114,7 +114,7 @@ def _image_losses(  # type: ignore[no-untyped-def]
     def reconstruction(image: jax.Array) -> Scalar:
         loss = pixel(image, target)
         if config.perceptual_weight > 0:
-            seen = random_window(window, config.perceptual_crop, image, target)
+            seen = random_window(window, config.perceptual_shift, image, target)
             distance = perceptual_loss(params["perceptual"], *seen)
             loss += config.perceptual_weight * distance
         return loss

@@ -94,7 +94,9 @@ def test_single_picture_with_defaults(fake):
     result = run("upscale", picture("a.jpg"))
     assert result.exit_code == 0 and result.stderr == ""
     assert result.stdout == "a_x4.png\n"
-    assert fake.loaded == [("realsrt-nano", {"batch": None, "device": None, "dtype": None})]
+    assert fake.loaded == [
+        (maskgit_sr.DEFAULT_MODEL, {"batch": None, "device": None, "dtype": None})
+    ]
     assert fake.calls == [
         {
             **{"scale": 4.0, "steps": None, "seed": 0, "temperature": 0.0},

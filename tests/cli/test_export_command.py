@@ -3,6 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
+import maskgit_sr
 from maskgit_sr import cli
 from maskgit_sr.inference import export as exporting
 
@@ -40,7 +41,7 @@ def test_defaults(calls, tmp_path):
     ]
     options = {"steps": None, "dtype": "float32", "webp": True}
     limits = {"max_batch": exporting.MAX_BATCH, "max_pixels": exporting.MAX_PIXELS}
-    assert calls == [("realsrt-nano", "savedmodel", output, options | limits)]
+    assert calls == [(maskgit_sr.DEFAULT_MODEL, "savedmodel", output, options | limits)]
 
 
 def test_every_option_reaches_the_library(calls, tmp_path):

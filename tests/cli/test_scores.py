@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import maskgit_sr
 from launch import evaluate as synthetic
 from maskgit_sr import cli
 from maskgit_sr.inference import images, restoring
@@ -111,7 +112,7 @@ def test_evaluate_restores_scores_and_keeps(sets, tmp_path):
     )
     assert "2 of 2 pictures scored" in found.stdout
     result = json.loads((tmp_path / "a.json").read_text())
-    assert result["system"] == "realsrt-nano" and result["source"]["steps"] == 1
+    assert result["system"] == maskgit_sr.DEFAULT_MODEL and result["source"]["steps"] == 1
     again = run(
         *("score", "--sr", tmp_path / "kept", "--hr", sets / "hr", *PIXELS),
         *("-o", tmp_path / "b.json"),

@@ -9,7 +9,6 @@ import maskgit_sr
 from data.sources import PairedFolder
 from maskgit_sr import bundles, metrics
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import models
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +54,23 @@ def test_batch_size_does_not_change_the_result(bundle):
 
 def test_shipped_models_have_cards_and_fit_their_size():
     shipped = {model.name: model for model in maskgit_sr.list_models()}
-    nano = shipped[models.DEFAULT]
-    assert nano.method == "realsrt" and nano.scale == 4
-    assert nano.parameters <= 4_000_000 and nano.size_bytes <= 8_000_000
-    assert nano.licence and nano.card.startswith("# realsrt-nano")
-    # bicubic has 0.452 and 0.458
-    assert nano.scores["realsr/lpips_alex"] < 0.42
-    assert nano.scores["drealsr/lpips_alex"] < 0.42
+    assert list(shipped) == ["realsrt-nano", "realsrt-small"]
+    assert maskgit_sr.DEFAULT_MODEL == "realsrt-small"
+    for name, millions in (("realsrt-nano", 4), ("realsrt-small", 8)):
+        model = shipped[name]
+        assert model.method == "realsrt" and model.scale == 4
+        assert model.parameters <= millions * 1e6 and model.size_bytes <= 2.1e6 * millions
+        assert model.licence and model.card.startswith(f"# {name}")
+        # bicubic has 0.452 and 0.458
+        assert model.scores["realsr/lpips_alex"] < 0.42
+        assert model.scores["drealsr/lpips_alex"] < 0.42
+    for kind in ("realsr", "drealsr"):
+        small, nano = (shipped[f"realsrt-{size}"].scores for size in ("small", "nano"))
+        assert small[f"{kind}/lpips_alex"] < nano[f"{kind}/lpips_alex"]
 
 
 @pytest.mark.parametrize("kind", ["realsr", "drealsr"])
-def test_the_shipped_model_is_perceptually_closer_than_bicubic(shared, kind):
+def test_the_default_model_is_perceptually_closer_than_bicubic(shared, kind):
     """Whole pipeline on photographs all through the set: mean LPIPS below the enlarged inputs'."""
     lpips = metrics.create(["lpips_alex"], assets=shared / "metrics")["lpips_alex"]
     pairs = PairedFolder(shared / "data" / "val" / kind)

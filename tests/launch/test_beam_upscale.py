@@ -247,7 +247,10 @@ def test_workers_get_names_and_settings_only(method):
         (["--batch", "0"], "--batch: expected at least 1, found 0"),
         (["--max_pixels", "0"], "--max_pixels: expected 1 to 64000000, found 0"),
         (["--color_fix", "blue"], "--color_fix: expected one of adain, wavelet, none"),
-        (["--model", "other"], "model: expected a path or one of realsrt-nano, found 'other'"),
+        (
+            ["--model", "other"],
+            "model: expected a path or one of realsrt-nano, realsrt-small, found 'other'",
+        ),
         (["--device", "tpu"], "device: no tpu here; JAX sees cpu"),
         (["--sclae", "2"], "--sclae: neither an option of this command nor of Beam"),
         (["--direct_num_workers", "x"], "argument --direct_num_workers: invalid int value: 'x'"),
