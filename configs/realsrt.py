@@ -79,7 +79,7 @@ def _model(size: str) -> dict[str, object]:
     if size == "small":
         found["control"] = dict(
             multiscale=True,
-            sharpen=2.0,
+            sharpen=3.0,
             network=dict(
                 channels=(96, 192), encoder_blocks=1, decoder_blocks=2,
                 encoder_bottom=1, decoder_bottom=1, **shape,

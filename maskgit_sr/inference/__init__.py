@@ -1,4 +1,4 @@
 """Pictures in, pictures out."""
 
-DEFAULT_MODEL = "realsrt-nano"
+DEFAULT_MODEL = "realsrt-small"
 """What is loaded unless another model is asked for; `maskgit_sr.list_models` has all."""

@@ -80,7 +80,7 @@ def balanced_loss(
         def before() -> tuple[Any, Scalar, Scalar]:
             return grads, jnp.float32(0), jnp.float32(0)
 
-        if isinstance(scale, float):  # XLA runs a branch's convolutions on one core of a CPU
+        if isinstance(scale, float):
             found = balance() if scale > 0 else before()
         else:
             found = jax.lax.cond(scale > 0, balance, before)

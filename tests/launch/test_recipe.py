@@ -176,6 +176,28 @@ def test_a_tiny_run_leaves_a_bundle_in_parts_that_restores(
     np.testing.assert_allclose(*kernels, rtol=0.01)
 
 
+def test_what_a_bundle_still_needs(tmp_path, method, params):
+    """After a --split of some stages only."""
+    folder, everything = recipe.paths.absolute(tmp_path), set(method.bundle_groups)
+    head = bundles.Metadata(method.name, method.describe(), 4)
+    assert set(recipe.groups_to_come(folder, method, "")) == everything
+    first = {group: params[group] for group in ("tokenizer", "codebook")}
+    (folder / "tokenizer").mkdir()
+    bundles.write(folder / "tokenizer" / "groups.safetensors", jax.device_get(first), head)
+    left = recipe.groups_to_come(folder, method, "")
+    assert left == ["generator", "critic", "control"]
+    rest = {group: params[group] for group in left}
+    bundles.write(folder / "init.safetensors", jax.device_get(rest), head)
+    assert recipe.groups_to_come(folder, method, str(folder / "init.safetensors")) == []
+
+
+def test_a_run_goes_on_from_a_model_that_ships():
+    assert recipe.train.find_init("") == ""
+    assert recipe.train.find_init("realsrt-nano").endswith("realsrt-nano.safetensors")
+    with pytest.raises(UserError, match="--config.init: model: expected a path or one of"):
+        recipe.train.find_init("realsrt-giant")
+
+
 def command(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "launch.recipe", *arguments],

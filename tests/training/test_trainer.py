@@ -220,6 +220,23 @@ def test_a_run_goes_on_from_another_runs_bundle(finished, make, tmp_path):
     assert again.finished and first < 0.9 * fresh
 
 
+def test_a_group_of_another_shape_starts_anew(finished, make, tmp_path, caplog):
+    """A bundle's tokens under another kind of module, say; told in the log."""
+    _, other = finished
+    params, head = bundles.read(other.groups)
+    wider = params["tokenizer"] | {"quant_conv": {"kernel": np.ones((1, 1, 16, 20), np.float32)}}
+    bundles.write(tmp_path / "other.safetensors", params | {"tokenizer": wider}, head)
+    caplog.set_level("INFO")
+    init = {"init": str(tmp_path / "other.safetensors")}
+    found = groups(make(tmp_path / "a", "tokenizer", **init).run(max_seconds=0))[0]
+    fresh = groups(make(tmp_path / "b", "tokenizer").run(max_seconds=0))[0]
+    assert "other.safetensors: its tokenizer has other shapes, starts anew" in caplog.text
+    expected = groups(other)[0]
+    for name, array in found.items():
+        same = expected if name.startswith("codebook/") else fresh
+        np.testing.assert_array_equal(array, same[name], err_msg=name)
+
+
 def test_a_later_stage_takes_the_earlier_ones_from_a_bundle(finished, make, tmp_path):
     _, other = finished
     outcome = make(tmp_path, "generator", **{"init": str(other.groups)}).run(max_seconds=0)
