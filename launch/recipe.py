@@ -222,7 +222,6 @@ def configs(filename: str, overrides: Mapping[str, Any]) -> Callable[[str], Any]
     def config(name: str) -> Any:
         found = module.get_config(",".join(filter(None, (argument, f"stage={name}"))))
         found.update_from_flattened_dict(dict(overrides))
-        found.init = train.find_init(found.init)
         return found
 
     return config
