@@ -26,6 +26,7 @@ from data.chain import (
     Step,
 )
 from data.kernels import Kernel
+from data.lens import SecondLens
 
 Range = tuple[float, float]
 _TORCH_MODES = ("adaptive", "bilinear", "bicubic")  # what `F.interpolate` calls area, …
@@ -340,6 +341,7 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
             final_antialias=1.0,
             sinc=0.0,
         ),
+        "lens": SecondLens(),
         # Photographs as they come from a lens or a web page: little damage, any blur.
         "photo": Either(("light", "camera")),
     }

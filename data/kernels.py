@@ -1,4 +1,4 @@
-"""Blur kernels of the Real-ESRGAN and BSRGAN degradations.
+"""Kernels of the degradations: blurs of Real-ESRGAN and BSRGAN, a camera's sharpening.
 
 A kernel is float32 [size, size] with sum 1. Coordinates are pixels from its centre; x runs along
 columns, y along rows. With u, v the coordinates turned by `theta` and divided by the two standard
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-SHAPES = ("gaussian", "generalized", "plateau", "sinc")
+SHAPES = ("gaussian", "generalized", "plateau", "sinc", "unsharp")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Kernel:
       beta: exponent of "generalized" and "plateau"; 1 makes "generalized" a Gaussian.
       cutoff: of "sinc": the frequency in radians a pixel above which nothing passes, 0..π.
       offset: moves the centre towards the bottom right, in pixels (BSRGAN's shifted Gaussian).
+      amount: of "unsharp": how often what a Gaussian blur takes away is added to the image.
     """
 
     shape: str
@@ -41,10 +42,13 @@ class Kernel:
     beta: float = 1.0
     cutoff: float = 0.0
     offset: float = 0.0
+    amount: float = 0.0
 
     def __str__(self) -> str:
         if self.shape == "sinc":
             return f"sinc {self.size} cut-off {self.cutoff:.2f}"
+        if self.shape == "unsharp":
+            return f"unsharp mask {self.size} sigma {self.sigma_x:.2f} amount {self.amount:.2f}"
         text = f"{self.shape} {self.size} sigma {self.sigma_x:.2f}"
         if self.sigma_y != self.sigma_x:
             text += f" x {self.sigma_y:.2f} at {self.theta:.2f}"
@@ -58,6 +62,8 @@ class Kernel:
         """
         if self.shape == "sinc":
             return sinc_kernel(self.size, self.cutoff)
+        if self.shape == "unsharp":
+            return unsharp_kernel(self.size, self.sigma_x, amount=self.amount)
         axes = (self.size, self.sigma_x, self.sigma_y, self.theta)
         if self.shape == "gaussian":
             return gaussian_kernel(*axes, offset=self.offset)
@@ -129,6 +135,19 @@ def plateau_kernel(
     """
     _check_beta(beta)
     return _normalized(1 / (1 + _squared_radius(size, sigma_x, sigma_y, theta) ** beta))
+
+
+def unsharp_kernel(size: int, sigma: float, *, amount: float) -> np.ndarray:
+    """The image plus `amount` times what a Gaussian blur takes from it, as one kernel.
+
+    Raises:
+      ValueError: an even size, a sigma that is not positive, or a negative amount.
+    """
+    if amount < 0:
+        raise ValueError(f"unsharp amount must not be negative, got {amount}")
+    kernel = -amount * gaussian_kernel(size, sigma)
+    kernel[size // 2, size // 2] += 1 + amount
+    return kernel
 
 
 def _check_beta(beta: float) -> None:

@@ -114,7 +114,14 @@ def test_different_generators_give_different_records(preset):
 
 @pytest.mark.parametrize(
     ("preset", "least"),
-    [("realesrgan", 0.3), ("bsrgan", 0.3), ("bicubic", 0.99), ("light", 0.7), ("camera", 0.85)],
+    [
+        ("realesrgan", 0.3),
+        ("bsrgan", 0.3),
+        ("bicubic", 0.99),
+        ("light", 0.7),
+        ("camera", 0.85),
+        ("lens", 0.85),
+    ],
 )
 def test_degradations_keep_the_picture(preset, least):
     """However damaged, the LR image is one of the HR image: same place, same colours."""

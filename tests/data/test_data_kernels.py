@@ -153,10 +153,11 @@ def test_record_makes_the_kernel_of_its_shape():
         "generalized": k.generalized_gaussian_kernel(*axes, beta=1.5),
         "plateau": k.plateau_kernel(*axes, beta=1.5),
         "sinc": k.sinc_kernel(9, 1.0),
+        "unsharp": k.unsharp_kernel(9, 2.0, amount=0.7),
     }
     assert set(made) == set(k.SHAPES)
     for shape, kernel in made.items():
-        record = k.Kernel(shape, *axes, beta=1.5, cutoff=1.0, offset=0.5)
+        record = k.Kernel(shape, *axes, 1.5, 1.0, 0.5, amount=0.7)
         np.testing.assert_array_equal(record.array(), kernel, err_msg=shape)
 
 
@@ -171,6 +172,7 @@ def test_record_makes_the_kernel_of_its_shape():
             "plateau 9 sigma 2.00 x 1.00 at 0.50 beta 1.50",
         ),
         (k.Kernel("sinc", 11, cutoff=1.047), "sinc 11 cut-off 1.05"),
+        (k.Kernel("unsharp", 7, 1.0, 1.0, amount=1.5), "unsharp mask 7 sigma 1.00 amount 1.50"),
     ],
 )
 def test_record_reads_well(kernel, text):
@@ -205,5 +207,21 @@ def test_cutoff_must_be_a_frequency(cutoff):
 
 
 def test_unknown_shape_is_named():
-    with pytest.raises(ValueError, match="one of gaussian, .*, sinc, got 'box'"):
+    with pytest.raises(ValueError, match="one of gaussian, .*, unsharp, got 'box'"):
         k.Kernel("box", 7, 1.0, 1.0).array()
+
+
+@given(sizes, sigmas, st.floats(0, 4))
+def test_unsharp_mask_raises_what_a_blur_takes_away(size, sigma, amount):
+    """Its response at every frequency is 1 + amount·(1 − that of the blur)."""
+    kernel = k.Kernel("unsharp", size, sigma, sigma, amount=amount).array()
+    assert kernel.shape == (size, size) and kernel.dtype == np.float32
+    blur = k.gaussian_kernel(size, sigma).astype(np.float64)
+    response = np.fft.fft2(np.fft.ifftshift(kernel.astype(np.float64)))
+    expected = 1 + amount * (1 - np.fft.fft2(np.fft.ifftshift(blur)))
+    np.testing.assert_allclose(response, expected, atol=1e-5)
+
+
+def test_unsharp_amount_must_not_be_negative():
+    with pytest.raises(ValueError, match=r"unsharp amount must not be negative, got -0\.5"):
+        k.unsharp_kernel(7, 1.0, amount=-0.5)

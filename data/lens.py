@@ -1,0 +1,65 @@
+"""Photographs of one scene through two lenses, as in RealSR and DRealSR."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.chain import Blur, GaussianNoise, Jpeg, Resize, Step
+from data.kernels import Kernel
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SecondLens:
+    """The scene through a shorter lens, by the camera's own processing, registered to the longer.
+
+    RealSR (Cai et al., ICCV 2019, Sec. 3) and DRealSR photograph with a zoom lens and register the
+    pictures. On its way to the LR image the light passes optics and demosaicing (a blur), the
+    sensor's noise, the sharpening that every camera applies to its JPEG files, and the
+    registration's interpolation (a second blur). Blurs alone, as in "camera", leave out the third:
+    between HR and LR images of RealSR contrast is raised by a seventh at 1/8 cycle an LR pixel and
+    falls steeply beyond 1/4. Sharpening between two blurs does that.
+
+    Sigmas are in LR pixels; all ranges are uniform.
+    """
+
+    optics: Range = (0.3, 1.0)
+    antialias_area: float = 0.5  # else bicubic
+    noise: float = 0.6
+    noise_sigma: Range = (0.0, 3.0)  # levels of 255
+    grey: float = 0.4
+    sharpening: float = 0.9
+    sharpening_amount: Range = (0.0, 2.5)
+    sharpening_sigma: Range = (0.6, 1.7)
+    jpeg: float = 0.3
+    jpeg_quality: tuple[int, int] = (80, 97)
+    registration: Range = (0.3, 0.9)
+
+    def steps(self, rng: np.random.Generator, height: int, width: int, scale: int) -> list[Step]:
+        chain: list[Step] = [_gaussian(scale * float(rng.uniform(*self.optics)))]
+        mode = "area" if rng.random() < self.antialias_area else "bicubic"
+        chain.append(Resize(height // scale, width // scale, mode, antialias=mode == "bicubic"))
+        if rng.random() < self.noise:
+            sigma, grey = float(rng.uniform(*self.noise_sigma)), bool(rng.random() < self.grey)
+            chain.append(GaussianNoise(sigma, grey, int(rng.integers(2**32))))
+        if rng.random() < self.sharpening:
+            sigma, amount = (
+                float(rng.uniform(*r)) for r in (self.sharpening_sigma, self.sharpening_amount)
+            )
+            size = _odd(3 * sigma)
+            chain.append(Blur(Kernel("unsharp", size, sigma, sigma, amount=amount)))
+        if rng.random() < self.jpeg:
+            chain.append(Jpeg(int(rng.integers(*self.jpeg_quality, endpoint=True))))
+        return [*chain, _gaussian(float(rng.uniform(*self.registration)))]
+
+
+def _gaussian(sigma: float) -> Blur:
+    return Blur(Kernel("gaussian", _odd(3 * sigma), sigma, sigma))
+
+
+def _odd(reach: float) -> int:
+    """Side of the smallest kernel that reaches so far from its centre."""
+    return 2 * int(np.ceil(reach)) + 1
