@@ -57,6 +57,7 @@ def base() -> ml_collections.ConfigDict:
                 validation_limit=16,
                 preset="realesrgan",
                 margin=144,  # so that 400 pixels are degraded for a crop of 256
+                zoom=(1.0, 1.0),
                 sharpen=False,
                 small="pad",
                 contrast=2.0,  # skies and walls without any texture teach nothing

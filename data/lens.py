@@ -29,7 +29,7 @@ class SecondLens:
     optics: Range = (0.3, 1.0)
     antialias_area: float = 0.5  # else bicubic
     noise: float = 0.6
-    noise_sigma: Range = (0.0, 3.0)  # levels of 255
+    noise_sigma: Range = (0.0, 2.0)  # levels of 255
     grey: float = 0.4
     sharpening: float = 0.9
     sharpening_amount: Range = (0.0, 2.5)

@@ -49,9 +49,10 @@ def numbered(height, width):
     st.integers(0, 4),
     st.integers(1, 60),
     st.integers(1, 60),
+    st.sampled_from([(1.0, 1.0), (1.0, 1.5), (2.0, 9.0)]),
 )
-def test_sizes_are_right_whatever_the_image(preset, scale, cells, more, height, width):
-    recipe = Recipe(cells * scale, more * scale, scale, preset)
+def test_sizes_are_right_whatever_the_image(preset, scale, cells, more, height, width, zoom):
+    recipe = Recipe(cells * scale, more * scale, scale, preset, zoom)
     example = make(recipe, noise(height, width))
     assert example["hr"].shape == (cells * scale, cells * scale, 3)
     assert example["hr"].dtype == np.uint8 and example["hr"].flags.c_contiguous
@@ -83,6 +84,28 @@ def test_lr_lies_where_hr_lies():
         # Apart from the border, which sees other neighbours, the two are the same.
         difference = reduced.astype(int)[1:-1, 1:-1] - example["lr"][1:-1, 1:-1]
         assert np.abs(difference).max() <= 8 and np.abs(difference).mean() < 1
+
+
+def test_zoom_enlarges_by_factors_of_its_range():
+    """On a ramp along the columns the step from pixel to pixel is that of the image by factor."""
+    ramp = np.broadcast_to(np.arange(0, 250, 2, dtype=np.uint8)[None, :, None], (125, 125, 3))
+    factors = []
+    for seed in range(200):
+        hr = make(Recipe(48, preset="none", zoom=(1.5, 3.0)), ramp, seed=seed)["hr"]
+        assert hr.shape == (48, 48, 3)
+        level = hr.astype(float).mean(-1)
+        rows, columns = (np.abs(np.diff(level, axis=i)[8:-8, 8:-8]).mean() for i in (0, 1))
+        factors.append(2 / max(rows, columns))
+        assert min(rows, columns) == 0
+    assert 1.4 < min(factors) < 1.6 and 2.8 < max(factors) < 3.2
+    assert np.mean(factors) == pytest.approx(2.25, abs=0.15)
+
+
+def test_zoom_of_pairs_is_left_alone():
+    lr, hr = noise(12, 12), noise(48, 48, 1)
+    plain, zoomed = (make(Recipe(32, zoom=zoom), (hr, lr)) for zoom in ((1.0, 1.0), (1.5, 3.0)))
+    for name in ("hr", "lr"):
+        np.testing.assert_array_equal(plain[name], zoomed[name])
 
 
 def test_the_kept_crop_takes_every_place_in_the_margin():
@@ -170,6 +193,8 @@ def test_pairs_that_do_not_fit_are_named():
         ({"crop": 8, "margin": 6}, "margin must be"),
         ({"crop": 8, "margin": -4}, "margin must be"),
         ({"crop": 8, "scale": 0}, "scale 0"),
+        ({"crop": 8, "zoom": (0.5, 2.0)}, "zoom must be a range from 1 upwards, got 0.5 to 2"),
+        ({"crop": 8, "zoom": (2.0, 1.5)}, "zoom must be"),
         ({"crop": 8, "preset": "heavy"}, "preset must be one of realesrgan"),
     ],
 )
