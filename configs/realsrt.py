@@ -80,6 +80,7 @@ def _model(size: str) -> dict[str, object]:
         found["control"] = dict(
             multiscale=True,
             sharpen=3.0,
+            soften=0.7,
             network=dict(
                 channels=(96, 192), encoder_blocks=1, decoder_blocks=2,
                 encoder_bottom=1, decoder_bottom=1, **shape,
@@ -151,6 +152,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     if size == "nano":
         config.update(log_every=25, panel_every=500, validate_every=500, checkpoint_every=250)
         config.data.update(cache=True, workers=0, margin=32, validation_limit=8, preset="camera")
+    if size == "small":  # why these: docs/training_log.md
+        config.data.update(margin=32, preset="lens", zoom=(1.25, 2.25))
     if stage == "tokenizer":  # learns to reconstruct photographs, and sees no LR image
         config.data.update(preset="none", margin=0)
     _move(config, size, machine)

@@ -69,12 +69,14 @@ class ControlConfig:
             the upsampled LR image (`maskgit_sr.models.control.MultiscaleControl`). Off in the
             paper, where the module's encoder is a copy of the tokenizer's.
         sharpen: amount of the unsharp mask that a multiscale module starts from; 0: none.
+        soften: sigma in HR pixels of the blur over what a multiscale module draws; 0: none.
         network: shape of a multiscale module's encoder and decoder, of the tokenizer's factor and
             code width.
     """
 
     multiscale: bool = False
     sharpen: float = 0.0
+    soften: float = 0.0
     network: VQGANConfig = VQGANConfig()
 
 
@@ -166,7 +168,8 @@ class RealSRT:
         control = self.config.control
         if not control.multiscale:
             return Control(self.config.tokenizer, **run, rngs=rngs)
-        return MultiscaleControl(control.network, sharpen=control.sharpen, **run, rngs=rngs)
+        start = dict(sharpen=control.sharpen, soften=control.soften)
+        return MultiscaleControl(control.network, **start, **run, rngs=rngs)
 
     def _check_control(self) -> None:
         network, tokenizer = self.config.control.network, self.config.tokenizer

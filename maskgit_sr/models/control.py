@@ -12,7 +12,7 @@ from flax import nnx
 from maskgit_sr.arrays import Image, Latent, Params
 from maskgit_sr.models.layers import AttentionBlock, Conv, Feature, ResidualBlock
 from maskgit_sr.models.vqgan import Decoder, Encoder, VQGANConfig
-from maskgit_sr.ops.filters import unsharp_mask, without_grid
+from maskgit_sr.ops.filters import gaussian_blur, unsharp_mask, without_grid
 
 
 class Control(nnx.Module):
@@ -53,7 +53,9 @@ class MultiscaleControl(nnx.Module):
     to the upsampled LR image. A fresh one returns that image, or its unsharp mask of the amount
     ``sharpen``: photographs that need restoring are blurred, and what undoes a common blur need not
     be learned. The decoder draws patch² pixels at once; what repeats with that period is taken out
-    of its output.
+    of its output. A Gaussian of sigma ``soften`` pixels goes over it as well: photographs at a
+    camera's own pixels have little at the finest frequencies, where a perceptual loss lets dots and
+    stairs stand.
     """
 
     def __init__(
@@ -61,11 +63,12 @@ class MultiscaleControl(nnx.Module):
         config: VQGANConfig,
         *,
         sharpen: float = 0.0,
+        soften: float = 0.0,
         dtype: Any,
         rngs: nnx.Rngs,
         remat: bool = False,
     ):
-        self.sharpen = sharpen
+        self.sharpen, self.soften = sharpen, soften
         run = dict(dtype=dtype, rngs=rngs)
         self.residual = Control(config, remat=remat, **run)
         self.decoder = Decoder(config, remat=remat, **run)
@@ -83,9 +86,10 @@ class MultiscaleControl(nnx.Module):
         return self.decoder.body(latent, skips[::-1])
 
     def head(self, features: Feature, upsampled: Image) -> Image:
-        """The last convolution's output without its grid, added to the sharpened LR image."""
+        """The last convolution's output, grid out and softened, added to the sharpened LR image."""
         start = unsharp_mask(upsampled, self.sharpen) if self.sharpen else upsampled
-        return start + without_grid(self.decoder.head(features), self.decoder.patch)
+        drawn = without_grid(self.decoder.head(features), self.decoder.patch)
+        return start + (gaussian_blur(drawn, self.soften) if self.soften else drawn)
 
     def __call__(self, latent: Latent, upsampled: Image) -> Image:
         """Tokens' latent [B, h, w, C] and upsampled LR image → restored image, not clipped."""

@@ -10,18 +10,20 @@ import jax.numpy as jnp
 from maskgit_sr.arrays import Image
 
 
-def unsharp_mask(image: Image, amount: float, sigma: float = 1.5) -> Image:
-    """The image plus ``amount`` times what a Gaussian blur takes from it.
+def gaussian_blur(image: Image, sigma: float) -> Image:
+    """The image [B, H, W, C] under a Gaussian that is cut off at three ``sigma`` (in pixels).
 
-    Args:
-        image: [B, H, W, C]; beyond the border its outermost pixels are repeated.
-        sigma: of the blur, in pixels; the kernel reaches three times as far.
+    Beyond the border its outermost pixels are repeated.
     """
     reach = math.ceil(3 * sigma)
     weights = [math.exp(-0.5 * (x / sigma) ** 2) for x in range(-reach, reach + 1)]
     weights = [weight / sum(weights) for weight in weights]
-    blurred = _correlate(_correlate(image, 1, weights), 2, weights)
-    return image + amount * (image - blurred)
+    return _correlate(_correlate(image, 1, weights), 2, weights)
+
+
+def unsharp_mask(image: Image, amount: float, sigma: float = 1.5) -> Image:
+    """The image plus ``amount`` times what `gaussian_blur` takes from it."""
+    return image + amount * (image - gaussian_blur(image, sigma))
 
 
 def without_grid(image: Image, period: int, cells: int = 5) -> Image:

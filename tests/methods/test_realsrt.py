@@ -155,7 +155,7 @@ def shape_of(tree):
 def test_every_stage_fits_together(tiny, gan, tune, multiscale):
     """Losses, gradients, panels and exports by shape alone; nothing is computed."""
     losses = dataclasses.replace(tiny.losses, adversarial_weight=gan, tune_decoder=tune)
-    control = ControlConfig(multiscale, 1.0, tiny.tokenizer)
+    control = ControlConfig(multiscale, 1.0, network=tiny.tokenizer)
     method = RealSRT(dataclasses.replace(tiny, losses=losses, control=control))
     batch = {"hr": (4, 64, 64, 3), "lr": (4, 16, 16, 3)}
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in batch.items()}
@@ -197,7 +197,7 @@ def test_every_stage_fits_together(tiny, gan, tune, multiscale):
     ],
 )
 def test_a_control_module_that_does_not_fit_is_refused(tiny, network, tune, message):
-    control = ControlConfig(True, 0.0, dataclasses.replace(tiny.tokenizer, **network))
+    control = ControlConfig(True, network=dataclasses.replace(tiny.tokenizer, **network))
     losses = dataclasses.replace(tiny.losses, tune_decoder=tune)
     with pytest.raises(ValueError, match=message):
         RealSRT(dataclasses.replace(tiny, losses=losses, control=control))
@@ -208,7 +208,7 @@ def test_control_learns_from_the_image_it_renders(tiny, multiscale):
     """The loss, taken apart for the adaptive weight, has the gradient of the whole."""
     losses = dataclasses.replace(tiny.losses, adversarial_weight=0.0, pixel="l2")
     config = dataclasses.replace(
-        tiny, losses=losses, control=ControlConfig(multiscale, 1.0, tiny.tokenizer)
+        tiny, losses=losses, control=ControlConfig(multiscale, 1.0, network=tiny.tokenizer)
     )
     method = RealSRT(config)
     hr = jax.random.uniform(jax.random.key(1), (2, 64, 64, 3))

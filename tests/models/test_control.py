@@ -12,7 +12,7 @@ from maskgit_sr.methods.realsrt import ControlConfig, RealSRT
 from maskgit_sr.models import control
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.models.vqgan import Decoder
-from maskgit_sr.ops.filters import unsharp_mask, without_grid
+from maskgit_sr.ops.filters import gaussian_blur, unsharp_mask, without_grid
 
 
 def test_fresh_module_ends_in_zeros(method):
@@ -43,15 +43,18 @@ def test_zeros_are_identity_and_features_follow_both_inputs(method, params):
     np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.fixture(scope="module", params=[0.0, 2.0])
-def sharpen(request):
-    return request.param
+@pytest.fixture(scope="module", params=[(0.0, 0.0), (2.0, 0.7)])
+def filters(request):
+    """Amount of the mask below, sigma of the blur above."""
+    return dict(zip(("sharpen", "soften"), request.param, strict=True))
 
 
 @pytest.fixture(scope="module")
-def multiscale(tiny, sharpen):
+def multiscale(tiny, filters):
     network = dataclasses.replace(tiny.tokenizer, channels=(32, 64), decoder_bottom=1)
-    return RealSRT(dataclasses.replace(tiny, control=ControlConfig(True, sharpen, network)))
+    return RealSRT(
+        dataclasses.replace(tiny, control=ControlConfig(True, **filters, network=network))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +73,10 @@ def steered(multiscale):
 
 
 def test_a_started_multiscale_module_returns_the_upsampled_image(
-    multiscale, fresh, inputs, sharpen
+    multiscale, fresh, inputs, filters
 ):
     started = control.start_multiscale(fresh)
-    expected = unsharp_mask(inputs[1], sharpen)
+    expected = unsharp_mask(inputs[1], filters["sharpen"])
     np.testing.assert_allclose(steered(multiscale)(started, *inputs), expected, atol=1e-6)
     changed = {
         name
@@ -83,12 +86,15 @@ def test_a_started_multiscale_module_returns_the_upsampled_image(
     assert changed == {"decoder/conv_out/kernel"}  # its bias is zero anyway
 
 
-def test_multiscale_module_adds_its_decoding_and_the_levels(multiscale, fresh, inputs, sharpen):
+def test_multiscale_module_adds_its_decoding_and_the_levels(multiscale, fresh, inputs, filters):
     """With only the last convolution open it adds the decoder's image; then each level counts."""
     latent, upsampled = inputs
     decode = jax.jit(lambda p, x: multiscale.control.apply(p, lambda m: m.decoder(x)))
     closed = steered(multiscale)(fresh, latent, upsampled)
-    expected = unsharp_mask(upsampled, sharpen) + without_grid(decode(fresh, latent), 4)
+    drawn = without_grid(decode(fresh, latent), 4)
+    if filters["soften"]:
+        drawn = gaussian_blur(drawn, filters["soften"])
+    expected = unsharp_mask(upsampled, filters["sharpen"]) + drawn
     np.testing.assert_allclose(closed, expected, rtol=1e-4, atol=1e-5)
     (skip,) = fresh["skips"].values()
     assert skip["kernel"].shape == (1, 1, 32, 64)

@@ -7,16 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskgit_sr.ops.filters import unsharp_mask, without_grid
+from maskgit_sr.ops.filters import gaussian_blur, unsharp_mask, without_grid
 
 RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize(("amount", "sigma"), [(2.0, 1.5), (0.5, 0.8)])
-def test_unsharp_mask(amount, sigma):
+def test_blur_and_unsharp_mask(amount, sigma):
     image = RNG.random((1, 24, 19, 3)).astype(np.float32)
     side = 2 * int(np.ceil(3 * sigma)) + 1
     blurred = cv2.GaussianBlur(image[0], (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
+    np.testing.assert_allclose(gaussian_blur(jnp.asarray(image), sigma)[0], blurred, atol=1e-6)
     expected = image[0] + amount * (image[0] - blurred)
     found = unsharp_mask(jnp.asarray(image), amount, sigma)[0]
     np.testing.assert_allclose(found, expected, atol=2e-6)
