@@ -153,7 +153,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.update(log_every=25, panel_every=500, validate_every=500, checkpoint_every=250)
         config.data.update(cache=True, workers=0, margin=32, validation_limit=8, preset="camera")
     if size == "small":  # why these: docs/training_log.md
-        config.data.update(margin=32, preset="lens", zoom=(1.25, 2.25))
+        config.data.update(margin=32, preset="lens", zoom=(1.75, 2.75))
     if stage == "tokenizer":  # learns to reconstruct photographs, and sees no LR image
         config.data.update(preset="none", margin=0)
     _move(config, size, machine)
