@@ -168,8 +168,9 @@ class RealSRT:
         control = self.config.control
         if not control.multiscale:
             return Control(self.config.tokenizer, **run, rngs=rngs)
-        start = dict(sharpen=control.sharpen, soften=control.soften)
-        return MultiscaleControl(control.network, **start, **run, rngs=rngs)
+        return MultiscaleControl(
+            control.network, sharpen=control.sharpen, soften=control.soften, **run, rngs=rngs
+        )
 
     def _check_control(self) -> None:
         network, tokenizer = self.config.control.network, self.config.tokenizer
