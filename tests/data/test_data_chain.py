@@ -99,7 +99,7 @@ def test_json_is_what_it_was():
         ),
     )
     kernel = {"shape": "gaussian", "size": 7, "sigma_x": 1.5, "sigma_y": 1.5, "theta": 0.0}
-    kernel |= {"beta": 1.0, "cutoff": 0.0, "offset": 0.0}
+    kernel |= {"beta": 1.0, "cutoff": 0.0, "offset": 0.0, "amount": 0.0}
     covariance = [[90.0, 40.0, 10.0], [40.0, 60.0, 20.0], [10.0, 20.0, 30.0]]
     assert json.loads(json.dumps(record.to_dict())) == {
         "height": 8,
@@ -122,6 +122,13 @@ def test_json_is_what_it_was():
             {"step": "jpeg", "quality": 75},
         ],
     }
+
+
+def test_records_from_before_kernels_had_an_amount_are_read():
+    record = c.Degradation(8, 12, 2, (c.Blur(Kernel("gaussian", 7, 1.5, 1.5)),))
+    stored = json.loads(json.dumps(record.to_dict()))
+    del stored["steps"][0]["kernel"]["amount"]
+    assert c.Degradation.from_dict(stored) == record
 
 
 @pytest.mark.parametrize(
