@@ -26,9 +26,8 @@ from data.chain import (
     Step,
 )
 from data.kernels import Kernel
-from data.lens import SecondLens
+from data.lens import Range, SecondLens
 
-Range = tuple[float, float]
 _TORCH_MODES = ("adaptive", "bilinear", "bicubic")  # what `F.interpolate` calls area, …
 _CV2_MODES = ("bilinear", "bicubic", "area")
 

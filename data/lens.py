@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ class SecondLens:
     """
 
     optics: Range = (0.3, 1.0)
-    antialias_area: float = 0.5  # else bicubic
+    area: float = 0.5  # else antialiased bicubic
     noise: float = 0.6
     noise_sigma: Range = (0.0, 2.0)  # levels of 255
     grey: float = 0.4
@@ -40,7 +41,7 @@ class SecondLens:
 
     def steps(self, rng: np.random.Generator, height: int, width: int, scale: int) -> list[Step]:
         chain: list[Step] = [_gaussian(scale * float(rng.uniform(*self.optics)))]
-        mode = "area" if rng.random() < self.antialias_area else "bicubic"
+        mode = "area" if rng.random() < self.area else "bicubic"
         chain.append(Resize(height // scale, width // scale, mode, antialias=mode == "bicubic"))
         if rng.random() < self.noise:
             sigma, grey = float(rng.uniform(*self.noise_sigma)), bool(rng.random() < self.grey)
@@ -49,17 +50,16 @@ class SecondLens:
             sigma, amount = (
                 float(rng.uniform(*r)) for r in (self.sharpening_sigma, self.sharpening_amount)
             )
-            size = _odd(3 * sigma)
-            chain.append(Blur(Kernel("unsharp", size, sigma, sigma, amount=amount)))
+            chain.append(Blur(Kernel("unsharp", _side(sigma), sigma, sigma, amount=amount)))
         if rng.random() < self.jpeg:
             chain.append(Jpeg(int(rng.integers(*self.jpeg_quality, endpoint=True))))
         return [*chain, _gaussian(float(rng.uniform(*self.registration)))]
 
 
 def _gaussian(sigma: float) -> Blur:
-    return Blur(Kernel("gaussian", _odd(3 * sigma), sigma, sigma))
+    return Blur(Kernel("gaussian", _side(sigma), sigma, sigma))
 
 
-def _odd(reach: float) -> int:
-    """Side of the smallest kernel that reaches so far from its centre."""
-    return 2 * int(np.ceil(reach)) + 1
+def _side(sigma: float) -> int:
+    """Side of the smallest kernel that reaches three sigmas from its centre."""
+    return 2 * math.ceil(3 * sigma) + 1
