@@ -16,8 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from maskgit_sr import DEFAULT_MODEL
-from maskgit_sr.inference import images
+from maskgit_sr import DEFAULT_MODEL, images
 
 Stamp = tuple[int, int, bytes]
 

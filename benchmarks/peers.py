@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 
 from data.validation import whole_multiple
-from maskgit_sr import DEFAULT_MODEL
+from maskgit_sr import DEFAULT_MODEL, images
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import evaluator, images, pairing, report
-from maskgit_sr.inference.evaluator import Read, Sample
-from maskgit_sr.inference.pairing import Entry
+from maskgit_sr.evaluation import evaluator
+from maskgit_sr.evaluation.evaluator import Read, Sample
+from maskgit_sr.evaluation.report import page as report
+from maskgit_sr.images import pairing
+from maskgit_sr.images.pairing import Entry
 from maskgit_sr.metrics import protocols
 
 SCALE = 4

@@ -40,11 +40,11 @@ from benchmarks import flops, restoration_parts, roofline, speed_report, weights
 from benchmarks.inference import photograph
 from benchmarks.realsrt_reference import STEPS, Reference
 from configs import realsrt
+from maskgit_sr import images
 from maskgit_sr.arrays import Execution, Params, parse_dtype
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.convert.realsrt import map_state
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import images
 from maskgit_sr.inference.mosaic import Mosaic
 from maskgit_sr.inference.upscaler import Upscaler, fetch
 from maskgit_sr.methods import registry

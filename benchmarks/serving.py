@@ -33,8 +33,7 @@ from rich.table import Table
 
 import maskgit_sr
 from benchmarks.inference import photograph
-from maskgit_sr import DEFAULT_MODEL, Upscaler
-from maskgit_sr.inference import images
+from maskgit_sr import DEFAULT_MODEL, Upscaler, images
 
 MAX_PIXELS = 40_000
 TIMEOUT = 600.0

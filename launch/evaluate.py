@@ -18,11 +18,11 @@ import numpy as np
 
 from data import degradations
 from data.validation import whole_multiple
-from maskgit_sr import DEFAULT_MODEL
+from maskgit_sr import DEFAULT_MODEL, images
 from maskgit_sr.cli import results
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import images, pairing
-from maskgit_sr.inference.pairing import Entry
+from maskgit_sr.images import pairing
+from maskgit_sr.images.pairing import Entry
 
 
 def degrade(

@@ -28,7 +28,7 @@ from data.validation import validation_pairs
 from maskgit_sr import paths
 from maskgit_sr.arrays import Execution, Params, parse_dtype
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import models
+from maskgit_sr.inference import load
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method
 from maskgit_sr.models.functional import flatten
@@ -140,7 +140,7 @@ def find_init(name: str) -> str:
         UserError: neither.
     """
     try:
-        return os.fspath(models.resolve(name)) if name else ""
+        return os.fspath(load.resolve(name)) if name else ""
     except UserError as error:
         raise UserError(f"--config.init: {error}") from None
 

@@ -17,9 +17,9 @@ os.environ.setdefault("EPATH_USE_TF", "0")
 
 if TYPE_CHECKING:
     from maskgit_sr.errors import UserError as UserError
-    from maskgit_sr.inference.models import ModelInfo as ModelInfo
-    from maskgit_sr.inference.models import list_models as list_models
-    from maskgit_sr.inference.models import load as load
+    from maskgit_sr.inference.load import ModelInfo as ModelInfo
+    from maskgit_sr.inference.load import list_models as list_models
+    from maskgit_sr.inference.load import load as load
     from maskgit_sr.inference.upscaler import Restoration as Restoration
     from maskgit_sr.inference.upscaler import Result as Result
     from maskgit_sr.inference.upscaler import Upscaler as Upscaler
@@ -28,9 +28,9 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "UserError": "errors",
-    "ModelInfo": "inference.models",
-    "list_models": "inference.models",
-    "load": "inference.models",
+    "ModelInfo": "inference.load",
+    "list_models": "inference.load",
+    "load": "inference.load",
     "Restoration": "inference.upscaler",
     "Result": "inference.upscaler",
     "Upscaler": "inference.upscaler",

@@ -11,25 +11,34 @@ FILES = sorted(path for folder in OURS for path in (ROOT / folder).rglob("*.py")
 
 BASE = {"arrays", "errors", "assets", "paths"}
 NETWORKS = BASE | {"ops", "models"}
-METHODS = NETWORKS | {"losses", "decoding", "methods", "bundles"}
-ALLOWED = {  # part of maskgit_sr → the other parts it may import
+METHODS = NETWORKS | {"perceptual", "losses", "decoding", "methods", "bundles"}
+INFERENCE = METHODS | {"images", "inference"}
+EVALUATION = INFERENCE | {"metrics", "evaluation"}
+ALLOWED = {  # room of maskgit_sr → the other rooms it may import
     "errors": set(),
-    "paths": set(),
+    "paths": {"errors"},
+    "images": {"errors", "paths"},
     "arrays": {"errors"},
-    "assets": {"errors"},
+    "assets": {"errors", "paths"},
     "ops": {"arrays", "errors"},
+    "perceptual": BASE | {"ops"},
     "models": NETWORKS,
     "bundles": NETWORKS,
-    "losses": NETWORKS,
+    "losses": NETWORKS | {"perceptual"},
     "decoding": NETWORKS | {"losses"},
-    "methods": NETWORKS | {"losses", "decoding"},
-    "metrics": NETWORKS,
+    "methods": METHODS - {"bundles"},
+    "metrics": BASE | {"ops", "perceptual"},
     "training": METHODS,
-    "inference": METHODS | {"metrics"},
+    "inference": METHODS | {"images"},
+    "evaluation": EVALUATION,
+    "export": INFERENCE,
+    "serving": INFERENCE,
+    "batch": INFERENCE,
     "convert": METHODS,
-    "cli": METHODS | {"metrics", "training", "inference", "convert", ""},
+    "cli": EVALUATION | {"export", "convert", ""},
     "": {"errors", "inference"},
 }
+NUMPY_ONLY = ("errors", "paths", "images")  # rooms that `data` may import
 
 
 def modules(path):
@@ -81,10 +90,15 @@ def test_library_does_not_know_its_users():
         assert not tops(path) & {"data", "configs", "launch", "tests", "benchmarks"}, path
 
 
-def test_data_is_numpy_only():
-    forbidden = {"jax", "jaxlib", "flax", "optax", "orbax", "maskgit_sr", "configs", "launch"}
-    for path in library("data"):
+def test_data_and_images_are_numpy_only():
+    forbidden = {"jax", "jaxlib", "flax", "optax", "orbax", "configs", "launch"}
+    rooms = [path for path in library() if part(path) in NUMPY_ONLY]
+    for path in [*library("data"), *rooms]:
         assert not tops(path) & forbidden, path
+    for path in library("data"):
+        for module in modules(path):
+            first, *rest = module.split(".")
+            assert first != "maskgit_sr" or rest[0] in NUMPY_ONLY, f"{path} imports {module}"
 
 
 def test_configs_are_data():

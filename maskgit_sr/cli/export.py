@@ -46,7 +46,7 @@ def export(
                 raise UserError(f"{name}: expected at least 1, found {value}")
         if steps is not None and steps < 1:
             raise UserError(f"--steps: expected at least 1, found {steps}")
-        from maskgit_sr.inference.export import export as write
+        from maskgit_sr.export.artifact import export as write
 
         with progress() as bars:
             bar = bars.add_task("", total=3, speed="")

@@ -12,8 +12,8 @@ from maskgit_sr.cli.messages import plain_table, progress, say, show
 from maskgit_sr.errors import UserError
 
 if TYPE_CHECKING:
-    from maskgit_sr.inference.evaluator import Read
-    from maskgit_sr.inference.pairing import Entry
+    from maskgit_sr.evaluation.evaluator import Read
+    from maskgit_sr.images.pairing import Entry
     from maskgit_sr.inference.upscaler import Upscaler
     from maskgit_sr.metrics.protocols import Protocol
 
@@ -37,7 +37,7 @@ def protocol(name: str, metrics: str | None, border: int | None, crop: int | Non
 
 def score(entries: Sequence[Entry], read: Read, protocol: Protocol, **known: Any) -> dict[str, Any]:
     """`evaluator.evaluate` of all entries, with a bar."""
-    from maskgit_sr.inference import evaluator
+    from maskgit_sr.evaluation import evaluator
 
     given = [kind for kind in ("hr", "lr") if all(getattr(e, kind) is not None for e in entries)]
     with progress() as bars:
@@ -61,7 +61,7 @@ def restore_and_score(
     **known: Any,
 ) -> dict[str, Any]:
     """Scores of what the model makes of every LR picture; `keep` takes the pictures."""
-    from maskgit_sr.inference import restoring
+    from maskgit_sr.evaluation import restoring
 
     return score(entries, restoring.from_model(upscaler, entries, options, keep), protocol, **known)
 
@@ -80,15 +80,15 @@ def finish(
         report: folder of the page.
         keep: where `restore_and_score` has put the pictures; None: they are the entries' own.
     """
-    from maskgit_sr.inference import evaluator
+    from maskgit_sr.evaluation import evaluator
 
     for line in result["problems"]:
         say(line)
     if output is not None:
         evaluator.write(result, output)
     if report is not None and result["images"]:
-        from maskgit_sr.inference import report as page
-        from maskgit_sr.inference import restoring
+        from maskgit_sr.evaluation import restoring
+        from maskgit_sr.evaluation.report import page
 
         by_name = {entry.name: entry for entry in entries}
         crop = result["protocol"]["crop"]

@@ -25,7 +25,7 @@ from maskgit_sr.cli.messages import (
 from maskgit_sr.errors import UserError
 
 if TYPE_CHECKING:
-    from maskgit_sr.inference.pairing import Entry
+    from maskgit_sr.images.pairing import Entry
 
 STUDIES = ("parts", "steps")
 
@@ -69,7 +69,8 @@ def score(
             return
         if sr is None:
             raise UserError("--sr: expected a folder of outputs, found none")
-        from maskgit_sr.inference import evaluator, pairing
+        from maskgit_sr.evaluation import evaluator
+        from maskgit_sr.images import pairing
 
         chosen = results.protocol(protocol, metrics, border, crop)
         entries, problems = pairing.match(sr, hr, lr)
@@ -139,7 +140,7 @@ def evaluate(
         if hr is None and (calibration or ablation):
             raise UserError("--hr: is needed for --calibration and --ablation")
         import maskgit_sr
-        from maskgit_sr.inference import pairing
+        from maskgit_sr.images import pairing
 
         chosen = results.protocol(protocol, metrics, border, crop)
         entries, problems = pairing.match(hr=hr, lr=lr)
@@ -177,7 +178,7 @@ def _exit(code: int) -> None:
 
 
 def _compare(first: Path, second: Path) -> None:
-    from maskgit_sr.inference import evaluator, statistics
+    from maskgit_sr.evaluation import evaluator, statistics
 
     loaded = [evaluator.load(path) for path in (first, second)]
     found = statistics.compare(*loaded)
@@ -203,7 +204,7 @@ def _compare(first: Path, second: Path) -> None:
 def _calibrate(
     upscaler: Any, entries: Sequence[Entry], folder: Path, options: Mapping[str, Any]
 ) -> None:
-    from maskgit_sr.inference import calibration
+    from maskgit_sr.evaluation import calibration
 
     with progress() as bars:
         bar = bars.add_task("calibration", total=len(entries), speed="")
@@ -226,7 +227,7 @@ def _ablate(
     study: str,
     output: Path | None,
 ) -> None:
-    from maskgit_sr.inference import evaluator, restoring
+    from maskgit_sr.evaluation import evaluator, restoring
 
     found = [run(changed, name, None) for name, changed in restoring.study(study)]
     for line in found[0]["problems"]:
@@ -238,6 +239,6 @@ def _ablate(
             name = f"{output.stem}-{slug}.json"
             evaluator.write(result, output.with_name(name))
         if study == "steps":
-            from maskgit_sr.inference import plots
+            from maskgit_sr.evaluation import plots
 
             typer.echo(plots.steps(found, output.with_suffix(".png")))

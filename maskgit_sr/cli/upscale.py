@@ -24,7 +24,7 @@ from maskgit_sr.errors import UserError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from maskgit_sr.inference.files import Job
+    from maskgit_sr.images.files import Job
 
 MAX_SCALE = 16
 COLOR_FIXES = ("adain", "wavelet", "none")
@@ -92,7 +92,7 @@ def upscale(
         check_choice("--device", device, DEVICES)
         check_choice("--dtype", dtype, DTYPES)
 
-        from maskgit_sr.inference import files
+        from maskgit_sr.images import files
 
         jobs = files.plan(
             inputs,
@@ -142,7 +142,8 @@ def upscale(
 
 
 def _restore(upscaler: Any, job: Job, options: dict[str, Any], meter: Meter) -> None:
-    from maskgit_sr.inference import files, images
+    from maskgit_sr import images
+    from maskgit_sr.images import files
 
     picture = images.read(job.source)
     for note in picture.notes:

@@ -7,18 +7,32 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from maskgit_sr.arrays import Confidence, Keys, TokenLogits, TokenMask, Tokens
-from maskgit_sr.decoding.policies import Policy
+from maskgit_sr.decoding.rules import Drawn, Rule
 from maskgit_sr.ops.masking import top_mask
-from maskgit_sr.ops.schedules import mask_counts
 
 Generate = Callable[[Tokens, TokenMask], TokenLogits]
-Doubt = Callable[[Tokens], Confidence]
+
+
+class Canvas(NamedTuple):
+    """What decoding starts from.
+
+    Attributes:
+        tokens: [B, N]; the value is ignored where the token is not known.
+        known: [B, N], true where the token is given. Given tokens never change.
+        start: [B], the first step of each example; an example whose start is T or more keeps its
+            tokens as they are.
+    """
+
+    tokens: Tokens
+    known: TokenMask
+    start: Int[Array, " B"]
 
 
 class Decoded(NamedTuple):
-    """Finished tokens [B, N] and, if the policy scores them, confidence in [0, 1] [B, N]."""
+    """Finished tokens [B, N] and, if asked for, their confidence in [0, 1] [B, N]."""
 
     tokens: Tokens
     confidence: Confidence | None
@@ -27,63 +41,78 @@ class Decoded(NamedTuple):
 class _Carry(NamedTuple):
     tokens: Tokens  # [B, N]; the value under the mask is ignored by `generate`
     mask: TokenMask  # [B, N]; true: still to be generated
-    chosen: Confidence  # [B, N]; probability each token was chosen with
+    probability: Confidence  # [B, N]; with which each token was drawn
+
+
+def blank(batch: int, tokens: int) -> Canvas:
+    """Returns a canvas without any known token."""
+    shape = (batch, tokens)
+    return Canvas(
+        jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool), jnp.zeros((batch,), jnp.int32)
+    )
 
 
 def decode(
-    generate: Generate, doubt: Doubt | None, batch: int, tokens: int, policy: Policy, keys: Keys
+    generate: Generate,
+    rule: Rule,
+    canvas: Canvas,
+    counts: Int[Array, "*b T"],
+    keys: Keys,
+    *,
+    temperature: float = 0.0,
+    redraw: bool = False,
+    confidence: bool = False,
 ) -> Decoded:
-    """Generates ``tokens`` tokens for each of ``batch`` tiles from a blank canvas.
+    """Fills the canvas in T steps.
 
     Whatever does not change from step to step (LR memory, cross-attention keys and values) belongs
-    in the closures; the loop carries tokens and mask only. ``generate`` is called T times and
-    ``doubt`` T − 1 times, once more if ``policy.score``.
+    in the closures; the loop carries tokens, mask and probabilities only. ``generate`` is called T
+    times and ``rule.priority`` T − 1 times.
 
     Args:
         generate: (tokens [B, N], mask [B, N]) → logits [B, N, K].
-        doubt: tokens [B, N] → critic logits [B, N], larger for less plausible tokens; required for
-            the ``critic`` policy.
-        keys: one PRNG key a tile, [B]; only used at temperatures above 0, so that a tile's samples
-            depend on its own key and not on its place in the batch.
-
-    Raises:
-        ValueError: the policy needs a critic and there is none.
+        counts: tokens still masked after each step, [T] or [B, T] (`ops.schedules.mask_counts`).
+            The last step fills whatever is masked, so that its entry is not looked at.
+        keys: one PRNG key an example, [B], so that its samples depend neither on its place in the
+            batch nor on its neighbours.
+        temperature: 0 takes the most likely token; above 0 samples softmax(logits / temperature).
+        redraw: draw kept tokens again in every step too (ITER's released code); known ones stay.
+        confidence: rate the finished tokens too.
     """
-    if policy.asks_critic and doubt is None:
-        raise ValueError("confidence: the bundle has no critic; use confidence='generator'")
-    counts = jnp.asarray(mask_counts(policy.steps, tokens, policy.schedule))
+    counts = jnp.asarray(counts)
+    steps = counts.shape[-1]
+    free = ~canvas.known
+    most = free.sum(-1)
 
     def fill(step: jax.Array | int, carry: _Carry) -> _Carry:
         logits = generate(carry.tokens, carry.mask)
-        predicted = _choose(logits, policy.temperature, keys, step)
-        filled = jnp.where(carry.mask, predicted, carry.tokens)
+        drawn = free if redraw else carry.mask
+        tokens = jnp.where(drawn, _choose(logits, temperature, keys, step), carry.tokens)
         probability = jax.nn.softmax(logits, axis=-1)
-        probability = jnp.take_along_axis(probability, filled[..., None], axis=-1)[..., 0]
-        return _Carry(filled, carry.mask, jnp.where(carry.mask, probability, carry.chosen))
+        probability = jnp.take_along_axis(probability, tokens[..., None], axis=-1)[..., 0]
+        probability = jnp.where(drawn, probability, carry.probability)
+        return _Carry(tokens, carry.mask, probability)
 
     def body(step: jax.Array, carry: _Carry) -> _Carry:
-        carry = fill(step, carry)
-        if policy.confidence == "critic":
-            assert doubt is not None
-            scores = doubt(carry.tokens)
-        else:  # tokens kept so far never come first
-            scores = jnp.where(carry.mask, -carry.chosen, -jnp.inf)
-        return carry._replace(mask=top_mask(scores, counts[step]))
+        filled = fill(step, carry)
+        priority = rule.priority(Drawn(*filled, step, steps), keys)
+        # Ranks, not a threshold: ties would mask another number of tokens than the schedule's.
+        count = jnp.minimum(counts[..., step], most)
+        mask = top_mask(jnp.where(free, priority, -jnp.inf), count)
+        return _begun(step, canvas.start, filled._replace(mask=mask), carry)
 
-    carry = _Carry(
-        jnp.zeros((batch, tokens), jnp.int32),
-        jnp.ones((batch, tokens), bool),
-        jnp.zeros((batch, tokens), jnp.float32),
-    )
-    if policy.steps > 1:  # a loop of no turns would still trace, and need, the critic
-        carry = jax.lax.fori_loop(0, policy.steps - 1, body, carry)
-    carry = fill(policy.steps - 1, carry)
-    if not policy.score:
-        return Decoded(carry.tokens, None)
-    if policy.confidence == "critic":
-        assert doubt is not None
-        return Decoded(carry.tokens, jax.nn.sigmoid(-doubt(carry.tokens)))
-    return Decoded(carry.tokens, carry.chosen)
+    carry = _Carry(canvas.tokens, free, jnp.ones(free.shape, jnp.float32))
+    if steps > 1:  # a loop of no turns would still trace, and need, the rule's network
+        carry = jax.lax.fori_loop(0, steps - 1, body, carry)
+    carry = _begun(steps - 1, canvas.start, fill(steps - 1, carry), carry)
+    scores = rule.confidence(carry.tokens, carry.probability) if confidence else None
+    return Decoded(carry.tokens, scores)
+
+
+def _begun(step: jax.Array | int, start: Int[Array, " B"], after: _Carry, before: _Carry) -> _Carry:
+    """The carry after a step, for the examples that have started by then."""
+    begun = (step >= start)[:, None]
+    return _Carry(*(jnp.where(begun, a, b) for a, b in zip(after, before, strict=True)))
 
 
 def _choose(logits: TokenLogits, temperature: float, keys: Keys, step: jax.Array | int) -> Tokens:

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
+from maskgit_sr import images
 from maskgit_sr.arrays import Params
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.decoding.policies import CONFIDENCES, Policy
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import images
-from maskgit_sr.inference.images import Picture
+from maskgit_sr.images import Picture
 from maskgit_sr.inference.mosaic import Mosaic, peak, quantize
 from maskgit_sr.methods.base import Method, Restored, RestoreOptions
 from maskgit_sr.ops.color import COLOR_FIXES

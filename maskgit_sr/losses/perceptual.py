@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from maskgit_sr.arrays import Image, Params, Scalar
 from maskgit_sr.errors import UserError
-from maskgit_sr.models.perceptual import Distance, Perceptual, load_lpips, load_vgg19
+from maskgit_sr.perceptual.distances import Distance, Perceptual, load_lpips, load_vgg19
 
 Name = Literal["lpips_squeeze", "lpips_alex", "vgg19", "none"]
 
@@ -40,7 +40,7 @@ def random_window(key: jax.Array, shift: int, *images: Image) -> tuple[Image, ..
     return tuple(jax.lax.dynamic_slice(x, (0, top, left, 0), size) for x in images)
 
 
-def build(name: Name) -> Perceptual:
+def build_perceptual(name: str) -> Perceptual:
     """The distance called `name`; "none" is always 0 and needs no file.
 
     Raises:

@@ -1,28 +1,34 @@
-"""What a method is to the trainer, the upscaler and the exporter."""
+"""The contract between a method and everything that trains, runs, scores, exports or serves it.
+
+`docs/adding_a_method.md` walks through it with a worked example (`maskgit_sr.methods.subpixel`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Execution, Image, Keys, Params, Scalar, TokenGrid
-from maskgit_sr.decoding.policies import Policy
+from maskgit_sr.ops.color import COLOR_FIXES
 
 Batch = Mapping[str, jax.Array]
 
 
+# ---------------------------------------------------------------- training
+
+
 class LossResult(NamedTuple):
-    """What a phase's loss returns beside its scalar.
+    """Auxiliary output of a phase's loss.
 
     Attributes:
         metrics: scalars to log.
-        stats: the new statistics, updated but not trained (codebook EMA).
-        carry: arrays later phases of the same step read from the batch, so that nothing is
-            computed twice (the generated image for the discriminator); no gradient.
+        stats: new statistics, which are updated but not trained (the codebook's EMA).
+        carry: arrays added to the batch for the later phases of the same step, without gradient,
+            so that nothing is computed twice (the generated image, for the discriminator).
     """
 
     metrics: dict[str, Scalar]
@@ -31,95 +37,285 @@ class LossResult(NamedTuple):
 
 
 Loss = Callable[[Params, Params, Batch, jax.Array, jax.Array], tuple[Scalar, LossResult]]
-"""(params, stats, batch, key, step) → (scalar, result). The phase's group is differentiated."""
+"""(params, stats, batch, key, step) → (scalar, result), differentiated in the phase's groups."""
+
+Panel = Callable[[Params, Batch, jax.Array], dict[str, jax.Array]]
+"""(params, batch, key) → images [B, H, W, 3] by name. ``output`` is scored against ``hr``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One update inside a step: which group moves, along which loss."""
+    """One update within a step: one gradient of one loss over one or several groups."""
 
-    group: str
+    groups: tuple[str, ...]
     loss: Loss
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One training run.
+    """One training run. The trainer knows a stage by these fields alone.
 
     Attributes:
-        trains: groups that are optimised, in the order of their phases.
-        needs: groups of earlier stages that must be there, frozen.
-        phases: updates of one step, in order.
+        phases: updates of one step, in order. The groups that they name are trained.
         exports: groups whose EMA (or statistics) the finished stage contributes to a bundle.
-        start: params → params with this stage's groups made ready, such as a copied encoder.
-        panel: (params, stats, batch, key) → images [B, H, W, 3] by name, for people to look at.
+        panel: draws the stage's result; its ``output`` is what validation scores.
+        needs: groups of earlier stages that must exist, and stay frozen.
+        continues: trained groups that start from an earlier stage's weights instead of fresh ones
+            (L1 pre-training, then GAN).
+        batch: arrays of an example that the stage takes: ``("hr",)`` for tokenizers and priors.
+        frozen: networks that are not the method's own, by group name: builders of their parameters
+            (perceptual nets).
         fresh_stats: groups whose statistics this stage starts and updates.
-        finish: (params, stats) → params with what statistics hold moved to its group.
+        start: params → params with this stage's groups made ready, such as a copied encoder.
+        finish: (params, stats) → params with what the statistics hold moved to its group.
     """
 
-    trains: tuple[str, ...]
-    needs: tuple[str, ...]
     phases: tuple[Phase, ...]
     exports: tuple[str, ...]
-    panel: Callable[[Params, Params, Batch, jax.Array], dict[str, jax.Array]]
+    panel: Panel
+    needs: tuple[str, ...] = ()
+    continues: tuple[str, ...] = ()
+    batch: tuple[str, ...] = ("lr", "hr")
+    frozen: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
     fresh_stats: tuple[str, ...] = ()
     start: Callable[[Params], Params] = lambda params: params
     finish: Callable[[Params, Params], Params] = lambda params, stats: params
 
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """Trained groups, in the order of the phases, each once."""
+        return tuple(dict.fromkeys(group for phase in self.phases for group in phase.groups))
+
+
+# ---------------------------------------------------------------- restoration
+
 
 @dataclasses.dataclass(frozen=True)
 class TileSpec:
-    """How an image is cut: LR tile side and stride; side of a confidence cell in LR pixels."""
+    """How images of any size become windows of fixed shape.
 
-    size: int = 64
-    stride: int = 32
-    cell: int = 2
+    Attributes:
+        sides: sides of the square windows that the method takes, in LR pixels, ascending. An image
+            is worked through in the smallest that covers it, or else in the largest.
+        overlap: LR pixels that neighbouring windows share.
+        variance: of the Gaussian weight of a window, in units of its side (RealSRT §3.4).
+
+    Raises:
+        ValueError: no side, sides that do not ascend, or an overlap outside 0 … smallest side − 1.
+    """
+
+    sides: tuple[int, ...] = (64,)
+    overlap: int = 32
     variance: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not self.sides or min(self.sides) < 1 or list(self.sides) != sorted(set(self.sides)):
+            raise ValueError(f"tile.sides: expected ascending sides, found {self.sides}")
+        if not 0 <= self.overlap < self.sides[0]:
+            raise ValueError(
+                f"tile.overlap: expected 0 to {self.sides[0] - 1}, found {self.overlap}"
+            )
+
+    def side(self, height: int, width: int) -> int:
+        """Returns the side of the windows for an image of H × W LR pixels."""
+        return next((s for s in self.sides if s >= max(height, width)), self.sides[-1])
 
 
 class Restored(NamedTuple):
-    """Restored tiles, colour-corrected and not clipped; confidence in [0, 1] or None; tokens."""
+    """Restored windows.
+
+    Attributes:
+        image: [B, scale·H, scale·W, 3], colour-corrected, not clipped.
+        confidence: [B, h, w] in [0, 1]; None where the method has none or none was asked for.
+        tokens: [B, h, w]; None where the method has none.
+    """
 
     image: Image
-    confidence: Float[Array, "B h w"] | None
-    tokens: TokenGrid
+    confidence: Float[Array, "B h w"] | None = None
+    tokens: TokenGrid | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class RestoreOptions:
-    """Static choices of one restoration; a new value means a new compilation."""
+    """Static choices of one restoration; a new value means a new compilation.
 
-    policy: Policy = Policy()
-    color_fix: str = "adain"
-    control: bool = True
+    Methods derive their own with their own fields, defaults and checks. Hashable.
+
+    Attributes:
+        color_fix: how colours are matched to the input: ``adain``, ``wavelet`` or ``none``.
+        confidence: return the confidence too; only for methods that provide it.
+
+    Raises:
+        ValueError: a value out of range, naming the field.
+    """
+
+    color_fix: str = "none"
+    confidence: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("color_fix", self.color_fix, COLOR_FIXES)
+
+    @property
+    def stochastic(self) -> bool:
+        """True if the result depends on the keys."""
+        return False
+
+
+O = TypeVar("O", bound=RestoreOptions)  # noqa: E741
+
+
+def make_options(cls: type[O], name: str, provides: frozenset[str], given: dict[str, Any]) -> O:
+    """Builds a method's options; a value of None stands for the default.
+
+    Raises:
+        ValueError: an option that the method lacks, naming those it has; confidence asked of a
+            method that provides none; or a value out of range.
+    """
+    known = [field.name for field in dataclasses.fields(cls)]
+    for option in given:
+        if option not in known:
+            raise ValueError(
+                f"{option}: {name} has no such option; expected one of {', '.join(known)}"
+            )
+    chosen = cls(**{option: value for option, value in given.items() if value is not None})
+    if chosen.confidence and "confidence" not in provides:
+        raise ValueError(f"confidence: {name} has none")
+    return chosen
+
+
+def from_mapping(cls: Any, values: Mapping[str, Any], where: str) -> Any:
+    """Builds a configuration dataclass, nested ones included, from JSON or an ml_collections dict.
+
+    Lists become tuples, whole numbers floats where the field is one.
+
+    Raises:
+        ValueError: an unknown field or a value of another type, by the path of the field.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    arguments = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise ValueError(
+                f"{where}: unknown field {name!r}, expected one of {', '.join(fields)}"
+            )
+        default = fields[name].default
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{where}.{name}: expected a mapping, found {value!r}")
+            value = from_mapping(type(default), value, f"{where}.{name}")
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default):
+            kind = type(default).__name__
+            raise ValueError(f"{where}.{name}: expected {kind}, found {value!r}")
+        arguments[name] = value
+    return cls(**arguments)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError if ``value`` is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
 
 
 class Method(Protocol):
-    """A published system: its networks, training stages and restoration."""
+    """A published system: its networks, training stages and restoration.
+
+    A method holds structure only; parameters are passed to every call as ``{group: tree}``.
+
+    Attributes:
+        name: in `maskgit_sr.methods.registry`.
+        scale: output side over input side.
+        tile: the windows that it takes.
+        execution: compute dtype and rematerialisation.
+        groups: parameter groups of a bundle.
+        exact: those of them that a bundle keeps in float32 whatever its dtype.
+        provides: what `restore` returns beside the image: ``confidence``, ``tokens``.
+        losses: a dataclass of the training losses' settings, no part of a bundle.
+        studies: ablations by name: (name of a run, its options), in order.
+    """
 
     name: str
     scale: int
     tile: TileSpec
     execution: Execution
-    bundle_groups: tuple[str, ...]
+    groups: tuple[str, ...]
+    exact: frozenset[str]
+    provides: frozenset[str]
+    losses: Any
+    studies: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]]
 
     @property
-    def stages(self) -> dict[str, Stage]:
+    def stages(self) -> Mapping[str, Stage]:
         """Training stages by name, in training order."""
 
     def shapes(self) -> Params:
-        """Shape and dtype of every parameter, by group; allocates nothing."""
+        """Returns shape and dtype of every parameter by group; allocates nothing."""
 
     def init(self, key: jax.Array, groups: tuple[str, ...]) -> tuple[Params, Params]:
-        """Fresh (params, stats) of those groups."""
+        """Returns fresh (params, stats) of those groups, a training-only group included."""
 
     def continued_stats(self, params: Params) -> Params:
-        """Statistics to go on with from trained groups, for those groups that keep any."""
+        """Returns the statistics to go on with from trained groups, for groups that keep any."""
+
+    def options(self, **given: Any) -> RestoreOptions:
+        """Returns the method's own options, None standing for a default; see `make_options`."""
 
     def restore(
-        self, params: Params, lr: Float[Array, "B H W 3"], keys: Keys, options: RestoreOptions
+        self, params: Params, lr: Float[Array, "B H W 3"], keys: Keys, options: Any
     ) -> Restored:
-        """LR tiles [B, tile, tile, 3] in [0, 1] → tiles ×scale."""
+        """Restores LR windows [B, side, side, 3] in [0, 1]; ``keys`` [B] seed what is drawn."""
 
     def describe(self) -> dict[str, Any]:
-        """The configuration as JSON, enough to build this method again."""
+        """Returns networks and decoding as JSON, enough to build the method; no training."""
+
+
+class MethodBase:
+    """What most methods have in common; a subclass adds its networks, stages and `restore`.
+
+    Args:
+        config: networks and decoding, a dataclass with a field ``tile``; None: the defaults.
+        losses: settings of the training losses; None: the defaults.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    scale = 4
+    exact: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
+    studies: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {}
+    config_class: Any
+    losses_class: Any
+    options_class: Any = RestoreOptions
+
+    def __init__(self, config: Any = None, losses: Any = None, execution: Execution | None = None):
+        self.config = config or self.config_class()
+        self.losses = losses or self.losses_class()
+        self.execution = execution or Execution()
+        self.tile: TileSpec = self.config.tile
+
+    @classmethod
+    def build(
+        cls, config: Mapping[str, Any], losses: Mapping[str, Any], execution: Execution
+    ) -> MethodBase:
+        """Builds the method from mappings as JSON or ml_collections give them.
+
+        Raises:
+            ValueError: an unknown field, or a value that does not fit.
+        """
+        network = from_mapping(cls.config_class, config, "model")
+        return cls(network, from_mapping(cls.losses_class, losses, "losses"), execution)
+
+    def continued_stats(self, params: Params) -> Params:
+        """Returns nothing: there are no statistics."""
+        return {}
+
+    def options(self, **given: Any) -> Any:
+        """Returns the options, None standing for a default; raises as `make_options` does."""
+        return make_options(self.options_class, self.name, self.provides, given)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the configuration as plain JSON values."""
+        return dataclasses.asdict(self.config)

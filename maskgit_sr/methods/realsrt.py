@@ -1,242 +1,174 @@
-"""RealSRT (Peng et al., ECCV 2024): networks, restoration and the four training stages' wiring.
+"""RealSRT (Peng et al., ECCV 2024): networks, restoration and the four training stages.
 
-Groups: ``tokenizer``, ``codebook``, ``generator``, ``critic``, ``control``; while training also
-``discriminator`` and ``perceptual``, which are not part of a bundle.
+Groups: ``tokenizer``, ``codebook``, ``generator``, ``critic``, ``control``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from maskgit_sr.arrays import Execution, Image, Keys, Latent, Params, TokenGrid, Tokens
-from maskgit_sr.decoding.masked import Decoded, decode
-from maskgit_sr.decoding.policies import Policy
-from maskgit_sr.methods.base import Restored, RestoreOptions, Stage, TileSpec
-from maskgit_sr.models import codebook
-from maskgit_sr.models.control import Control, MultiscaleControl
-from maskgit_sr.models.discriminator import DiscriminatorConfig, PatchDiscriminator
+from maskgit_sr.arrays import Execution, Image, Keys, Latent, Params, Scalar, TokenGrid, Tokens
+from maskgit_sr.decoding.masked import Decoded, blank, decode
+from maskgit_sr.decoding.rules import ConfidenceRule, CriticRule, Rule
+from maskgit_sr.losses import token as token_losses
+from maskgit_sr.methods import vq
+from maskgit_sr.methods.base import (
+    Batch,
+    LossResult,
+    Phase,
+    Restored,
+    RestoreOptions,
+    Stage,
+    TileSpec,
+    check_choice,
+)
+from maskgit_sr.models import control
 from maskgit_sr.models.functional import Network
 from maskgit_sr.models.transformer import Memory, TokenTransformer, TransformerConfig
-from maskgit_sr.models.vqgan import VQGAN, VQGANConfig
+from maskgit_sr.models.vqgan import VQGANConfig
 from maskgit_sr.ops import color
-from maskgit_sr.ops.resize import upsample_bicubic
+from maskgit_sr.ops.masking import random_mask
+from maskgit_sr.ops.resize import upsample_nearest
+from maskgit_sr.ops.schedules import gamma, mask_counts
 
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """Weights and rules of the training losses (RealSRT §4.1, methods section 1).
-
-    Attributes:
-        pixel: ``l1`` or ``l2``.
-        perceptual: which perceptual net, ``perceptual_weight`` its factor.
-        perceptual_shift: how much smaller than the image, in pixels, the square is that the
-            perceptual net sees, at a random place in every step. That moves the image against the
-            net's strides. At fixed ones a decoder learns patterns of their period, which please
-            that net and nobody else (Kettunen et al., E-LPIPS, arXiv:1906.03973). 0 in the paper.
-        adversarial_weight: factor on top of the adaptive weight; 0 leaves the GAN out.
-        adversarial_start: step from which the GAN takes part.
-        commitment: factor of the commitment loss.
-        bypass: share of tokenizer examples decoded from continuous vectors, which keeps the decoder
-            able to follow the controlling module's continuous residual. 0 in the paper.
-        control_steps: decoding steps T that make the tokens the control stage learns from.
-        tune_decoder: the control stage goes on training the tokenizer's decoder, which tokens do
-            not depend on. Off in the paper; small decoders are the bottleneck without it.
-    """
-
-    pixel: str = "l2"
-    perceptual: str = "vgg19"
-    perceptual_weight: float = 0.1
-    perceptual_shift: int = 0
-    adversarial_weight: float = 1.0
-    adversarial_start: int = 0
-    commitment: float = 0.25
-    bypass: float = 0.0
-    control_steps: int = 4
-    tune_decoder: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class ControlConfig:
-    """What the controlling module is.
-
-    Attributes:
-        multiscale: steers at every resolution, with a decoder of its own whose output is added to
-            the upsampled LR image (`maskgit_sr.models.control.MultiscaleControl`). Off in the
-            paper, where the module's encoder is a copy of the tokenizer's.
-        sharpen: amount of the unsharp mask that a multiscale module starts from; 0: none.
-        soften: sigma in HR pixels of the blur over what a multiscale module draws; 0: none.
-        network: shape of a multiscale module's encoder and decoder, of the tokenizer's factor and
-            code width.
-    """
-
-    multiscale: bool = False
-    sharpen: float = 0.0
-    soften: float = 0.0
-    network: VQGANConfig = VQGANConfig()
+RULES = ("critic", "confidence")
 
 
 @dataclasses.dataclass(frozen=True)
 class RealSRTConfig:
-    """Sizes of every network; the defaults are the published ones ("base")."""
+    """Networks and decoding; the defaults are the published ones ("base").
+
+    Attributes:
+        tokenizer: shape of the VQGAN.
+        generator: shape of the transformer that predicts HR tokens.
+        critic: shape of the transformer that judges them.
+        tile: windows in LR pixels; the token grid is fixed, so there is one side.
+        schedule: mask schedule γ of training and decoding.
+        steps: decoding steps T.
+    """
 
     tokenizer: VQGANConfig = VQGANConfig()
     generator: TransformerConfig = TransformerConfig()
     critic: TransformerConfig = TransformerConfig(outputs=1, masked=False, decoder_depth=12)
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    control: ControlConfig = ControlConfig()
-    losses: LossConfig = LossConfig()
     tile: TileSpec = TileSpec()
     schedule: str = "sqrt"
     steps: int = 4
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RealSRTConfig:
-        """From JSON or an ml_collections dict; lists become tuples.
 
-        Raises:
-            ValueError: an unknown field, by name.
-        """
-        return _build(cls, values, "realsrt")
+@dataclasses.dataclass(frozen=True)
+class RealSRTLosses(vq.ImageLossConfig):
+    """Training losses.
 
+    Attributes:
+        control_steps: decoding steps T that make the tokens the control stage learns from.
+    """
 
-def _build(cls: Any, values: Mapping[str, Any], where: str) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    arguments = {}
-    for name, value in values.items():
-        if name == "remat":  # bundles of the first version have it; it is no part of a network
-            continue
-        if name not in fields:
-            raise ValueError(
-                f"{where}: unknown field {name!r}, expected one of {', '.join(fields)}"
-            )
-        default = fields[name].default
-        if dataclasses.is_dataclass(default):
-            value = _build(type(default), value, f"{where}.{name}")
-        elif isinstance(value, list):
-            value = tuple(value)
-        arguments[name] = value
-    return cls(**arguments)
+    control_steps: int = 4
 
 
-class RealSRT:
-    """The method; holds structure only, parameters are passed to every call."""
+@dataclasses.dataclass(frozen=True)
+class RealSRTOptions(RestoreOptions):
+    """Options of restoration.
+
+    Attributes:
+        steps: decoding steps T, from 1 up.
+        schedule: name of the mask schedule γ.
+        rule: ``critic``: the critic judges all tokens, and accepted ones can be revoked (§3.2).
+            ``confidence``: the probability of a token decides, accepted ones stay (ablation a).
+        temperature: 0 takes the most likely token; above 0 samples softmax(logits / temperature).
+        control: steer the decoder by the LR image; off in ablations (a) and (b).
+    """
+
+    color_fix: str = "adain"
+    steps: int = 4
+    schedule: str = "sqrt"
+    rule: str = "critic"
+    temperature: float = 0.0
+    control: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ValueError(f"steps: expected at least 1, found {self.steps}")
+        check_choice("rule", self.rule, RULES)
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature: expected 0 or more, found {self.temperature}")
+        gamma(self.schedule)
+
+    @property
+    def stochastic(self) -> bool:
+        """True above temperature 0."""
+        return self.temperature > 0
+
+
+class RealSRT(vq.VQMethod):
+    """The method as published."""
 
     name = "realsrt"
-    scale = 4
-    bundle_groups: tuple[str, ...] = ("tokenizer", "codebook", "generator", "critic", "control")
+    groups: tuple[str, ...] = ("tokenizer", "codebook", "generator", "critic", "control")
+    studies: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+        "parts": (
+            ("generator confidence", {"rule": "confidence", "control": False}),
+            ("+ critic", {"rule": "critic", "control": False}),
+            ("+ control", {"rule": "critic", "control": True}),
+        ),
+        "steps": tuple(
+            (f"{rule} T={steps}", {"rule": rule, "steps": steps})
+            for rule in RULES
+            for steps in (1, 2, 3, 4, 6, 8, 12, 16)
+        ),
+    }
+    config_class: Any = RealSRTConfig
+    losses_class: Any = RealSRTLosses
+    options_class = RealSRTOptions
 
-    def __init__(self, config: RealSRTConfig, execution: Execution | None = None):
+    def __init__(self, config: Any = None, losses: Any = None, execution: Execution | None = None):
         """Checks that the parts fit together.
 
         Raises:
-            ValueError: the token grid, the tile and the tokenizer's factor disagree, or the
-                controlling module does not fit.
+            ValueError: the token grid, the tile and the tokenizer's factor disagree.
         """
-        self.config, self.tile = config, config.tile
-        self.execution = execution or Execution()
-        factor = config.tokenizer.factor
-        if (config.tile.size * self.scale) % factor:
-            raise ValueError(f"tile: size × {self.scale} must be a multiple of {factor}")
-        side = config.tile.size * self.scale // factor
+        super().__init__(config, losses, execution)
+        config = self.config
+        if len(config.tile.sides) != 1 or (config.tile.sides[0] * self.scale) % self.factor:
+            raise ValueError(
+                f"tile.sides: expected one side, which × {self.scale} is a multiple of "
+                f"{self.factor}, found {config.tile.sides}"
+            )
+        side = config.tile.sides[0] * self.scale // self.factor
         self.grid = (side, side)
         for name in ("generator", "critic"):
             found = getattr(config, name)
-            if found.grid != self.grid or found.code_width != config.tokenizer.code_width:
+            if found.grid != self.grid or found.code_width != self.code_width:
                 raise ValueError(
                     f"{name}: expected grid {self.grid} and code width "
-                    f"{config.tokenizer.code_width}, found {found.grid} and {found.code_width}"
+                    f"{self.code_width}, found {found.grid} and {found.code_width}"
                 )
-        if config.control.multiscale:
-            self._check_control()
-        run = dataclasses.asdict(self.execution)
-        self.tokenizer = Network(lambda rngs: VQGAN(config.tokenizer, **run, rngs=rngs))
+        run = self.run
         self.generator = Network(lambda rngs: TokenTransformer(config.generator, **run, rngs=rngs))
         self.critic = Network(lambda rngs: TokenTransformer(config.critic, **run, rngs=rngs))
-        self.control: Network[Any] = Network(lambda rngs: self._make_control(rngs, run))
-        self.discriminator = Network(
-            lambda rngs: PatchDiscriminator(
-                config.discriminator, dtype=self.execution.dtype, rngs=rngs
-            )
-        )
+        self.control = self._control()
 
-    def _make_control(self, rngs: Any, run: dict[str, Any]) -> Control | MultiscaleControl:
-        control = self.config.control
-        if not control.multiscale:
-            return Control(self.config.tokenizer, **run, rngs=rngs)
-        return MultiscaleControl(
-            control.network, sharpen=control.sharpen, soften=control.soften, **run, rngs=rngs
-        )
+    def _control(self) -> Network[Any]:
+        return Network(lambda rngs: control.Control(self.config.tokenizer, **self.run, rngs=rngs))
 
-    def _check_control(self) -> None:
-        network, tokenizer = self.config.control.network, self.config.tokenizer
-        for name in ("factor", "code_width"):
-            expected, found = getattr(tokenizer, name), getattr(network, name)
-            if found != expected:
-                raise ValueError(
-                    f"control.network: expected the tokenizer's {name} {expected}, found {found}"
-                )
-        if self.config.losses.tune_decoder:
-            raise ValueError("tune_decoder: a multiscale control module has a decoder of its own")
+    def options(self, **given: Any) -> RealSRTOptions:
+        """Returns the options; ``steps`` and ``schedule`` default to the model's own."""
+        own = {"steps": self.config.steps, "schedule": self.config.schedule}
+        given = {name: value for name, value in given.items() if value is not None}
+        chosen: RealSRTOptions = super().options(**(own | given))
+        return chosen
 
-    @property
-    def stages(self) -> dict[str, Stage]:
-        """tokenizer → generator → critic → control."""
-        from maskgit_sr.methods.realsrt_stages import build_stages
-
-        return build_stages(self)
-
-    def describe(self) -> dict[str, Any]:
-        """The configuration as plain JSON values."""
-        return dataclasses.asdict(self.config)
-
-    def shapes(self) -> Params:
-        """Shapes of the bundle's groups."""
-        tokenizer = self.config.tokenizer
-        embedding = jax.ShapeDtypeStruct((tokenizer.codes, tokenizer.code_width), jnp.float32)
-        networks = {g: getattr(self, g).shapes for g in self.bundle_groups if g != "codebook"}
-        return networks | {"codebook": {"embedding": embedding}}
-
-    def init(self, key: jax.Array, groups: tuple[str, ...]) -> tuple[Params, Params]:
-        """Fresh parameters and statistics of ``groups``; each group has its own key."""
-        params: Params = {}
-        stats: Params = {}
-        for group in groups:
-            index = (*self.bundle_groups, "discriminator").index(group)
-            group_key = jax.random.fold_in(key, index)
-            if group == "codebook":
-                config = self.config.tokenizer
-                stats[group] = codebook.init(group_key, config.codes, config.code_width)._asdict()
-                params[group] = {"embedding": stats[group]["embedding"]}
-            else:
-                params[group] = getattr(self, group).init(group_key)
-        return params, stats
-
-    def continued_stats(self, params: Params) -> Params:
-        """The codebook's statistics from a trained codebook."""
-        if "codebook" not in params:
-            return {}
-        return {"codebook": codebook.continued(params["codebook"]["embedding"])._asdict()}
-
-    def upsample(self, lr: Image) -> Image:
-        """The ×4 bicubic image that the tokenizer and the controlling module see."""
-        return upsample_bicubic(lr, self.scale)
-
-    def tokenize(self, params: Params, image: Image) -> TokenGrid:
-        """Image [B, H, W, 3] → codebook indices [B, H/f, W/f]."""
-        vectors = self.tokenizer.apply(params["tokenizer"], lambda m: m.encode(image))
-        return codebook.nearest(vectors, params["codebook"]["embedding"])
-
-    def embed(self, params: Params, tokens: TokenGrid | Tokens) -> Latent:
-        """Codebook indices → code vectors, same leading shape."""
-        return jnp.take(params["codebook"]["embedding"], tokens, axis=0)
+    # ------------------------------------------------------------ restoration
 
     def memory(self, params: Params, network: str, lr_tokens: Tokens) -> Memory:
-        """What ``generator`` or ``critic`` needs of the LR tokens at every step."""
+        """Returns what ``generator`` or ``critic`` needs of the LR tokens at every step."""
         vectors = self.embed(params, lr_tokens)
         return getattr(self, network).apply(params[network], lambda m: m.encode(vectors))
 
@@ -249,45 +181,183 @@ class RealSRT:
             params[network], lambda m: m.decode(vectors, mask, memory)
         )
 
-    def generate(self, params: Params, upsampled: Image, keys: Keys, policy: Policy) -> Decoded:
-        """Restored tokens of upsampled LR tiles, by iterative masked decoding."""
+    def generate(
+        self, params: Params, upsampled: Image, keys: Keys, options: RealSRTOptions
+    ) -> Decoded:
+        """Restored tokens of upsampled LR tiles, by iterative masked decoding (§3.2)."""
         batch = upsampled.shape[0]
         lr_tokens = self.tokenize(params, upsampled).reshape(batch, -1)
+        count = lr_tokens.shape[1]
         memory = self.memory(params, "generator", lr_tokens)
-        doubt = None
-        if policy.asks_critic and "critic" in params:
+        rule: Rule = ConfidenceRule()
+        # One step whose tokens nobody rates never asks the critic, whose memory costs as much.
+        if options.rule == "critic" and (options.steps > 1 or options.confidence):
             critic_memory = self.memory(params, "critic", lr_tokens)
-
-            def doubt(tokens: Tokens) -> jax.Array:
-                return self.logits(params, "critic", tokens, None, critic_memory)[..., 0]
-
+            rule = CriticRule(
+                lambda tokens: self.logits(params, "critic", tokens, None, critic_memory)[..., 0]
+            )
         return decode(
             lambda tokens, mask: self.logits(params, "generator", tokens, mask, memory),
-            doubt,
-            batch,
-            lr_tokens.shape[1],
-            policy,
+            rule,
+            blank(batch, count),
+            jnp.asarray(mask_counts(options.steps, count, options.schedule)),
             keys,
+            temperature=options.temperature,
+            confidence=options.confidence,
         )
 
     def render(
-        self, params: Params, tokens: TokenGrid, upsampled: Image, control: bool = True
+        self, params: Params, tokens: TokenGrid, upsampled: Image, steered: bool = True
     ) -> Image:
-        """Tokens → image, steered by the LR image unless ``control`` is off."""
-        vectors = self.embed(params, tokens)
+        """Tokens → image, steered by the LR image unless ``steered`` is off (§3.3)."""
         tokenizer = self.tokenizer.bind(params["tokenizer"])
-        latent = tokenizer.latent(vectors)
-        if not control:
-            return tokenizer.decoder(latent)
-        steered = self.control.apply(params["control"], lambda m: m(latent, upsampled))
-        return steered if self.config.control.multiscale else tokenizer.decoder(steered)
+        latent = tokenizer.latent(self.embed(params, tokens))
+        if steered:
+            latent = self.control.apply(params["control"], lambda m: m(latent, upsampled))
+        return tokenizer.decoder(latent)
 
-    def restore(self, params: Params, lr: Image, keys: Keys, options: RestoreOptions) -> Restored:
-        """LR tiles [B, tile, tile, 3] in [0, 1] → restored tiles ×4 (§3.2–3.4)."""
+    def restore(self, params: Params, lr: Image, keys: Keys, options: RealSRTOptions) -> Restored:
+        """LR tiles [B, side, side, 3] in [0, 1] → restored tiles ×4 (§3.2–3.4)."""
         upsampled = self.upsample(lr)
-        decoded = self.generate(params, upsampled, keys, options.policy)
+        decoded = self.generate(params, upsampled, keys, options)
         grid = (lr.shape[0], *self.grid)
         tokens = decoded.tokens.reshape(grid)
         image = self.render(params, tokens, upsampled, options.control)
         confidence = None if decoded.confidence is None else decoded.confidence.reshape(grid)
         return Restored(color.correct(image, lr, options.color_fix), confidence, tokens)
+
+    # ------------------------------------------------------------ training
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """tokenizer → generator → critic → control."""
+        base = ("tokenizer", "codebook")
+        return {
+            "tokenizer": self.tokenizer_stage(),
+            "generator": Stage(
+                phases=(Phase(("generator",), partial(generator_loss, self)),),
+                needs=base,
+                exports=("generator",),
+                panel=partial(token_panel, self, "generator"),
+            ),
+            "critic": Stage(
+                phases=(Phase(("critic",), partial(critic_loss, self)),),
+                needs=(*base, "generator"),
+                exports=("critic",),
+                panel=partial(token_panel, self, "critic"),
+            ),
+            "control": self.control_stage(),
+        }
+
+    def control_stage(self) -> Stage:
+        """Returns the stage of the controlling module (§3.3)."""
+        return self.image_stage(
+            ("control",),
+            partial(control_loss, self),
+            needs=("tokenizer", "codebook", "generator", "critic"),
+            exports=("control",),
+            panel=partial(token_panel, self, "control"),
+            start=lambda params: (
+                params | {"control": control.start(params["control"], params["tokenizer"])}
+            ),
+        )
+
+    def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> vq.Tail:
+        """Returns the layers behind the zero convolution, where the adaptive weight is taken."""
+        network = self.control.bind(params["control"])
+
+        def decode_steered(zero: Params, features: jax.Array) -> Image:
+            residual = self.control.apply(
+                params["control"] | {"zero": zero}, lambda m: m.zero(features)
+            )
+            return self.tokenizer.apply(params["tokenizer"], lambda m: m.decoder(latent + residual))
+
+        return vq.Tail(
+            network.features(latent, upsampled), params["control"]["zero"], decode_steered
+        )
+
+
+def control_loss(
+    method: RealSRT, params: Params, stats: Params, batch: Batch, key: jax.Array, step: jax.Array
+) -> tuple[Scalar, LossResult]:
+    """The image losses on the steered decoding of the tokens that decoding would choose."""
+    hr, upsampled = batch["hr"], method.upsample(batch["lr"])
+    keys = jax.random.split(key, hr.shape[0])
+    options = method.options(steps=method.losses.control_steps)
+    tokens = method.generate(params, upsampled, keys, options).tokens
+    tokens = jax.lax.stop_gradient(tokens.reshape(-1, *method.grid))
+    tokenizer = method.tokenizer.bind(params["tokenizer"])
+    latent = tokenizer.latent(method.embed(params, tokens))
+    tail = method.control_tail(params, latent, upsampled)
+    balanced, metrics = vq.image_loss(method, params, hr, tail, step, key)
+    return balanced.surrogate, LossResult(metrics, stats, {"fake": balanced.image})
+
+
+def mask_tokens(
+    method: RealSRT, params: Params, batch: Batch, key: jax.Array
+) -> tuple[Tokens, Tokens, jax.Array]:
+    """(HR tokens, LR tokens, mask): r ~ U(0,1), max(1, round(γ(r)·N)) uniform positions (§3.2)."""
+    size = batch["hr"].shape[0]
+    # Pair by pair, not one batch after the other, or a sharded batch would change devices.
+    pairs = jnp.stack([batch["hr"], method.upsample(batch["lr"])], axis=1)
+    tokens = method.tokenize(params, pairs.reshape(2 * size, *pairs.shape[2:]))
+    hr_tokens, lr_tokens = jnp.unstack(tokens.reshape(size, 2, -1), axis=1)
+    ratio_key, mask_key = jax.random.split(key)
+    ratios = gamma(method.config.schedule)(jax.random.uniform(ratio_key, (size,)))
+    counts = jnp.maximum(1, jnp.round(ratios * hr_tokens.shape[1])).astype(jnp.int32)
+    return hr_tokens, lr_tokens, random_mask(mask_key, counts, hr_tokens.shape[1])
+
+
+def generator_loss(
+    method: RealSRT, params: Params, stats: Params, batch: Batch, key: jax.Array, step: jax.Array
+) -> tuple[Scalar, LossResult]:
+    """Cross-entropy of masked HR tokens given the others and all LR tokens."""
+    hr_tokens, lr_tokens, mask = mask_tokens(method, params, batch, key)
+    memory = method.memory(params, "generator", lr_tokens)
+    logits = method.logits(params, "generator", hr_tokens, mask, memory)
+    loss = token_losses.masked_cross_entropy(logits, hr_tokens, mask)
+    metrics = {
+        "cross_entropy": loss,
+        "accuracy": token_losses.accuracy(logits, hr_tokens, mask),
+        "copy_accuracy": jnp.mean(hr_tokens == lr_tokens),
+    }
+    return loss, LossResult(metrics, stats, {})
+
+
+def critic_loss(
+    method: RealSRT, params: Params, stats: Params, batch: Batch, key: jax.Array, step: jax.Array
+) -> tuple[Scalar, LossResult]:
+    """Which tokens are the frozen generator's? Its argmax at masked positions; label: the mask."""
+    hr_tokens, lr_tokens, mask = mask_tokens(method, params, batch, key)
+    memory = method.memory(params, "generator", lr_tokens)
+    predicted = jnp.argmax(method.logits(params, "generator", hr_tokens, mask, memory), -1)
+    tokens = jax.lax.stop_gradient(jnp.where(mask, predicted, hr_tokens))
+    critic_memory = method.memory(params, "critic", lr_tokens)
+    logits = method.logits(params, "critic", tokens, None, critic_memory)[..., 0]
+    loss = token_losses.critic_cross_entropy(logits, mask)
+    metrics = {
+        "binary_cross_entropy": loss,
+        "accuracy": jnp.mean((logits > 0) == mask),
+        "masked_share": jnp.mean(mask.astype(jnp.float32)),
+    }
+    return loss, LossResult(metrics, stats, {})
+
+
+def token_panel(
+    method: RealSRT, stage: str, params: Params, batch: Batch, key: jax.Array
+) -> dict[str, jax.Array]:
+    """LR, restored image, confidence and HR, with what this stage and those before it provide."""
+    rule = "confidence" if stage == "generator" else "critic"
+    options = method.options(rule=rule, confidence=True)
+    upsampled = method.upsample(batch["lr"])
+    keys = jax.random.split(key, upsampled.shape[0])
+    decoded = method.generate(params, upsampled, keys, options)
+    tokens = decoded.tokens.reshape(-1, *method.grid)
+    assert decoded.confidence is not None
+    grey = jnp.repeat(decoded.confidence.reshape(*tokens.shape, 1), 3, axis=-1)
+    return {
+        "lr": upsample_nearest(batch["lr"], method.scale),
+        "output": method.render(params, tokens, upsampled, steered=stage == "control"),
+        "confidence": upsample_nearest(grey, method.factor),
+        "hr": batch["hr"],
+    }

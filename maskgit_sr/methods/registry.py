@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from maskgit_sr.arrays import Execution
 from maskgit_sr.methods.base import Method
-from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
+from maskgit_sr.methods.realsrt import RealSRT
+from maskgit_sr.methods.realsrt_variants import RealSRTMultiscale, RealSRTTuned
+from maskgit_sr.methods.subpixel import Subpixel
 
-_BUILDERS: dict[str, Callable[[Mapping[str, Any], Execution], Method]] = {
-    "realsrt": lambda config, execution: RealSRT(RealSRTConfig.from_dict(config), execution),
+METHODS: dict[str, Any] = {
+    cls.name: cls for cls in (RealSRT, RealSRTTuned, RealSRTMultiscale, Subpixel)
 }
 
 
-def build(name: str, config: Mapping[str, Any], execution: Execution | None = None) -> Method:
-    """The method of that name and configuration.
+def build(
+    name: str,
+    config: Mapping[str, Any],
+    execution: Execution | None = None,
+    losses: Mapping[str, Any] | None = None,
+) -> Method:
+    """Returns the method of that name.
+
+    Args:
+        config: networks and decoding; what is left out is the method's default.
+        losses: settings of the training losses, likewise.
 
     Raises:
-        ValueError: unknown method, or a configuration that does not fit it.
+        ValueError: an unknown method, or a configuration that does not fit it.
     """
-    if name not in _BUILDERS:
-        raise ValueError(f"method: expected one of {', '.join(_BUILDERS)}, found {name!r}")
-    return _BUILDERS[name](config, execution or Execution())
+    if name not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, found {name!r}")
+    found: Method = METHODS[name].build(config, losses or {}, execution or Execution())
+    return found

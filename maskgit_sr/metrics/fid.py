@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Image
-from maskgit_sr.models import inception
-from maskgit_sr.models.published import load
+from maskgit_sr.metrics.networks import inception
+from maskgit_sr.perceptual.published import load
 
 Features = Callable[[Image], Float[Array, "B D"]]
 

@@ -13,7 +13,7 @@ from typing import Literal
 import jax
 
 from maskgit_sr.arrays import Image
-from maskgit_sr.models import perceptual
+from maskgit_sr.perceptual import distances as perceptual
 
 
 def load(

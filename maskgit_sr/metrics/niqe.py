@@ -30,8 +30,8 @@ from scipy.special import gammaln
 from maskgit_sr.arrays import Image
 from maskgit_sr.errors import UserError
 from maskgit_sr.metrics.pixel import Score, cut, rgb_to_luma, rgb_to_y
-from maskgit_sr.models.published import single
 from maskgit_sr.ops.resize import downsample_bicubic
+from maskgit_sr.perceptual.published import single
 
 BLOCK = 96
 FEATURES = 36

@@ -108,15 +108,15 @@ def start_multiscale(control: Params) -> Params:
     return control | {"decoder": decoder | {"conv_out": last}}
 
 
-def start_with_decoder(control: Params, tokenizer: Params) -> Params:
-    """`start` with a copy of the tokenizer's decoder, for a stage that goes on training it.
+def start_tuned(control: Params, tokenizer: Params) -> Params:
+    """`start` for a stage that trains the tokenizer's decoder too.
 
     The published start adds nothing to the tokens' latent. This one replaces that latent with the
     autoencoder's own of the LR image: fusion blocks pass through, and the last convolution is −1 on
     the latent and quant_conv followed by post_quant_conv on the encoder's features. From there it
     learns what the tokens are worth.
     """
-    control = start(control, tokenizer) | {"decoder": _copy(tokenizer["decoder"])}
+    control = start(control, tokenizer)
     first, second = tokenizer["quant_conv"], tokenizer["post_quant_conv"]
     through = first["kernel"][0, 0] @ second["kernel"][0, 0]
     kernel = jnp.concatenate([-jnp.eye(through.shape[0]), through])[None, None]

@@ -5,9 +5,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from maskgit_sr.decoding.policies import Policy
 
 from benchmarks import flops, realsrt_reference, restoration, restoration_parts
-from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods.base import RestoreOptions
 

@@ -5,9 +5,9 @@ import pytest
 pytest.importorskip("httpx", reason="needs httpx")
 
 from benchmarks import serving
+from maskgit_sr import images
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import images
-from maskgit_sr.inference.decode import TooManyPixels
+from maskgit_sr.images.decode import TooManyPixels
 
 
 def test_cases():

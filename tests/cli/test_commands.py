@@ -13,10 +13,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import maskgit_sr
-from maskgit_sr import cli
+from maskgit_sr import cli, images
 from maskgit_sr.cli import messages
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import images
 
 
 class FakeUpscaler:

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 import maskgit_sr
 from maskgit_sr import cli
-from maskgit_sr.inference import export as exporting
+from maskgit_sr.export import artifact as exporting
 
 
 def run(*args):

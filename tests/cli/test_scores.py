@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 import maskgit_sr
 from launch import evaluate as synthetic
-from maskgit_sr import cli
-from maskgit_sr.inference import images, restoring
+from maskgit_sr import cli, images
+from maskgit_sr.evaluation import restoring
 
 
 def run(*args, code=0):

@@ -14,7 +14,7 @@ from maskgit_sr.models.functional import count
 from maskgit_sr.training import optimizers, sharding
 from maskgit_sr.training.state import create
 from tests.configs import ahead
-from tests.models import perceptual_nets
+from tests.perceptual import perceptual_nets
 
 
 @pytest.fixture(autouse=True)

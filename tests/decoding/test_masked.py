@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from maskgit_sr.decoding.policies import Policy
 
 from maskgit_sr.decoding.masked import decode
-from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.ops.schedules import mask_counts
 
 BATCH, TOKENS, CODES = 2, 24, 7

@@ -23,7 +23,7 @@ import jax
 from configs import realsrt
 from maskgit_sr import assets
 from tests.configs import ahead
-from tests.models import perceptual_nets
+from tests.perceptual import perceptual_nets
 
 CASES = {  # stage → hardware, mesh
     "tokenizer": ("v5e-8", (8, 1, 1)),  # in parts, one after the other

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from maskgit_sr import images
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import images
-from maskgit_sr.inference.images import Picture
+from maskgit_sr.images import Picture
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods.base import Restored, TileSpec
 from maskgit_sr.ops.resize import upsample_nearest

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("apache_beam", reason="needs apache-beam")
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from launch import beam_upscale
+from maskgit_sr.batch import command as beam_upscale
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "launch/gcp/dataflow.sh"

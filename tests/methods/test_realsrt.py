@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from maskgit_sr.decoding.policies import Policy
 
 from maskgit_sr.arrays import Execution
-from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import RestoreOptions, TileSpec
 from maskgit_sr.methods.realsrt import ControlConfig, RealSRT, RealSRTConfig

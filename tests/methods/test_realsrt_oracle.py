@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from maskgit_sr.decoding.policies import Policy
 
 from maskgit_sr.convert.realsrt import map_state
-from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.methods.base import RestoreOptions, TileSpec
 from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
 from maskgit_sr.models import layers

@@ -5,8 +5,8 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.io import savemat
 
-from tests.models.perceptual_nets import alex_tensors, squeeze_tensors
-from tests.models.published import REFERENCE, weights
+from tests.metrics.published import REFERENCE, weights
+from tests.perceptual.perceptual_nets import alex_tensors, squeeze_tensors
 
 
 @pytest.fixture(scope="session")

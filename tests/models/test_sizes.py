@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from maskgit_sr.decoding.policies import Policy
 
 from configs import realsrt as config
-from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.methods.base import RestoreOptions
 from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
 from maskgit_sr.models.functional import count

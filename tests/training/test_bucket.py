@@ -11,7 +11,7 @@ from etils import epath
 from configs import common
 from maskgit_sr import bundles
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import models
+from maskgit_sr.inference import load
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.training import writer
 from maskgit_sr.training.loop import Trainer
@@ -99,12 +99,12 @@ def test_a_model_in_a_bucket_is_loaded(bucket, method, params):
     metadata = bundles.Metadata("realsrt", method.describe(), method.scale)
     path = bucket / "model.safetensors"
     bundles.write(path, jax.device_get(params), metadata, ml_dtypes.bfloat16)
-    loaded = flatten(models.load("gs://bucket/model.safetensors").params)
+    loaded = flatten(load.load("gs://bucket/model.safetensors").params)
     assert loaded.keys() == flatten(bundles.read(path)[0]).keys()
     for name in (name for name in loaded if name.startswith("codebook/")):
         np.testing.assert_array_equal(loaded[name], flatten(params)[name])
     with pytest.raises(UserError, match=r"^gs://bucket/none\.safetensors: no such bundle$"):
-        models.load("gs://bucket/none.safetensors")
+        load.load("gs://bucket/none.safetensors")
 
 
 def test_logs_reach_the_bucket_while_training_goes_on(bucket, monkeypatch):

@@ -1,0 +1,223 @@
+"""Restores any number of photographs on a distributed engine, or on this machine.
+
+    python -m launch.beam_upscale --input 'photos/**' --output restored
+    python -m launch.beam_upscale --input gs://BUCKET/photos --output gs://BUCKET/restored \\
+        --runner DataflowRunner --project P --region R --temp_location gs://BUCKET/tmp
+
+Every option that is not listed below goes to Apache Beam, whose --runner chooses the engine. What
+is there already is skipped, so the same command goes on after a run that was stopped. Pictures that
+cannot be read, restored or written are listed with the reason in OUTPUT/failed.jsonl.
+
+Exit codes: 0 all done; 1 some pictures failed; 2 a mistake in the request, told in one line; 130
+interrupted. Anything else is a defect of the program and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import signal
+import sys
+import threading
+import types
+from typing import Any
+
+from maskgit_sr import DEFAULT_MODEL, paths
+from maskgit_sr.cli.messages import DEVICES, DTYPES, check_choice, printable
+from maskgit_sr.cli.upscale import COLOR_FIXES, check_options
+from maskgit_sr.errors import UserError
+from maskgit_sr.images import MAX_PIXELS
+from maskgit_sr.inference import load
+
+PACK = 4  # device calls' worth of tiles in a batch: at most a fifth of them is filled up
+SHOWN = 10  # failures told one by one
+LOCAL = ("directrunner", "fnapirunner", "prismrunner")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options that are not Beam's."""
+    found = argparse.ArgumentParser(
+        prog="launch.beam_upscale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # what is left over is for Beam
+    )
+    add = found.add_argument
+    add("--input", nargs="+", required=True, help="pictures, folders or patterns")
+    add("--output", required=True, help="folder, made if need be")
+    add("--model", default=DEFAULT_MODEL, help="name of a bundle, or its path, also in a bucket")
+    add("--scale", type=float, default=4.0, help="output size over input size")
+    add("--steps", type=int, help="decoding steps (default: the model's)")
+    add("--seed", type=int, default=0)
+    add("--temperature", type=float, default=0.0, help="randomness of the tokens")
+    add("--color_fix", default="adain", help=" | ".join(COLOR_FIXES))
+    add("--format", default="png", help="png, jpg, webp or tif")
+    add("--suffix", help="appended to names (default: none, _x4 beside the input)")
+    add("--max_pixels", type=int, default=MAX_PIXELS, help="larger inputs fail")
+    add("--batch", type=int, help="tiles a device call (default: 1 on CPU, 32 else)")
+    add("--device", help=f"of the workers: {' | '.join(DEVICES)} (default: the best there is)")
+    add("--dtype", help=f"{' | '.join(DTYPES)} (default: by device)")
+    add("--overwrite", action="store_true", help="restore also what is there already")
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command-line entry; a user's mistake is one line and exit code 2."""
+    given, rest = parser().parse_known_args(argv)
+    stopped = threading.Event()
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        stopped.set()
+        logging.disable()  # Beam reports it from every step that it goes through
+        signal.default_int_handler(number, frame)
+
+    before = signal.getsignal(signal.SIGINT)
+    loggers = [logging.getLogger(name) for name in (None, "launch")]
+    logs = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        return _run(given, rest)
+    except UserError as error:
+        _say(str(error))
+        return 2
+    except (Exception, KeyboardInterrupt):  # a worker in this process turns it into another
+        if not stopped.is_set():
+            raise
+        _say("interrupted; the same command goes on")
+        return 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+        logging.disable(logging.NOTSET)
+        for logger, level, handlers in logs:  # whoever calls this has logs of its own
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+
+
+def _run(given: argparse.Namespace, rest: list[str]) -> int:
+    check_options(given.scale, given.steps, given.seed, given.temperature, given.batch)
+    check_choice("--color_fix", given.color_fix, COLOR_FIXES)
+    check_choice("--device", given.device, DEVICES)
+    check_choice("--dtype", given.dtype, DTYPES)
+    if not 1 <= given.max_pixels <= MAX_PIXELS:
+        raise UserError(f"--max_pixels: expected 1 to {MAX_PIXELS}, found {given.max_pixels}")
+    try:
+        logging.getLogger().setLevel(logging.ERROR)  # it warns of clouds that nobody asked for
+        from apache_beam.io.filesystems import FileSystems
+    except ImportError as error:
+        raise UserError(
+            f"Apache Beam is missing: pip install 'maskgit-sr[beam]' ({error})"
+        ) from None
+    from maskgit_sr.batch import listing, stages
+
+    pipeline, runner = _pipeline(rest)
+    level = logging.ERROR if runner in LOCAL else logging.INFO
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", force=True)
+    logging.getLogger("launch").setLevel(logging.INFO)  # notes on pictures
+    if runner == "dataflowrunner":
+        _check_remote(given)
+    plan = listing.plan(
+        given.input,
+        given.output,
+        format=given.format,
+        suffix=given.suffix,
+        scale=given.scale,
+        overwrite=given.overwrite,
+    )
+    chosen = {
+        "steps": given.steps,
+        "temperature": given.temperature,
+        "color_fix": given.color_fix,
+    }
+    if plan.todo:  # loaded here too: a damaged bundle is found out before workers are paid for
+        device = given.device if runner in LOCAL else None
+        upscaler = load.load(given.model, batch=given.batch, device=device, dtype=given.dtype)
+        upscaler.options(**chosen)
+        tile = upscaler.method.tile
+        batch = upscaler.batch if runner in LOCAL else given.batch
+        del upscaler
+    report = FileSystems.join(plan.folder, "failed.jsonl")
+    old = [path for path in [*plan.parts, report] if FileSystems.exists(path)]
+    if old:
+        FileSystems.delete(old)
+    failures: list[dict[str, str]] = []
+    if plan.todo:
+        settings = stages.Settings(
+            model=given.model,
+            tile=tile,
+            pack=1 if batch == 1 else PACK * (batch or 32),
+            batch=batch,
+            device=given.device,
+            dtype=given.dtype,
+            scale=given.scale,
+            seed=given.seed,
+            options=chosen,
+            max_pixels=given.max_pixels,
+            overwrite=given.overwrite,
+        )
+        stages.build(pipeline, plan.todo, settings, report)
+        pipeline.run().wait_until_finish()
+        if FileSystems.exists(report):
+            with FileSystems.open(report) as file:
+                failures = [json.loads(line) for line in file.read().decode().splitlines()]
+    for failure in failures[:SHOWN]:
+        _say(f"{failure['source']}: {failure['reason']}")
+    if len(failures) > SHOWN:
+        _say(f"{len(failures) - SHOWN} more failures in {report}")
+    restored = len(plan.todo) - len(failures)
+    print(f"{restored} restored, {plan.skipped} skipped, {len(failures)} failed")
+    return 1 if failures else 0
+
+
+def _pipeline(rest: list[str]) -> tuple[Any, str]:
+    """An empty pipeline with Beam's options, and the name of its runner in small letters.
+
+    Raises:
+        UserError: a value or runner that Beam refuses, or an option that it would ignore.
+    """
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):  # the usage, of two hundred options
+            options = PipelineOptions(rest)
+            known = options.get_all_options()
+            unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
+    except SystemExit:
+        raise UserError(told.getvalue().strip().rpartition("error: ")[2]) from None
+    standard = options.view_as(StandardOptions)
+    runner = (standard.runner or StandardOptions.DEFAULT_RUNNER).lower()
+    runner = runner if runner.endswith("runner") else f"{runner}runner"
+    # A job server of Flink or Spark has options of its own, which only it knows.
+    if unknown and not runner.startswith(("flink", "spark", "portable")):
+        raise UserError(f"--{sorted(unknown)[0]}: neither an option of this command nor of Beam")
+    if runner == "directrunner":
+        # This is what it comes down to. Asked by its own name, it first tries to download a server
+        # from the internet and run that.
+        standard.runner = "FnApiRunner"
+    try:
+        return beam.Pipeline(options=options), runner  # hands the options to the file systems, too
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--runner: {' '.join(str(error).split())}") from None
+
+
+def _check_remote(given: argparse.Namespace) -> None:
+    shipped = {model.name for model in load.list_models()}
+    for option, values in (("input", given.input), ("output", [given.output])):
+        for value in values:
+            if not paths.is_remote(value):
+                raise UserError(f"--{option}: workers of Dataflow need gs://…, found '{value}'")
+    if given.model not in shipped and not paths.is_remote(given.model):
+        raise UserError(f"--model: workers of Dataflow need gs://…, found '{given.model}'")
+
+
+def _say(line: str) -> None:
+    print(f"launch.beam_upscale: {printable(line)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

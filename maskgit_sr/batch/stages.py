@@ -1,0 +1,236 @@
+"""The pipeline of `launch.beam_upscale`: read → RunInference → write, and a list of failures.
+
+A picture stays in one piece. Its restored tiles overlap fourfold, so sending them through a
+shuffle to be put together again would move 768 bytes of float32 for every input pixel, and no
+picture could be written before the last tile of the last one is restored: an engine ends one side
+of a grouping before it begins the other. `Restorer` fills its device calls with tiles from several
+pictures instead, which gives the same full batches, and every picture is written as it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import mimetypes
+import operator
+import secrets
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+
+from maskgit_sr import images
+from maskgit_sr.batch.listing import Job, reason
+from maskgit_sr.errors import UserError
+from maskgit_sr.images import Picture
+from maskgit_sr.inference import load
+from maskgit_sr.inference.upscaler import Upscaler, finish
+from maskgit_sr.methods.base import TileSpec
+from maskgit_sr.ops.tiles import plan_axis
+
+_LOGGER = logging.getLogger(__name__)
+_FAILED = "failed"
+_CHUNK = 1000  # jobs, packed as one element: engines limit the size of a submitted pipeline
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every worker is told.
+
+    Attributes:
+        model: name of a shipped bundle, or an address that workers can open.
+        tile: the model's, to know a picture's number of tiles before the model is loaded.
+        pack: tiles of several pictures that are restored together; a larger picture goes alone.
+        options: of `Upscaler.options`.
+        max_pixels: of an input.
+    """
+
+    model: str
+    tile: TileSpec
+    pack: int
+    batch: int | None
+    device: str | None
+    dtype: str | None
+    scale: float
+    seed: int
+    options: dict[str, Any]
+    max_pixels: int
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture between reading and restoring; `tiles` is its weight in a batch."""
+
+    job: Job
+    picture: Picture
+    tiles: int
+
+
+def build(pipeline: beam.Pipeline, jobs: Sequence[Job], settings: Settings, report: str) -> None:
+    """Adds all steps; `report` gets one line of JSON for every failure, and is absent for none."""
+    chunks = [
+        zlib.compress(json.dumps(jobs[begin : begin + _CHUNK]).encode())
+        for begin in range(0, len(jobs), _CHUNK)
+    ]
+    decoded, unread = (
+        pipeline
+        | "jobs" >> beam.Create(chunks, reshuffle=False)
+        | "unpack" >> beam.FlatMap(_unpack)
+        | "spread" >> beam.Reshuffle()
+        | "read" >> beam.ParDo(Read(settings)).with_outputs(_FAILED, main="decoded")
+    )
+    unwritten = (
+        decoded | "restore" >> RunInference(Restorer(settings)) | "write" >> beam.ParDo(Write())
+    )
+    _ = (
+        (unread, unwritten)
+        | "failures" >> beam.Flatten()
+        | "gather" >> beam.combiners.ToList()
+        | "report" >> beam.ParDo(Report(report))
+    )
+
+
+def _unpack(chunk: bytes) -> Iterator[Job]:
+    for source, target in json.loads(zlib.decompress(chunk)):
+        yield Job(source, target)
+
+
+class Read(beam.DoFn):
+    """Job → `Decoded`, or the failure beside it."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+
+    def process(self, job: Job) -> Iterator[Any]:
+        """Yields nothing for what an earlier attempt of the same bundle has written."""
+        settings = self._settings
+        try:
+            if not settings.overwrite and FileSystems.exists(job.target):
+                return
+            picture = images.from_bytes(_get(job.source), limit=settings.max_pixels)
+            images.check_kind(picture, _kind(job.target), scale=settings.scale)
+        except UserError as error:
+            yield beam.pvalue.TaggedOutput(_FAILED, _failure(job, str(error)))
+            return
+        for note in picture.notes:
+            _LOGGER.info("%s: %s", job.source, note)
+        sides = picture.color.shape[:2]
+        rows, columns = (
+            len(plan_axis(side, settings.tile.size, settings.tile.stride).starts) for side in sides
+        )
+        yield Decoded(job, picture, rows * columns)
+
+
+class Restorer(ModelHandler):
+    """`Decoded` → (job, restored picture), with full device batches from several pictures."""
+
+    def __init__(self, settings: Settings):
+        # minimum = maximum: Beam is not to look for a batch size by trial
+        super().__init__(
+            min_batch_size=settings.pack,
+            max_batch_size=settings.pack,
+            element_size_fn=operator.attrgetter("tiles"),
+        )
+        self._settings = settings
+
+    def load_model(self) -> Upscaler:
+        """Once a process; its threads share it."""
+        settings = self._settings
+        return load.load(
+            settings.model, batch=settings.batch, device=settings.device, dtype=settings.dtype
+        )
+
+    def run_inference(
+        self,
+        batch: Sequence[Decoded],
+        model: Upscaler,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterable[tuple[Job, Picture]]:
+        """Beam sends an empty batch ahead of a picture that alone exceeds `pack`."""
+        options = model.options(**self._settings.options, confidence=False)
+        mosaics = (model.mosaic(decoded.picture, options) for decoded in batch)
+        whole = model.complete(mosaics, options, self._settings.seed)
+        return [
+            (decoded.job, finish(decoded.picture, mosaic.color, self._settings.scale))
+            for decoded, mosaic in zip(batch, whole, strict=True)
+        ]
+
+    def get_num_bytes(self, batch: Sequence[Decoded]) -> int:
+        """Of the samples; Beam would pickle the batch to know."""
+        return sum(decoded.picture.color.nbytes for decoded in batch)
+
+    def get_metrics_namespace(self) -> str:
+        """Where Beam files batch sizes and latencies."""
+        return "maskgit_sr"
+
+
+class Write(beam.DoFn):
+    """(job, picture) → nothing, or the failure."""
+
+    def process(self, restored: tuple[Job, Picture]) -> Iterator[str]:
+        job, picture = restored
+        try:
+            data, notes = images.to_bytes(picture, _kind(job.target))
+            put(job.target, data)
+        except UserError as error:
+            yield _failure(job, str(error))
+            return
+        for note in notes:
+            _LOGGER.info("%s: %s", job.target, note)
+
+
+class Report(beam.DoFn):
+    """All failures → the report."""
+
+    def __init__(self, path: str):
+        self._path = path
+
+    def process(self, failures: Sequence[str]) -> None:
+        if failures:
+            put(self._path, "".join(f"{line}\n" for line in sorted(failures)).encode())
+
+
+def put(target: str, data: bytes) -> None:
+    """Writes a file that appears whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    folder, name = FileSystems.split(target)
+    part = FileSystems.join(folder, f".{name[:40]}.{secrets.token_hex(4)}.part")
+    kind = mimetypes.guess_type(target)[0] or "application/octet-stream"
+    try:
+        try:
+            with FileSystems.create(part, kind, CompressionTypes.UNCOMPRESSED) as file:
+                file.write(data)
+            FileSystems.rename([part], [target])
+        except BaseException:
+            if FileSystems.exists(part):
+                FileSystems.delete([part])
+            raise
+    except Exception as error:  # every file system has exceptions of its own
+        raise UserError(f"cannot be written ({reason(error)})") from error
+
+
+def _get(source: str) -> bytes:
+    try:
+        with FileSystems.open(source, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            data: bytes = file.read()
+            return data
+    except Exception as error:  # as in `put`
+        raise UserError(f"cannot be read ({reason(error)})") from error
+
+
+def _kind(target: str) -> str:
+    return images.WRITABLE[PurePosixPath(target).suffix.lower()]
+
+
+def _failure(job: Job, why: str) -> str:
+    return json.dumps({**job._asdict(), "reason": why}, ensure_ascii=False)

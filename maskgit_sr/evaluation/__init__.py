@@ -1,0 +1,1 @@
+"""Scores of many images: restoring them, statistics, calibration, reports."""

@@ -1,0 +1,234 @@
+"""Does the confidence mean anything? The critic's, against what it is meant to foresee.
+
+For every token of every tile that lies wholly in a picture: its confidence, whether it is the token
+that the reference has there, and how far the restored picture is from the reference around it
+(LPIPS as a map, averaged over the token's pixels).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maskgit_sr import images
+from maskgit_sr.arrays import Params
+from maskgit_sr.decoding.policies import Policy
+from maskgit_sr.errors import UserError
+from maskgit_sr.evaluation import plots
+from maskgit_sr.images.pairing import Entry
+from maskgit_sr.inference.upscaler import Upscaler
+from maskgit_sr.methods.base import RestoreOptions
+from maskgit_sr.perceptual import distances as perceptual
+
+BINS = 10
+COVERAGES = np.arange(0.05, 1.001, 0.05)
+
+
+def measure(
+    upscaler: Upscaler,
+    entries: Sequence[Entry],
+    options: Mapping[str, Any],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Numbers of all pictures together, and a line for each that could not be used.
+
+    Args:
+        options: ``steps`` (None: the model's), ``seed`` and ``temperature`` of the decoding.
+
+    Raises:
+        UserError: a model without a critic, no LPIPS weights, or no picture as large as a tile.
+    """
+    if "critic" not in upscaler.params:
+        raise UserError("--calibration: this model has no critic")
+    run = _compiled(upscaler, options)
+    key = jax.random.key(int(options["seed"]))
+    rows, problems = [], []
+    for index, entry in enumerate(entries):
+        try:
+            assert entry.lr is not None and entry.hr is not None
+            lr, hr = (images.read(path).color for path in (entry.lr, entry.hr))
+            lr, hr = cut_pair(lr, hr, upscaler.method.tile.size, upscaler.method.scale)
+        except (UserError, OSError) as error:
+            problems.append(f"{entry.name}: {error}")
+        else:
+            image_key = jax.random.fold_in(key, index)
+            starts = range(0, len(lr), upscaler.batch)
+            rows += [_one(run, upscaler.batch, lr, hr, image_key, at) for at in starts]
+        if progress is not None:
+            progress(index + 1, len(entries))
+    if not rows:
+        raise UserError(f"--calibration: no picture could be used: {problems[0]}")
+    confidence, correct, distance = (
+        np.concatenate(parts).ravel() for parts in zip(*rows, strict=True)
+    )
+    return summarise(confidence, correct, distance), problems
+
+
+def summarise(confidence: np.ndarray, correct: np.ndarray, distance: np.ndarray) -> dict[str, Any]:
+    """What confidences in [0, 1], right tokens (0 or 1) and local LPIPS [n] say together.
+
+    Returns:
+        tokens, accuracy; ``auroc`` of the confidence for right tokens, and for tokens whose local
+        LPIPS is below the median; ``spearman`` with the local LPIPS; ``expected_calibration_error``
+        over ``bins`` equal bins; ``reliability``: [mean confidence, share right, count] of each of
+        them that is not empty; ``risk``: for each coverage (the most confident share) the share of
+        wrong tokens and the mean local LPIPS among them; ``best_risk``: the same if tokens came in
+        the order of their local LPIPS.
+    """
+    from scipy import stats
+
+    correct = correct.astype(bool)
+    bins = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
+    reliability = [
+        [float(confidence[at].mean()), float(correct[at].mean()), int(at.sum())]
+        for b in range(BINS)
+        if (at := bins == b).any()
+    ]
+    error = sum(abs(c - share) * n for c, share, n in reliability) / len(confidence)
+    order, ideal = np.argsort(-confidence, kind="stable"), np.sort(distance)
+    risk: dict[str, list[float]] = {"coverage": [], "wrong": [], "lpips": [], "best_lpips": []}
+    for coverage in COVERAGES:
+        count = max(1, round(coverage * len(order)))
+        kept = order[:count]
+        risk["coverage"].append(float(coverage))
+        risk["wrong"].append(float(1 - correct[kept].mean()))
+        risk["lpips"].append(float(distance[kept].mean()))
+        risk["best_lpips"].append(float(ideal[:count].mean()))
+    varied = np.ptp(confidence) > 0 and np.ptp(distance) > 0
+    return {
+        "tokens": len(confidence),
+        "accuracy": float(correct.mean()),
+        "mean_confidence": float(confidence.mean()),
+        "auroc_correct": auroc(confidence, correct),
+        "auroc_lpips": auroc(confidence, distance < np.median(distance)),
+        "spearman_lpips": float(stats.spearmanr(confidence, distance).statistic)
+        if varied
+        else None,
+        "expected_calibration_error": float(error),
+        "bins": BINS,
+        "reliability": reliability,
+        "risk": risk,
+    }
+
+
+def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties half.
+
+    None where there are only positives or only negatives.
+    """
+    from scipy import stats
+
+    ups = int(positive.sum())
+    downs = len(positive) - ups
+    if not ups or not downs:
+        return None
+    found = stats.mannwhitneyu(score[positive], score[~positive], method="asymptotic")
+    return float(found.statistic / (ups * downs))
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """The numbers in words."""
+
+    def say(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    return [
+        f"{found['tokens']:,} tokens, {found['accuracy']:.1%} right, mean confidence "
+        f"{found['mean_confidence']:.3f}",
+        f"AUROC of the confidence: {say(found['auroc_correct'])} for right tokens, "
+        f"{say(found['auroc_lpips'])} for local LPIPS below the median (0.5: says nothing)",
+        f"rank correlation with local LPIPS: {say(found['spearman_lpips'])} (-1 would be best)",
+        f"expected calibration error: {found['expected_calibration_error']:.3f}",
+    ]
+
+
+def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
+    """calibration.json and calibration.png in `folder`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "calibration.json"
+        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return [path, plots.calibration(found, folder / "calibration.png")]
+
+
+def _compiled(upscaler: Upscaler, options: Mapping[str, Any]) -> Callable[..., Any]:
+    method: Any = upscaler.method  # one with tokens, as its critic shows
+    config = upscaler.metadata.config
+    steps = config.get("steps", 4) if options["steps"] is None else options["steps"]
+    try:
+        policy = Policy(
+            steps, "critic", config.get("schedule", "sqrt"), options["temperature"], score=True
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    choice = RestoreOptions(policy, control="control" in upscaler.params)
+    lpips = perceptual.load_lpips("alex")
+
+    @jax.jit
+    def run(
+        params: Params, weights: Params, lr: jax.Array, hr: jax.Array, indices: jax.Array, key: Any
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+        restored = method.restore(params, lr, keys, choice)
+        wanted = method.tokenize(params, hr)
+        image = jnp.clip(restored.image, 0, 1)
+        local = perceptual.lpips_map(perceptual.alex_features, weights, image, hr)
+        many, rows, columns = wanted.shape
+        height, width = local.shape[1] // rows, local.shape[2] // columns
+        local = local.reshape(many, rows, height, columns, width).mean((2, 4))
+        assert restored.confidence is not None
+        return restored.confidence, restored.tokens == wanted, local
+
+    params = upscaler.params
+
+    def call(lr: np.ndarray, hr: np.ndarray, indices: np.ndarray, key: Any) -> Any:
+        return run(params, lpips.params, lr, hr, indices, key)
+
+    return call
+
+
+def _one(
+    run: Callable[..., Any], size: int, lr: np.ndarray, hr: np.ndarray, key: Any, at: int
+) -> tuple[np.ndarray, ...]:
+    """The tiles from `at` on; a short last batch is filled up, so that one compilation serves."""
+    count = min(size, len(lr) - at)
+    take = np.minimum(np.arange(at, at + size), len(lr) - 1)
+    found = jax.device_get(run(lr[take], hr[take], take.astype(np.uint32), key))
+    return tuple(np.asarray(part[:count]).ravel() for part in found)
+
+
+def cut_pair(
+    lr: np.ndarray, hr: np.ndarray, size: int, scale: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles side by side that lie wholly in the picture: LR and HR float32 in [0, 1].
+
+    Raises:
+        UserError: HR is not `scale` times LR, or LR smaller than a tile.
+    """
+    sizes = [f"{kind} {x.shape[1]}x{x.shape[0]}" for kind, x in (("LR", lr), ("HR", hr))]
+    if hr.shape[:2] != tuple(scale * side for side in lr.shape[:2]):
+        raise UserError(f"{sizes[1]} is not {scale} times {sizes[0]}")
+    rows, columns = (side // size for side in lr.shape[:2])
+    if not rows or not columns:
+        raise UserError(f"{sizes[0]} is smaller than a tile of {size}")
+
+    def cut(image: np.ndarray, side: int) -> np.ndarray:
+        image = image[: rows * side, : columns * side]
+        tiles = image.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
+        peak = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
+        return tiles.reshape(-1, side, side, 3).astype(np.float32) / np.float32(peak)
+
+    return cut(lr, size), cut(hr, size * scale)

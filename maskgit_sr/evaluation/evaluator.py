@@ -1,0 +1,329 @@
+"""Scores of a set of pictures, with the protocol that each was taken under.
+
+`evaluate` takes pictures one at a time, from files or from a model, so that memory does not grow
+with their number, and goes on when one of them cannot be scored. Its result is plain JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from maskgit_sr import images, metrics
+from maskgit_sr.errors import UserError
+from maskgit_sr.evaluation import statistics
+from maskgit_sr.images import Picture
+from maskgit_sr.images.pairing import Entry
+from maskgit_sr.metrics.protocols import Protocol
+
+FORMAT = 1
+KIND = "maskgit_sr scores"
+_PACKAGES = ("maskgit_sr", "jax", "numpy", "scipy", "pillow", "opencv-python-headless")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What one scene is scored from; hr and lr are there if any metric needs them."""
+
+    name: str
+    sr: Picture
+    hr: Picture | None = None
+    lr: Picture | None = None
+
+
+Read = Callable[[int], Sample]
+Progress = Callable[[int, int], None]
+
+
+def from_files(entries: Sequence[Entry]) -> Read:
+    """Reads the files of an entry; its `sr` must be there."""
+
+    def read(index: int) -> Sample:
+        entry = entries[index]
+        assert entry.sr is not None
+        sr, hr, lr = (
+            None if path is None else images.read(path) for path in (entry.sr, entry.hr, entry.lr)
+        )
+        assert sr is not None
+        return Sample(entry.name, sr, hr, lr)
+
+    return read
+
+
+def evaluate(
+    names: Sequence[str],
+    read: Read,
+    protocol: Protocol,
+    *,
+    system: str,
+    source: Mapping[str, Any],
+    given: Sequence[str] = ("hr",),
+    problems: Sequence[str] = (),
+    crop_to_min: bool = False,
+    assets: str | Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Scores of every picture and their summary, as plain JSON values.
+
+    Args:
+        names: of the pictures, for messages.
+        read: index → sample; its UserError or OSError costs this picture only.
+        system: what made the pictures.
+        source: where they come from, to be kept with the scores.
+        given: which of "hr" and "lr" the samples have; metrics that need another are left out, and
+            so are those whose weights are absent, each with a line in `problems`.
+        problems: lines that are known already.
+        crop_to_min: where SR and HR differ in size, cut both at the right and bottom.
+
+    Raises:
+        UserError: no metric is left.
+    """
+    chosen, skipped = _metrics(protocol, given, assets)
+    lines, rows = [*problems, *skipped], []
+    seen = sum(1 for line in problems if line)
+    for index, name in enumerate(names):
+        try:
+            sample = read(index)
+            row, notes = _row(sample, chosen, protocol, crop_to_min)
+        except (UserError, OSError, ValueError) as error:
+            lines.append(_line(name, error))
+        else:
+            rows.append(row)
+            lines += notes
+        if progress is not None:
+            progress(index + 1, len(names))
+    summary = {
+        name: statistics.summary([s for row in rows if (s := row["scores"].get(name)) is not None])
+        for name, metric in chosen.items()
+        if metric.spec.needs != "set"
+    }
+    for name, metric in chosen.items():
+        if metric.spec.needs == "set":
+            summary[name] = _of_set(metric, len(rows), lines)
+    return {
+        "format": FORMAT,
+        "kind": KIND,
+        "system": system,
+        "protocol": {
+            "name": protocol.name,
+            "text": protocol.text,
+            "crop": protocol.crop,
+            "border": protocol.border,
+            "metrics": {name: _described(metric.spec) for name, metric in chosen.items()},
+        },
+        "source": dict(source),
+        "versions": _versions(),
+        "hardware": _hardware(),
+        "images": rows,
+        "problems": lines,
+        "summary": summary,
+        "counts": {"scored": len(rows), "of": len(names) + seen},
+    }
+
+
+def _metrics(
+    protocol: Protocol, given: Sequence[str], assets: str | Path | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The metrics that can be measured, and one line for each that cannot."""
+    needed = {"reference": "hr", "lr": "lr", "set": "hr"}
+    possible, lines = [], []
+    for name in protocol.metrics:
+        if name not in metrics.SPECS:
+            raise UserError(f"--metrics: expected of {', '.join(metrics.SPECS)}, found '{name}'")
+        kind = needed.get(metrics.SPECS[name].needs)
+        if kind is not None and kind not in given:
+            lines.append(f"{name}: left out, it needs --{kind}")
+        elif (missing := metrics.available(name, assets)) is not None:
+            lines.append(f"{name}: left out, {missing}")
+        else:
+            possible.append(name)
+    if not possible:
+        raise UserError(f"no metric can be measured: {'; '.join(lines)}")
+    return metrics.create(possible, border=protocol.border, assets=assets), lines
+
+
+def _row(
+    sample: Sample, chosen: Mapping[str, Any], protocol: Protocol, crop_to_min: bool
+) -> tuple[dict[str, Any], list[str]]:
+    sr, hr, lr, notes = _aligned(sample, protocol.crop, crop_to_min)
+    scores: dict[str, float | None] = {}
+    lines = []
+    for name, metric in chosen.items():
+        smallest = metric.spec.min_size + 2 * metric.spec.border
+        if min(sr.shape[1:3]) < smallest:
+            lines.append(
+                f"{sample.name}: {name} needs {smallest} pixels a side, found "
+                f"{sr.shape[2]}x{sr.shape[1]}"
+            )
+            scores[name] = None
+            continue
+        if metric.spec.needs == "set":
+            metric.add(sr, hr)
+            continue
+        others = {"reference": (hr,), "lr": (lr,), "none": ()}[metric.spec.needs]
+        value = float(metric(sr, *others)[0])
+        scores[name] = value if math.isfinite(value) else None
+        if scores[name] is None:
+            lines.append(f"{sample.name}: {name} is {value}")
+    row = {
+        "name": sample.name,
+        "height": sr.shape[1],
+        "width": sr.shape[2],
+        "scores": scores,
+        "notes": notes,
+    }
+    return row, lines
+
+
+def _aligned(
+    sample: Sample, crop: int, crop_to_min: bool
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, list[str]]:
+    """[1, H, W, 3] float32 in [0, 1] of SR, HR and LR over the same part of the scene."""
+    notes: list[str] = []
+    sr, hr = _opaque(sample.sr, "SR"), None
+    scale = 1
+    if sample.hr is not None:
+        hr = _opaque(sample.hr, "HR")
+        if _colourless(sample.sr) != _colourless(sample.hr):
+            kinds = {True: "greyscale", False: "colour"}
+            raise UserError(
+                f"SR is {kinds[_colourless(sample.sr)]}, HR {kinds[_colourless(sample.hr)]}"
+            )
+        if sr.shape != hr.shape:
+            sizes = f"SR {_size(sr)}, HR {_size(hr)}"
+            if not crop_to_min:
+                raise UserError(f"{sizes}: not the same size; --crop-to-min cuts both to the less")
+            height, width = (min(a, b) for a, b in zip(sr.shape[:2], hr.shape[:2], strict=True))
+            sr, hr = sr[:height, :width], hr[:height, :width]
+            notes.append(f"{sizes}, both cut to {width}x{height}")
+    lr = None
+    if sample.lr is not None:
+        lr = _opaque(sample.lr, "LR")
+        scale = sr.shape[0] // lr.shape[0]
+        if sr.shape[:2] != tuple(scale * side for side in lr.shape[:2]):
+            raise UserError(f"SR {_size(sr)} is no multiple of LR {_size(lr)}")
+    if crop:
+        if min(sr.shape[:2]) < crop:
+            raise UserError(f"{_size(sr)} is smaller than the crop of {crop}")
+        top, left = ((side - crop) // 2 // scale * scale for side in sr.shape[:2])
+        sr = sr[top : top + crop, left : left + crop]
+        hr = None if hr is None else hr[top : top + crop, left : left + crop]
+        if lr is not None:
+            side, y, x = crop // scale, top // scale, left // scale
+            lr = lr[y : y + side, x : x + side]
+    for kind, picture in (("SR", sample.sr), ("HR", sample.hr), ("LR", sample.lr)):
+        if picture is not None and picture.color.dtype != np.uint8:
+            notes.append(f"{kind} has {picture.color.dtype} samples, scored as they are")
+    references = [None if x is None else _unit(x)[None] for x in (hr, lr)]
+    return _unit(sr)[None], references[0], references[1], notes
+
+
+def _opaque(picture: Picture, kind: str) -> np.ndarray:
+    alpha = picture.alpha
+    if (
+        alpha is not None
+        and (alpha < (1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max)).any()
+    ):
+        raise UserError(f"{kind} is transparent in parts; scores are of opaque pictures")
+    return picture.color
+
+
+def _colourless(picture: Picture) -> bool:
+    """Whether all channels are equal, however the file stores them."""
+    color = picture.color
+    return picture.grey or bool((color == color[..., :1]).all())
+
+
+def _unit(color: np.ndarray) -> np.ndarray:
+    peak = 1 if color.dtype.kind == "f" else np.iinfo(color.dtype).max
+    return color.astype(np.float32) / np.float32(peak)
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def _of_set(metric: Any, count: int, lines: list[str]) -> dict[str, float | int | None]:
+    unknown: dict[str, float | int | None] = {"mean": None, "low": None, "high": None, "n": 0}
+    try:
+        value = float(metric.value())
+    except ValueError as error:  # too few pictures
+        lines.append(f"{metric.spec.name}: {error}")
+        return unknown
+    if not math.isfinite(value):
+        lines.append(f"{metric.spec.name} is {value}")
+        return unknown
+    return {"mean": value, "low": None, "high": None, "n": count}
+
+
+def _described(spec: Any) -> dict[str, Any]:
+    return {**dataclasses.asdict(spec), "text": spec.protocol}
+
+
+def _line(name: str, error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split())
+    return text if text.startswith(name) else f"{name}: {text}"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _hardware() -> str:
+    device = jax.devices()[0]
+    kind = (
+        platform.processor() or platform.machine()
+        if device.platform == "cpu"
+        else device.device_kind
+    )
+    return f"{device.platform} ({kind}), {os.cpu_count()} cores"
+
+
+def write(result: Mapping[str, Any], path: Path) -> None:
+    """The result as JSON, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A result that `write` wrote.
+
+    Raises:
+        UserError: not there, or something else.
+    """
+    try:
+        result = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
+    if not isinstance(result, dict) or result.get("kind") != KIND or result.get("format") != FORMAT:
+        raise UserError(f"{path}: expected scores of format {FORMAT}, found something else")
+    return result

@@ -1,0 +1,1 @@
+"""Models as artifacts that run without this package."""

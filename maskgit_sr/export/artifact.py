@@ -1,0 +1,117 @@
+"""Models as artifacts that run without this package: a TensorFlow SavedModel, or StableHLO for JAX.
+
+Both hold the program of `export_program`, with its parameters stored once and beside it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from maskgit_sr.errors import UserError
+from maskgit_sr.export.program import lower
+from maskgit_sr.inference import load
+from maskgit_sr.inference.upscaler import Upscaler
+
+FORMATS = ("savedmodel", "stablehlo")
+MAX_BATCH = 8
+MAX_PIXELS = 16_000_000
+INFO = "maskgit_sr.json"
+_NEEDS = {"savedmodel": ("tensorflow", "flatbuffers"), "stablehlo": ("flatbuffers",)}
+_PLATFORMS = {"savedmodel": ("cpu", "cuda"), "stablehlo": ("cpu", "cuda", "tpu")}
+
+
+def export(
+    model: Upscaler | str | os.PathLike[str],
+    format: str,
+    output: str | os.PathLike[str],
+    *,
+    steps: int | None = None,
+    dtype: str | None = None,
+    max_batch: int = MAX_BATCH,
+    max_pixels: int = MAX_PIXELS,
+    webp: bool = True,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> dict[str, Any]:
+    """Writes an artifact, loads it in a fresh process and compares it with the upscaler.
+
+    Tokens are the most likely ones (temperature 0), colours are matched by ``adain``.
+
+    Args:
+        model: name of a shipped model, path of a bundle, or a loaded model.
+        format: ``savedmodel`` or ``stablehlo``.
+        output: folder to make; it may exist and be empty.
+        steps: decoding steps; None: the model's own.
+        dtype: ``float32`` or ``bfloat16``; None: float32, or what the loaded model has.
+        max_batch: SavedModel: most tiles in one call of the network.
+        max_pixels: SavedModel: pixels of the largest image that is accepted.
+        webp: SavedModel: `serving_default` decodes WebP too, which needs TensorFlow 2.20 to load.
+        progress: is told what is being done.
+
+    Returns:
+        What `maskgit_sr.json` in the artifact says.
+
+    Raises:
+        UserError: an option out of range, a folder that is not empty, a missing package, or an
+            artifact that does not load or gives other images than the upscaler. Nothing is left.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
+    for name, value in (("max_batch", max_batch), ("max_pixels", max_pixels)):
+        if value < 1:
+            raise UserError(f"{name}: expected at least 1, found {value}")
+    target = Path(os.path.abspath(output))
+    _check_vacant(target)
+    for package in _NEEDS[format]:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"export: {format} needs {package}: pip install 'maskgit-sr[export]'")
+    if isinstance(model, Upscaler):
+        if dtype is not None:
+            raise UserError("dtype: a loaded model has its own; give its name or path instead")
+        upscaler, name = model, model.metadata.method
+    else:
+        upscaler = load.load(model, batch=1, device="cpu", dtype=dtype or "float32")
+        name = Path(load.resolve(model)).stem
+    progress("lowering")
+    program = lower(upscaler, _PLATFORMS[format], steps=steps)
+    program.info.update(model=name, format=format)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        progress("writing")
+        if format == "stablehlo":
+            from maskgit_sr.export import stablehlo as export_stablehlo
+
+            export_stablehlo.write(program, temporary)
+        else:
+            from maskgit_sr.export import savedmodel as export_tensorflow
+
+            export_tensorflow.write(
+                program, temporary, max_batch=max_batch, max_pixels=max_pixels, webp=webp
+            )
+        progress("checking")
+        from maskgit_sr.export import check as export_check
+
+        program.info["checked"] = export_check.check(program, format, temporary)
+        text = json.dumps(program.info, indent=2, sort_keys=True)
+        (temporary / INFO).write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return program.info
+
+
+def _check_vacant(target: Path) -> None:
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise UserError(f"{target}: expected a folder to make, found a file")
+    if any(target.iterdir()):
+        raise UserError(f"{target}: expected an empty folder or none, found one with files")

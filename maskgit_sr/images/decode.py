@@ -1,0 +1,283 @@
+"""Decoding: a picture file or Pillow image to samples and metadata.
+
+Pillow knows the formats; OpenCV reads the 16-bit colour files that Pillow would round to 8 bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from maskgit_sr.errors import UserError
+from maskgit_sr.images.encode import plain_text
+
+MAX_PIXELS = 64_000_000
+
+# Named, so that Pillow never hands a file to an external program (EPS goes to Ghostscript).
+_READABLE = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "AVIF", "JPEG2000")
+_PHOTOMETRIC, _BITS, _EXTRA_SAMPLES = 262, 258, 338
+_ORIENTATION, _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 274, 34665, 34853, 40965
+_SIZE_TAGS, _EXIF_SIZE_TAGS = {256, 257}, {40962, 40963}
+# What describes the photograph; a TIFF keeps the layout of its samples among the same tags.
+_TIFF_KEPT = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, _EXIF_IFD, _GPS_IFD}
+
+
+class Decoded(NamedTuple):
+    """An upright picture: samples [H, W, C], C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha."""
+
+    samples: np.ndarray  # uint8, uint16, or float32 in [0, 1]
+    icc: bytes | None
+    exif: bytes | None
+    notes: tuple[str, ...]
+
+
+class TooManyPixels(UserError):
+    """A picture above the limit of pixels."""
+
+
+def decode_file(path: Path) -> Decoded:
+    """See `images.read`."""
+    data = _file_bytes(path)
+    try:
+        return decode_bytes(data)
+    except UserError as error:
+        raise type(error)(f"{path}: {error}") from error.__cause__
+
+
+def decode_bytes(data: bytes, limit: int = MAX_PIXELS) -> Decoded:
+    """See `images.from_bytes`."""
+    if not data:
+        raise UserError("expected a picture, found an empty file")
+    Image.init()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=[f for f in _READABLE if f in Image.OPEN])
+            check_size(*image.size, limit)
+            if image.format == "PNG":
+                Image.open(io.BytesIO(data)).verify()  # decoding does not look at checksums
+            notes = _frame_note(image)
+            image.load()
+            samples = _decode_16_bit(image, data)
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooManyPixels(f"more than the limit of {limit:,} pixels") from error
+    except UnidentifiedImageError as error:
+        kinds = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000"
+        raise UserError(f"not a picture that can be decoded ({kinds})") from error
+    except MemoryError:
+        raise
+    # Decoders meet a damaged file with whatever exception they stumbled over.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"damaged or truncated picture ({reason})") from error
+    decoded = _decoded(image, samples)
+    return decoded._replace(notes=notes + decoded.notes)
+
+
+def decode_image(image: Image.Image) -> Decoded:
+    """See `images.from_pil`."""
+    check_size(*image.size)
+    try:
+        image.load()
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"image: damaged or truncated picture ({error})") from error
+    return _decoded(image, None)
+
+
+def _file_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise UserError(f"{path}: expected a picture file, found a folder")
+    if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+        raise UserError(f"{path}: expected a picture file, found a special file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def check_size(width: int, height: int, limit: int = MAX_PIXELS) -> None:
+    """Raises UserError for a picture without pixels, TooManyPixels for more than `limit`."""
+    if width < 1 or height < 1:
+        raise UserError(f"expected at least one pixel, found {width}x{height}")
+    if width * height > limit:
+        raise TooManyPixels(f"{width}x{height} is more than the limit of {limit:,} pixels")
+
+
+def _frame_note(image: Image.Image) -> tuple[str, ...]:
+    # An MPO is one photograph; its other frames are previews or the second eye.
+    if image.format == "MPO" or not getattr(image, "is_animated", False):
+        return ()
+    if image.format == "TIFF":
+        return ("several pages: first page used",)
+    return ("animated: first frame used",)
+
+
+def _decode_16_bit(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """uint16 [H, W, C] of the 16-bit files that Pillow would hand over as 8-bit, else None."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    if image.format == "PNG":
+        deep = data[24] == 16  # bit depth in IHDR, which comes first
+    elif image.format == "PPM":
+        deep = image.mode == "RGB" and data[:64].split(None, 4)[3:4] == [b"65535"]
+    else:
+        deep = set(tags.get(_BITS, ())) == {16} and image.mode in ("RGB", "RGBA", "I;16", "I;16B")
+    if not deep:
+        return None
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.dtype != np.uint16 or array.shape[1::-1] != image.size:
+        raise OSError("16-bit samples cannot be decoded")
+    if array.ndim == 2:
+        array = array[..., None]
+        if tags.get(_PHOTOMETRIC) == 0:
+            array = 65535 - array  # white is zero
+    else:
+        array = array[..., (2, 1, 0, 3)[: array.shape[2]]]
+    if image.format == "PNG":
+        if data[25] == 4:  # grey and alpha, which OpenCV spreads over four channels
+            array = array[..., 2:]
+        key = image.info.get("transparency")
+        if key is not None and array.shape[2] in (1, 3):
+            opaque = np.where((array == key).all(-1, keepdims=True), 0, 65535)
+            array = np.concatenate([array, opaque.astype(np.uint16)], axis=-1)
+    elif image.mode == "RGB":
+        array = array[..., :3]  # a fourth channel of unknown meaning
+    elif tags.get(_EXTRA_SAMPLES) in (1, (1,)):  # colour multiplied by alpha
+        alpha = array[..., 3:]
+        color = np.rint(array[..., :3] * (65535 / np.maximum(alpha, 1).astype(np.float64)))
+        array = np.concatenate([color.clip(0, 65535).astype(np.uint16), alpha], axis=-1)
+    return array
+
+
+def _decoded(image: Image.Image, samples: np.ndarray | None) -> Decoded:
+    """From a loaded image, with its 16-bit samples where Pillow cannot hold them."""
+    orientation, exif, notes = _exif(image)
+    icc = image.info.get("icc_profile") or None
+    if samples is None:
+        if image.mode in ("CMYK", "LAB"):
+            notes += (f"{image.mode} converted to sRGB",)
+            image, icc = _to_srgb(image, icc), None
+        samples, more = _pillow_samples(image)
+        notes += more
+    if orientation >= 5:
+        samples = samples.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    return Decoded(samples, icc, exif, notes)
+
+
+def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
+    """RGB of a CMYK or LAB image, through its profile where that is usable."""
+    source = ImageCms.createProfile("LAB") if image.mode == "LAB" else icc and io.BytesIO(icc)
+    converted = None
+    if source:
+        with contextlib.suppress(ImageCms.PyCMSError):
+            converted = ImageCms.profileToProfile(
+                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+    converted = converted or image.convert("RGB")
+    converted.info = dict(image.info)
+    return converted
+
+
+def _pillow_samples(image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
+    """[H, W, C] samples of any Pillow mode but CMYK and LAB, and notes."""
+    mode = image.mode
+    if mode == "F":
+        array = np.asarray(image)[..., None]
+        low, high = array.min(), array.max()
+        if not (low >= 0 and high <= 255):
+            raise UserError(f"expected floats in [0, 1] or [0, 255], found {low:g} to {high:g}")
+        if high > 1:
+            return array / np.float32(255), ("floats above 1: read as [0, 255]",)
+        return array, ()
+    if mode.startswith("I"):
+        array = np.asarray(image)[..., None]
+        if mode == "I" and (array.min() < 0 or array.max() > 65535):
+            raise UserError(
+                f"expected integers in [0, 65535], found {array.min()} to {array.max()}"
+            )
+        return array.astype(np.uint16), ()
+    alpha = "A" if mode in ("LA", "La", "PA", "RGBA", "RGBa") else ""
+    if "transparency" in image.info:
+        alpha = "A"
+    grey = mode in ("1", "L", "LA", "La")
+    array = np.asarray(image.convert(("L" if grey else "RGB") + alpha))
+    if array.ndim == 2:
+        array = array[..., None]
+    elif mode in ("P", "PA") and "icc_profile" not in image.info:
+        grey = bool((array[..., 1:3] == array[..., :1]).all())
+        array = array[..., 2:] if grey else array  # a palette of greys
+    return array, ()
+
+
+def _exif(image: Image.Image) -> tuple[int, bytes | None, tuple[str, ...]]:
+    """Orientation, 1 to 8, the EXIF block that stays true of the output or None, and notes."""
+    orientation: int = 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tags = image.getexif()
+            if image.format != "TIFF":  # which is turned upright by whoever decodes it
+                found = tags.get(_ORIENTATION, 1)
+                orientation = found if found in range(1, 9) else 1
+            raw = image.info.get("exif")
+            if raw is None or image.format == "TIFF":
+                raw = _block(tags, _TIFF_KEPT if image.format == "TIFF" else None)
+            return orientation, _tidy_exif(raw), ()
+    # As with pixels, damaged metadata raises anything.
+    except Exception:
+        return orientation, None, ("EXIF is damaged and left out",)
+
+
+def _block(tags: Image.Exif, only: set[int] | None) -> bytes:
+    block = Image.Exif()
+    for tag, value in tags.items():
+        if only is not None and tag not in only:
+            continue
+        if tag in (_EXIF_IFD, _GPS_IFD):
+            value = dict(tags.get_ifd(tag))
+            value.pop(_INTEROP_IFD, None)  # an offset into the old block
+        block[tag] = plain_text(value)
+    return block.tobytes() if len(block) else b""
+
+
+def _tidy_exif(raw: bytes) -> bytes | None:
+    """EXIF without orientation, pixel size and thumbnail, which are wrong for the output.
+
+    Entries are cut out in place: a block written anew loses text that is not ASCII, and moves maker
+    notes, whose inner offsets then point nowhere.
+    """
+    data = bytearray(raw.removeprefix(b"Exif\0\0"))
+    if not data:
+        return None
+    order = {b"II*\0": "<", b"MM\0*": ">"}[bytes(data[:4])]
+
+    def cut(offset: int, unwanted: set[int]) -> dict[int, int]:
+        (count,) = struct.unpack_from(order + "H", data, offset)
+        end = offset + 2 + 12 * count + 4
+        entries = [
+            struct.unpack_from(order + "HHII", data, offset + 2 + 12 * i) for i in range(count)
+        ]
+        kept = [entry for entry in entries if entry[0] not in unwanted]
+        packed = struct.pack(order + "H", len(kept))
+        packed += b"".join(struct.pack(order + "HHII", *entry) for entry in kept)
+        data[offset:end] = packed.ljust(end - offset, b"\0")  # zero: no thumbnail directory
+        return {tag: value for tag, _, _, value in kept}
+
+    (first,) = struct.unpack_from(order + "I", data, 4)
+    kept = cut(first, {_ORIENTATION} | _SIZE_TAGS)
+    if _EXIF_IFD in kept:
+        cut(kept[_EXIF_IFD], _EXIF_SIZE_TAGS)
+    return b"Exif\0\0" + bytes(data) if kept else None

@@ -1,0 +1,267 @@
+"""Pictures in and out: every common file format, with what a photograph carries besides its RGB.
+
+A `Picture` keeps greyscale, alpha, 16-bit samples, the ICC profile and EXIF on their way from the
+input to the output. Only NumPy, Pillow and OpenCV are used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from maskgit_sr.errors import UserError
+from maskgit_sr.images import decode, encode
+
+MAX_PIXELS = decode.MAX_PIXELS
+WRITABLE = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, upright (EXIF orientation is applied and its tag removed).
+
+    Attributes:
+      color: [H, W, 3] RGB, uint8, uint16 or float32 in [0, 1]; three equal channels where `grey`.
+      alpha: [H, W] of the same dtype, or None for an opaque picture.
+      grey: the picture has one channel and is written with one.
+      icc: ICC profile that `color` is to be read with.
+      exif: EXIF block, beginning with `Exif\\0\\0`.
+      notes: what a person should be told about the decoding.
+    """
+
+    color: np.ndarray
+    alpha: np.ndarray | None = None
+    grey: bool = False
+    icc: bytes | None = None
+    exif: bytes | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read(path: str | os.PathLike[str]) -> Picture:
+    """Decodes a picture file; its content decides the format, not its suffix.
+
+    PNG and TIFF (and binary PPM of maximum 65535) keep 16 bits. Of an animation or a TIFF of
+    several pages the first is taken, with a note. Palettes, CMYK, LAB and so on become RGB; a
+    profile of a colour space that was left is applied, and not kept.
+
+    Raises:
+      UserError: missing, empty, unreadable, of an unknown format, truncated or damaged, or of more
+        than `MAX_PIXELS` pixels, which is found out before anything is decoded.
+    """
+    return _from_decoded(decode.decode_file(Path(path)))
+
+
+def from_bytes(data: bytes, *, limit: int = MAX_PIXELS) -> Picture:
+    """Decodes the bytes of a picture file as `read` does.
+
+    Raises:
+      TooManyPixels: more than `limit` pixels by its header; nothing was decoded.
+      UserError: any other of `read`'s; the messages name no file.
+    """
+    return _from_decoded(decode.decode_bytes(data, min(limit, MAX_PIXELS)))
+
+
+def from_confidence(confidence: np.ndarray, height: int, width: int) -> Picture:
+    """A confidence map, float32 [H, W] in [0, 1], as a grey picture [height, width], uint8."""
+    large = resize(confidence.astype(np.float32), height, width)
+    return from_array(np.rint(large * 255).astype(np.uint8))
+
+
+def from_pil(image: Image.Image) -> Picture:
+    """Takes over a Pillow image of any mode, with `info["icc_profile"]` and its EXIF.
+
+    Mode I is read as 16-bit. Mode F is read as [0, 1], or as [0, 255] where it exceeds 1.
+
+    Raises:
+      UserError: too many pixels, values outside those ranges, or pixels that cannot be decoded.
+    """
+    return _from_decoded(decode.decode_image(image))
+
+
+def from_array(array: np.ndarray) -> Picture:
+    """Takes over an array: [H, W] or [H, W, 1] grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha.
+
+    Raises:
+      UserError: not uint8, uint16 or float16/32/64; another shape; no or too many pixels; floats
+        that are NaN or outside [0, 1].
+    """
+    array = np.asarray(array)
+    if array.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
+        raise UserError(f"array: expected uint8, uint16 or float samples, found {array.dtype}")
+    channels = 1 if array.ndim == 2 else array.shape[-1] if array.ndim == 3 else 0
+    if channels not in (1, 2, 3, 4) or 0 in array.shape:
+        raise UserError(f"array: expected shape [H, W] or [H, W, 1..4], found {array.shape}")
+    decode.check_size(array.shape[1], array.shape[0])
+    if array.dtype.kind == "f":
+        low, high = array.min(), array.max()
+        if not (low >= 0 and high <= 1):  # false for NaN too
+            raise UserError(f"array: expected floats in [0, 1], found {low:g} to {high:g}")
+        array = array.astype(np.float32)
+    array = array.reshape(*array.shape[:2], channels)
+    return _from_samples(array, grey=channels < 3, alpha=channels in (2, 4))
+
+
+def to_pil(picture: Picture) -> Image.Image:
+    """A Pillow image of mode L, LA, RGB or RGBA, with ICC profile and EXIF in `info`.
+
+    Grey without alpha keeps 16-bit samples (I;16) and floats (F); for all else Pillow has 8 bits.
+    """
+    samples = _samples(picture)
+    if samples.shape[2] == 1:
+        image = Image.fromarray(samples[..., 0])
+    else:
+        image = Image.fromarray(encode.cast(samples, np.dtype(np.uint8)))
+    if picture.icc:
+        image.info["icc_profile"] = picture.icc
+    if picture.exif:
+        image.info["exif"] = picture.exif
+    return image
+
+
+def to_array(picture: Picture, like: np.ndarray) -> np.ndarray:
+    """The samples with the dtype, number of dimensions and channels of `like`, of any size."""
+    channels = 1 if like.ndim == 2 else like.shape[-1]
+    color = picture.color[..., :1] if channels < 3 else picture.color
+    array = color
+    if channels in (2, 4):
+        alpha = picture.alpha
+        if alpha is None:
+            alpha = np.full(color.shape[:2], encode.top(color.dtype), color.dtype)
+        array = np.concatenate([color, alpha[..., None]], axis=-1)
+    array = encode.cast(array, like.dtype)
+    return array[..., 0] if like.ndim == 2 else np.ascontiguousarray(array)
+
+
+def write(picture: Picture, path: str | os.PathLike[str], *, quality: int = 95) -> tuple[str, ...]:
+    """Encodes `picture` in the format of the suffix, .png, .jpg, .jpeg, .webp, .tif or .tiff.
+
+    Missing folders are made. The file appears whole or not at all: it is written beside `path`
+    under a temporary name and renamed. PNG and TIFF are lossless and keep 16 bits (floats become
+    16 bits); `quality`, 1 to 100, is for JPEG and WebP.
+
+    Returns:
+      Notes on what the format could not keep.
+    Raises:
+      UserError: another suffix, transparency in a JPEG, a side longer than the format allows, or a
+        file that cannot be written (full disk, no permission).
+    """
+    path = Path(path)
+    kind = check_target(picture, path)
+    try:
+        data, notes = to_bytes(picture, kind, quality=quality)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error.__cause__
+    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return notes
+
+
+def to_bytes(picture: Picture, kind: str, *, quality: int = 95) -> tuple[bytes, tuple[str, ...]]:
+    """The file that `write` would write, of `kind` PNG, JPEG, WEBP or TIFF, and its notes.
+
+    Raises:
+      UserError: transparency in a JPEG, or a side longer than the format allows.
+    """
+    check_kind(picture, kind)
+    if kind == "JPEG":
+        picture = dataclasses.replace(picture, alpha=None)
+    try:
+        return encode.encode(_samples(picture), kind, quality, picture.icc, picture.exif)
+    except (OSError, ValueError, OverflowError, struct.error) as error:
+        raise UserError(f"cannot be encoded as {kind} ({error})") from error
+
+
+def check_target(picture: Picture, path: str | os.PathLike[str], *, scale: float = 1.0) -> str:
+    """Raises the UserError of `write` for what is known before `picture` is upscaled by `scale`.
+
+    Returns:
+      The format that `path` asks for: PNG, JPEG, WEBP or TIFF.
+    """
+    path = Path(path)
+    kind = WRITABLE.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(
+            f"{path}: expected a suffix of {', '.join(WRITABLE)}, found '{path.suffix}'"
+        )
+    try:
+        check_kind(picture, kind, scale=scale)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return kind
+
+
+def check_kind(picture: Picture, kind: str, *, scale: float = 1.0) -> None:
+    """Raises the UserError of `to_bytes` for what is known before `picture` is upscaled."""
+    height, width = (round(side * scale) for side in picture.color.shape[:2])
+    limit = encode.MAX_SIDE.get(kind, 2**31 - 1)
+    if max(height, width) > limit:
+        raise UserError(f"{kind} has at most {limit} pixels a side, found {width}x{height}")
+    alpha = picture.alpha
+    if kind == "JPEG" and alpha is not None and (alpha < encode.top(alpha.dtype)).any():
+        raise UserError("JPEG cannot hold transparency; use PNG or WebP")
+
+
+def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Antialiased bicubic resampling (Pillow's) of [H, W] or [H, W, C], the dtype kept.
+
+    uint8, uint16, or float32 in [0, 1]; what the filter overshoots is clipped.
+    """
+    if array.shape[:2] == (height, width):
+        return array.copy()
+    planes = array[..., None] if array.ndim == 2 else array
+    planes = planes if array.dtype == np.uint8 else planes.astype(np.float32)
+    resized = [
+        np.asarray(
+            Image.fromarray(np.ascontiguousarray(planes[..., c])).resize(
+                (width, height), Image.Resampling.BICUBIC
+            )
+        )
+        for c in range(planes.shape[2])
+    ]
+    out = np.stack(resized, axis=-1)
+    if array.dtype != np.uint8:
+        out = out.clip(0, encode.top(array.dtype))
+        out = np.rint(out).astype(array.dtype) if array.dtype == np.uint16 else out
+    return out[..., 0] if array.ndim == 2 else out
+
+
+def _from_decoded(decoded: decode.Decoded) -> Picture:
+    channels = decoded.samples.shape[2]
+    picture = _from_samples(decoded.samples, grey=channels < 3, alpha=channels in (2, 4))
+    return dataclasses.replace(picture, icc=decoded.icc, exif=decoded.exif, notes=decoded.notes)
+
+
+def _from_samples(samples: np.ndarray, *, grey: bool, alpha: bool) -> Picture:
+    color = samples[..., :-1] if alpha else samples
+    color = np.repeat(color, 3, axis=2) if grey else np.ascontiguousarray(color)
+    return Picture(color, np.ascontiguousarray(samples[..., -1]) if alpha else None, grey)
+
+
+def _samples(picture: Picture) -> np.ndarray:
+    """[H, W, C]: grey, grey and alpha, RGB, or RGB and alpha."""
+    color = picture.color[..., :1] if picture.grey else picture.color
+    if picture.alpha is None:
+        return color
+    return np.concatenate([color, picture.alpha[..., None]], axis=-1)

@@ -1,0 +1,178 @@
+"""Our variants of RealSRT for small networks, whose decoder is what limits them.
+
+`RealSRTTuned` trains otherwise and restores as published; `RealSRTMultiscale` has another
+controlling module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from maskgit_sr.arrays import Image, Latent, Params, TokenGrid
+from maskgit_sr.methods import vq
+from maskgit_sr.methods.base import Stage
+from maskgit_sr.methods.realsrt import (
+    RealSRT,
+    RealSRTConfig,
+    RealSRTLosses,
+    control_loss,
+    token_panel,
+)
+from maskgit_sr.models import control
+from maskgit_sr.models.functional import Network
+from maskgit_sr.models.vqgan import VQGANConfig
+
+DECODER = "tokenizer/decoder"
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedLosses(RealSRTLosses):
+    """Training losses.
+
+    Attributes:
+        bypass: share of tokenizer examples decoded from continuous vectors, which keeps the decoder
+            able to follow the controlling module's continuous residual.
+    """
+
+    bypass: float = 0.5
+
+
+class RealSRTTuned(RealSRT):
+    """RealSRT whose control stage goes on training the tokenizer's decoder.
+
+    Tokens do not depend on the decoder, so that the stages before stay valid.
+    """
+
+    name = "realsrt_tuned"
+    losses_class = TunedLosses
+
+    def training_latent(self, vectors: Latent, quantized: Latent, key: jax.Array) -> Latent:
+        """Returns straight-through codes, or for a share of the examples the vectors themselves."""
+        latent = super().training_latent(vectors, quantized, key)
+        shape = (vectors.shape[0], 1, 1, 1)
+        return jnp.where(jax.random.bernoulli(key, self.losses.bypass, shape), vectors, latent)
+
+    def control_stage(self) -> Stage:
+        """Returns the stage: one gradient over the controlling module and the decoder."""
+        return self.image_stage(
+            ("control", DECODER),
+            partial(control_loss, self),
+            needs=("tokenizer", "codebook", "generator", "critic"),
+            continues=(DECODER,),
+            exports=("control", "tokenizer"),
+            panel=partial(token_panel, self, "control"),
+            start=lambda params: (
+                params | {"control": control.start_tuned(params["control"], params["tokenizer"])}
+            ),
+        )
+
+    def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> vq.Tail:
+        """Returns the zero convolution and the decoder behind it, which trains along."""
+        network = self.control.bind(params["control"])
+        trained = {"zero": params["control"]["zero"], "decoder": params["tokenizer"]["decoder"]}
+
+        def decode_steered(trained: Params, features: jax.Array) -> Image:
+            residual = self.control.apply(
+                params["control"] | {"zero": trained["zero"]}, lambda m: m.zero(features)
+            )
+            return self.tokenizer.apply(
+                params["tokenizer"] | {"decoder": trained["decoder"]},
+                lambda m: m.decoder(latent + residual),
+            )
+
+        return vq.Tail(
+            network.features(latent, upsampled),
+            trained,
+            decode_steered,
+            lambda trained: trained["zero"]["kernel"],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiscaleConfig:
+    """The multiscale controlling module (`maskgit_sr.models.control.MultiscaleControl`).
+
+    Attributes:
+        sharpen: amount of the unsharp mask that the module starts from; 0: none.
+        soften: sigma in HR pixels of the blur over what the module draws; 0: none.
+        network: shape of its encoder and decoder, of the tokenizer's factor and code width.
+    """
+
+    sharpen: float = 0.0
+    soften: float = 0.0
+    network: VQGANConfig = VQGANConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class RealSRTMultiscaleConfig(RealSRTConfig):
+    """Networks and decoding.
+
+    Attributes:
+        control: the multiscale controlling module.
+    """
+
+    control: MultiscaleConfig = MultiscaleConfig()
+
+
+class RealSRTMultiscale(RealSRTTuned):
+    """RealSRT under a controlling module with a decoder of its own, on an unsharp mask."""
+
+    name = "realsrt_multiscale"
+    config_class = RealSRTMultiscaleConfig
+
+    def _control(self) -> Network[Any]:
+        module, tokenizer = self.config.control, self.config.tokenizer
+        for name in ("factor", "code_width"):
+            expected, found = getattr(tokenizer, name), getattr(module.network, name)
+            if found != expected:
+                raise ValueError(
+                    f"control.network: expected the tokenizer's {name} {expected}, found {found}"
+                )
+        return Network(
+            lambda rngs: control.MultiscaleControl(
+                module.network,
+                sharpen=module.sharpen,
+                soften=module.soften,
+                **self.run,
+                rngs=rngs,
+            )
+        )
+
+    def render(
+        self, params: Params, tokens: TokenGrid, upsampled: Image, steered: bool = True
+    ) -> Image:
+        """Tokens → image, drawn by the controlling module's own decoder if ``steered``."""
+        if not steered:
+            return super().render(params, tokens, upsampled, steered)
+        tokenizer = self.tokenizer.bind(params["tokenizer"])
+        latent = tokenizer.latent(self.embed(params, tokens))
+        return self.control.apply(params["control"], lambda m: m(latent, upsampled))
+
+    def control_stage(self) -> Stage:
+        """Returns the stage of the controlling module alone."""
+        return self.image_stage(
+            ("control",),
+            partial(control_loss, self),
+            needs=("tokenizer", "codebook", "generator", "critic"),
+            exports=("control",),
+            panel=partial(token_panel, self, "control"),
+            start=lambda params: params | {"control": control.start_multiscale(params["control"])},
+        )
+
+    def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> vq.Tail:
+        """Returns the last convolution of the module's own decoder."""
+        module = params["control"]
+
+        def draw(last: Params, features: jax.Array) -> Image:
+            decoder = module["decoder"] | {"conv_out": last}
+            return self.control.apply(
+                module | {"decoder": decoder}, lambda m: m.head(features, upsampled)
+            )
+
+        features = self.control.apply(module, lambda m: m.body(latent, upsampled))
+        return vq.Tail(features, module["decoder"]["conv_out"], draw)

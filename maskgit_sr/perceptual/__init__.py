@@ -1,0 +1,1 @@
+"""Frozen networks of others that compare images: losses and scores."""

@@ -1,0 +1,296 @@
+"""Frozen networks that compare two images: LPIPS (AlexNet, SqueezeNet 1.1, VGG16), VGG19 features.
+
+Pure functions of (params, images). Params are plain dicts of float32 arrays that are passed as
+arguments, so a jitted caller does not embed them. Images are RGB [B,H,W,3] in [0,1], kernels HWIO.
+
+LPIPS: Zhang et al. 2018 (arXiv:1801.03924), equation 1, version 0.1 weights.
+VGG19: Simonyan & Zisserman 2015; before activation as in ESRGAN (arXiv:1809.00219, section 3.2),
+layers and weights as in Real-ESRGAN (arXiv:2107.10833, section 4.1).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+from safetensors.numpy import load_file
+
+from maskgit_sr import assets
+from maskgit_sr.arrays import Image, Params
+from maskgit_sr.errors import UserError
+from maskgit_sr.perceptual import vgg16
+from maskgit_sr.perceptual.published import MatmulPrecision, conv, load, max_pool, pair
+
+Distance = Float[Array, "B"]
+
+LPIPS_SHIFT = (-0.030, -0.088, -0.188)
+LPIPS_SCALE = (0.458, 0.448, 0.450)
+VGG_MEAN_BGR = (103.939, 116.779, 123.68)
+VGG_UNIT = 255 * 0.225  # one ImageNet pixel standard deviation, in grey levels
+VGG_LAYERS: Mapping[str, float] = {
+    "conv1_2": 0.1,
+    "conv2_2": 0.1,
+    "conv3_4": 1.0,
+    "conv4_4": 1.0,
+    "conv5_4": 1.0,
+}
+
+# (index in torchvision's `features`, stride, padding); a pool comes before the 2nd and the 3rd.
+_ALEX_CONVS = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))
+# SqueezeNet 1.1's fire modules between its pools, and those of them whose output LPIPS compares.
+_SQUEEZE_GROUPS = ((3, 4), (6, 7), (9, 10, 11, 12))
+_SQUEEZE_TAPS = (4, 7, 9, 10, 11, 12)
+_VGG_BLOCKS = (2, 2, 4, 4, 4)
+# Under the square root of a feature norm, whose slope at 0 is infinite. LPIPS adds 1e-10 to the
+# norm itself; the two differ only where a whole feature vector is shorter than about 1e-3.
+_NORM_EPS = 1e-10
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["name", "apply"])
+@dataclass(frozen=True, eq=False)
+class Perceptual:
+    """A distance between images: `apply(params, x, y)`.
+
+    A pytree whose leaves are the params: hand it (or its params) to a jitted function as an
+    argument; closed over, its arrays would be embedded in the program.
+
+    Attributes:
+        name: "lpips_alex", "lpips_squeeze", "lpips_vgg" or "vgg19".
+        params: a nested dict of float32 arrays; never trained.
+        apply: (params, x, y) -> [B] float32; x and y are [B,H,W,3] in [0,1]. Pure, jit-able and
+            differentiable in x and y, also at x == y. Raises ValueError for shapes that differ or
+            are too small for the network's pools.
+    """
+
+    name: str
+    params: Params
+    apply: Callable[[Params, Image, Image], Distance]
+
+
+def alex_features(
+    params: Params, x: Image, *, precision: MatmulPrecision = "default"
+) -> list[Array]:
+    """AlexNet's five ReLU outputs; x normalised as LPIPS does, H and W at least 31."""
+    features = []
+    for i, (index, stride, padding) in enumerate(_ALEX_CONVS):
+        if i in (1, 2):
+            x = max_pool(x, 3, 2)
+        x = jax.nn.relu(conv(params[f"features.{index}"], x, stride, padding, precision))
+        features.append(x)
+    return features
+
+
+def _fire(params: Params, x: Array, precision: MatmulPrecision) -> Array:
+    x = jax.nn.relu(conv(params["squeeze"], x, 1, 0, precision))
+    one = conv(params["expand1x1"], x, 1, 0, precision)
+    three = conv(params["expand3x3"], x, 1, 1, precision)
+    return jax.nn.relu(jnp.concatenate([one, three], axis=-1))
+
+
+def squeeze_features(
+    params: Params, x: Image, *, precision: MatmulPrecision = "default"
+) -> list[Array]:
+    """SqueezeNet 1.1's seven LPIPS taps; x normalised as LPIPS does, H and W at least 17."""
+    x = jax.nn.relu(conv(params["features.0"], x, 2, 0, precision))
+    features = [x]
+    for group in _SQUEEZE_GROUPS:
+        x = max_pool(x, 3, 2, ceil=True)
+        for index in group:
+            x = _fire(params[f"features.{index}"], x, precision)
+            if index in _SQUEEZE_TAPS:
+                features.append(x)
+    return features
+
+
+def _unit(x: Array) -> Array:
+    return x * lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + _NORM_EPS)
+
+
+def lpips_distance(
+    features: Callable[[Params, Image], list[Array]], params: Params, x: Image, y: Image
+) -> Distance:
+    """LPIPS v0.1 of x and y, [B,H,W,3] in [0,1] -> [B] float32, about 0 (same) to 1."""
+    total = jnp.zeros(x.shape[:1])
+    for layer in _lpips_layers(features, params, x, y):
+        total += jnp.mean(layer, axis=(1, 2))
+    return total
+
+
+def lpips_map(
+    features: Callable[[Params, Image], list[Array]], params: Params, x: Image, y: Image
+) -> Float[Array, "B H W"]:
+    """Where `lpips_distance` comes from: each layer's distances, resized bilinearly, and added."""
+    total = jnp.zeros(x.shape[:3])
+    for layer in _lpips_layers(features, params, x, y):
+        total += jax.image.resize(layer, x.shape[:3], "linear")
+    return total
+
+
+def _lpips_layers(
+    features: Callable[[Params, Image], list[Array]], params: Params, x: Image, y: Image
+) -> Iterator[Array]:
+    x, y = pair(x, y)
+    shift, scale = jnp.array(LPIPS_SHIFT), jnp.array(LPIPS_SCALE)
+    # Two passes, not one over both: the gradient for x alone then costs one backward pass.
+    fx, fy = (features(params, (2 * z - 1 - shift) / scale) for z in (x, y))
+    for i, (a, b) in enumerate(zip(fx, fy, strict=True)):
+        difference = (_unit(a) - _unit(b)) ** 2
+        yield jnp.sum(difference * params[f"lin{i}"], axis=-1)
+
+
+def vgg19_features(
+    params: Params,
+    x: Image,
+    *,
+    layers: tuple[str, ...] = tuple(VGG_LAYERS),
+    before_relu: bool = True,
+    precision: MatmulPrecision = "default",
+) -> dict[str, Array]:
+    """VGG19 feature maps of x, [B,H,W,3] RGB in [0,1], by layer name.
+
+    The network takes BGR grey levels minus a mean, and what it returns is divided by `VGG_UNIT`:
+    ReLU networks are nearly homogeneous, so the features come out in units of one ImageNet pixel
+    deviation, the input unit of torchvision's VGG19, which published loss weights assume.
+    Raises ValueError for an unknown layer.
+    """
+    x = 255 * x[..., ::-1] - jnp.array(VGG_MEAN_BGR)
+    features: dict[str, Array] = {}
+    for block, depth in enumerate(_VGG_BLOCKS, 1):
+        if block > 1:
+            x = max_pool(x, 2, 2)
+        for i in range(1, depth + 1):
+            name = f"conv{block}_{i}"
+            linear = conv(params[name], x, 1, 1, precision)
+            x = jax.nn.relu(linear)
+            if name in layers:
+                features[name] = (linear if before_relu else x) / VGG_UNIT
+            if len(features) == len(layers):
+                return features
+    raise ValueError(f"layers {layers}: expected names of VGG19 convolutions such as conv3_4")
+
+
+def vgg19_distance(
+    params: Params,
+    x: Image,
+    y: Image,
+    *,
+    weights: Mapping[str, float] = VGG_LAYERS,
+    before_relu: bool = True,
+    precision: MatmulPrecision = "default",
+) -> Distance:
+    """Sum over layers of weight * mean |f(x) - f(y)|; [B,H,W,3] in [0,1] -> [B].
+
+    H and W are at least 16. Features are in the units of `vgg19_features`; a photograph shrunk and
+    enlarged x4 by bicubic is at about 15 from the original. The published layer weights were
+    chosen for torchvision's VGG19, whose layers relate to each other somewhat differently.
+    """
+    x, y = pair(x, y)
+    fx, fy = (
+        vgg19_features(
+            params, z, layers=tuple(weights), before_relu=before_relu, precision=precision
+        )
+        for z in (x, y)
+    )
+    total = jnp.zeros(x.shape[:1])
+    for name, weight in weights.items():
+        total += weight * jnp.mean(jnp.abs(fx[name] - fy[name]), axis=(1, 2, 3))
+    return total
+
+
+LPIPS_FILES: Mapping[str, tuple[str, ...]] = {
+    "alex": ("lpips_alex.safetensors",),
+    "squeeze": ("lpips_squeeze.safetensors",),
+    "vgg": ("lpips_vgg.safetensors", "vgg16.safetensors"),
+}
+
+
+def load_lpips(
+    net: Literal["alex", "squeeze", "vgg"],
+    path: str | Path | None = None,
+    *,
+    precision: MatmulPrecision = "highest",
+) -> Perceptual:
+    """LPIPS v0.1 with its published weights.
+
+    Args:
+        net: the backbone; papers report "alex".
+        path: the safetensors file (not for "vgg", which has two) or its folder; by default searched
+            as `assets.find` says.
+        precision: of convolutions on accelerators; scores need "highest", a loss does not.
+
+    Raises:
+        UserError: a file is absent or is not this network.
+    """
+    backbones: dict[str, Callable[..., list[Array]]] = {
+        "alex": alex_features,
+        "squeeze": squeeze_features,
+        "vgg": _vgg16_features,
+    }
+    if net not in backbones:
+        raise UserError(f"LPIPS network {net!r}: expected alex, squeeze or vgg")
+    apply = partial(lpips_distance, partial(backbones[net], precision=precision))
+    files = [assets.find(name, path) for name in LPIPS_FILES[net]]
+    return Perceptual(f"lpips_{net}", load(files, _read_lpips, apply), apply)
+
+
+def _vgg16_features(
+    params: Params, x: Image, *, precision: MatmulPrecision = "default"
+) -> list[Array]:
+    layers = {key.removeprefix("features."): layer for key, layer in params.items()}
+    return vgg16.features(layers, x, precision=precision)
+
+
+def load_vgg19(
+    path: str | Path | None = None, *, precision: MatmulPrecision = "default"
+) -> Perceptual:
+    """The perceptual loss of Real-ESRGAN on Oxford's VGG19: `vgg19_distance` as it defaults.
+
+    Args:
+        path: the npz file of 8-bit codes or its folder; by default searched as `assets.find` says.
+        precision: of convolutions on accelerators.
+
+    Raises:
+        UserError: the file is absent or is not this network.
+    """
+    apply = partial(vgg19_distance, precision=precision)
+    file = assets.find("vgg19_uint8.npz", path)
+    return Perceptual("vgg19", load(file, _read_vgg19, apply), apply)
+
+
+def _read_lpips(*files: Path) -> Params:
+    """Nested HWIO params from torch-named OIHW tensors (`features.3.squeeze.weight`)."""
+    params: Params = {}
+    tensors = {name: value for file in files for name, value in load_file(file).items()}
+    for name, value in tensors.items():
+        if name.startswith("lin"):
+            params[name.removesuffix(".weight")] = jnp.asarray(value.reshape(-1))
+            continue
+        _, index, *inner, kind = name.split(".")
+        layer = params.setdefault(f"features.{index}", {})
+        for key in inner:
+            layer = layer.setdefault(key, {})
+        if kind == "weight":
+            layer["kernel"] = jnp.asarray(value.transpose(2, 3, 1, 0))
+        else:
+            layer["bias"] = jnp.asarray(value)
+    return params
+
+
+def _read_vgg19(file: Path) -> Params:
+    """HWIO params from 8-bit codes: w = code * scale + minimum, (scale, minimum) = `affine`."""
+    params: Params = {}
+    with np.load(file) as codes:
+        for name in codes.files:
+            if name.endswith("/affine"):
+                continue
+            layer, kind = name.split("/")
+            scale, minimum = codes[f"{name}/affine"]
+            value = codes[name].astype(np.float32) * scale + minimum
+            params.setdefault(layer, {})[kind] = jnp.asarray(value)
+    return params

@@ -1,0 +1,132 @@
+"""Serves a model over HTTP.
+
+    python -m launch.serve --model realsrt-nano --port 8000
+    curl --data-binary @photo.jpg 'http://127.0.0.1:8000/upscale?format=jpeg' -o restored.jpg
+
+POST /upscale takes a picture as its body and answers with the restored one. Parameters: scale,
+format=png|jpeg|webp|tiff, quality, output=image|confidence, confidence=true (its mean, in the
+header X-Confidence). GET /healthz is 200 while requests are taken; GET /metrics is for Prometheus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from maskgit_sr import DEFAULT_MODEL
+from maskgit_sr.errors import UserError
+
+_AT_LEAST = {
+    "max_batch": 1,
+    "max_wait_ms": 0,
+    "max_pixels": 12288,  # one pixel, see Limits
+    "max_total_pixels": 1,
+    "max_bytes": 1,
+    "max_queue": 1,
+    "steps": 1,
+    "grace_s": 0,
+    "port": 0,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = argparse.ArgumentParser(
+        prog="launch.serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = found.add_argument
+    add("--model", default=DEFAULT_MODEL, help="name of a bundle, or its path")
+    add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all")
+    add("--port", type=int, default=8000, help="0 takes a free one (8000)")
+    add("--max_batch", type=int, help="tiles a device call (1 on CPU, else 32)")
+    add("--max_wait_ms", type=float, default=5, help="what a call waits to be filled (5)")
+    add("--max_pixels", type=int, default=4_000_000, help="of a picture (4,000,000)")
+    add("--max_total_pixels", type=int, help="of all that are being restored (2 x max_pixels)")
+    add("--max_bytes", type=int, default=32_000_000, help="of a body (32,000,000)")
+    add("--max_queue", type=int, default=64, help="requests at a time; others get 429 (64)")
+    add("--timeout_s", type=float, default=120, help="of a request, then it gets 504 (120)")
+    add("--grace_s", type=float, default=30, help="for requests in flight at SIGTERM (30)")
+    add("--device", help="cpu, gpu or tpu (the best there is)")
+    add("--dtype", help="float32 or bfloat16 (by device)")
+    add("--steps", type=int, help="decoding steps (the model's)")
+    add("--color_fix", default="adain", help="adain, wavelet or none (adain)")
+    add(
+        "--token", help="bearer that /upscale asks for; or MASKGIT_SR_TOKEN, which ps does not show"
+    )
+    add("--log_requests", action="store_true", help="a line for every request")
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command-line entry; a user's mistake is one line and exit code 2."""
+    given = parser().parse_args(argv)
+    try:
+        _serve(given)
+    except UserError as error:
+        print(f"launch.serve: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _serve(given: Any) -> None:
+    for name, least in _AT_LEAST.items():
+        value = getattr(given, name)
+        if value is not None and not value >= least:  # true for NaN too
+            raise UserError(f"--{name}: expected at least {least}, found {value:g}")
+    if given.port > 65535:
+        raise UserError(f"--port: expected at most 65535, found {given.port}")
+    if not 0 < given.timeout_s < 1e6:
+        raise UserError(f"--timeout_s: expected more than 0 seconds, found {given.timeout_s:g}")
+    try:
+        from maskgit_sr.serving import app, server
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is missing: pip install 'maskgit-sr[serve]'") from None
+    import maskgit_sr
+    from maskgit_sr.inference import load
+    from maskgit_sr.serving.service import Limits, Service
+
+    load.resolve(given.model)
+    total = 2 * given.max_pixels if given.max_total_pixels is None else given.max_total_pixels
+    limits = Limits(given.max_pixels, total, given.max_bytes, given.max_queue, given.timeout_s)
+    service = Service(
+        Path(given.model).stem,
+        limits,
+        max_wait=given.max_wait_ms / 1000,
+        settings={"steps": given.steps, "color_fix": given.color_fix},
+    )
+
+    def load() -> None:
+        began = time.monotonic()
+        upscaler = maskgit_sr.load(
+            given.model, batch=given.max_batch, device=given.device, dtype=given.dtype
+        )
+        service.start(upscaler)
+        where, seconds = upscaler.device.platform, time.monotonic() - began
+        tiles = "1 tile" if upscaler.batch == 1 else f"{upscaler.batch} tiles"
+        print(
+            f"launch.serve: {service.name} is ready on {where} after {seconds:.1f} s,"
+            f" {tiles} a device call",
+            flush=True,
+        )
+
+    listening = server.bind(given.host, given.port)
+    address = f"[{given.host}]" if ":" in given.host else given.host
+    print(f"launch.serve: http://{address}:{listening.getsockname()[1]}", flush=True)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    if given.log_requests:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+    token = given.token or os.environ.get("MASKGIT_SR_TOKEN")
+    application = server.make(app.build(service, token))
+    asyncio.run(server.run(service, application, listening, load, given.grace_s))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

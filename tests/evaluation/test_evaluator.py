@@ -1,0 +1,225 @@
+"""inference.evaluator: what is scored, what is refused, and that the others still are."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from maskgit_sr import images, metrics
+from maskgit_sr.errors import UserError
+from maskgit_sr.evaluation import evaluator, restoring
+from maskgit_sr.evaluation.evaluator import Sample
+from maskgit_sr.images import pairing
+from maskgit_sr.metrics import protocols
+from maskgit_sr.metrics.fid import frechet_distance
+
+PIXELS = protocols.find("classical").changed(metrics=("psnr_rgb", "psnr_y", "ssim_y"), border=0)
+
+
+def picture(seed, height=48, width=64, dtype=np.uint8, channels=3):
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] / 16
+    waves = 0.5 + 0.4 * np.sin(y[..., None] * rng.uniform(1, 3, channels) + x[..., None])
+    noise = rng.normal(0, 0.02, (height, width, channels))
+    unit = np.clip(waves + noise, 0, 1)
+    return np.rint(unit * np.iinfo(dtype).max).astype(dtype)
+
+
+def samples(*pairs):
+    """One sample a pair of arrays (sr, hr, lr)."""
+    made = [
+        Sample(f"{i}", *(None if a is None else images.from_array(a) for a in pair))
+        for i, pair in enumerate(pairs)
+    ]
+    return [sample.name for sample in made], lambda index: made[index]
+
+
+def run(*pairs, protocol=PIXELS, given=("hr",), **more):
+    names, read = samples(*pairs)
+    return evaluator.evaluate(names, read, protocol, system="test", source={}, given=given, **more)
+
+
+def test_scores_are_the_metrics_own():
+    pairs = [(picture(i), picture(i + 10)) for i in range(3)]
+    found = run(*pairs)
+    assert found["counts"] == {"scored": 3, "of": 3} and found["problems"] == []
+    for row, (sr, hr) in zip(found["images"], pairs, strict=True):
+        assert (row["height"], row["width"]) == (48, 64)
+        x, y = (a[None].astype(np.float32) / np.float32(255) for a in (sr, hr))
+        for name, metric in metrics.create(PIXELS.metrics).items():
+            assert row["scores"][name] == float(metric(x, y)[0])
+    means = np.mean([row["scores"]["psnr_y"] for row in found["images"]])
+    assert found["summary"]["psnr_y"]["mean"] == pytest.approx(means)
+    assert found["summary"]["psnr_y"]["n"] == 3
+    assert found["protocol"]["metrics"]["psnr_y"]["text"].endswith("higher is better")
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_one_bad_picture_costs_itself_only():
+    good, grey = (picture(1), picture(2)), picture(3, channels=1)
+    clear = np.dstack([picture(4), np.full((48, 64), 128, np.uint8)])
+    opaque = np.dstack([picture(4), np.full((48, 64), 255, np.uint8)])
+    found = run(
+        good,
+        (picture(1, 50, 64), picture(2)),
+        (grey, picture(2)),
+        (clear, picture(2)),
+        (opaque, picture(2)),
+        (np.repeat(grey, 3, -1), grey),
+        good,
+    )
+    assert found["counts"] == {"scored": 4, "of": 7}
+    assert found["problems"] == [
+        "1: SR 64x50, HR 64x48: not the same size; --crop-to-min cuts both to the less",
+        "2: SR is greyscale, HR colour",
+        "3: SR is transparent in parts; scores are of opaque pictures",
+    ]
+    assert [row["name"] for row in found["images"]] == ["0", "4", "5", "6"]
+    assert found["images"][0]["scores"] == found["images"][3]["scores"]
+
+
+@pytest.fixture
+def means_for_features(monkeypatch):
+    """FID over the pictures' mean colours."""
+
+    def create(names, **_):
+        features = lambda x: x.mean((1, 2))  # noqa: E731
+        return {name: metrics.SetMetric(metrics.SPECS[name], features) for name in names}
+
+    monkeypatch.setattr(evaluator.metrics, "available", lambda *_: None)
+    monkeypatch.setattr(evaluator.metrics, "create", create)
+    return PIXELS.changed(metrics=("fid",))
+
+
+def test_a_score_of_the_set_is_in_the_summary_alone(means_for_features):
+    pairs = [(picture(i), picture(i + 10)) for i in range(4)]
+    wrong = (picture(1, 50, 64), picture(2))
+    found = run(*pairs, wrong, protocol=means_for_features)
+    colours = [[pair[i].reshape(-1, 3).mean(0) / 255 for pair in pairs] for i in (0, 1)]
+    moments = [
+        f(c) for c in colours for f in (lambda x: np.mean(x, 0), lambda x: np.cov(x, rowvar=False))
+    ]
+    expected = frechet_distance(*moments)
+    assert found["summary"]["fid"]["mean"] == pytest.approx(expected, rel=1e-4)
+    assert found["summary"]["fid"]["n"] == 4 and found["counts"] == {"scored": 4, "of": 5}
+    assert [row["scores"] for row in found["images"]] == [{}] * 4
+
+
+def test_a_score_of_the_set_that_there_is_none_of_is_told(means_for_features):
+    one = run((picture(1), picture(2)), protocol=means_for_features)
+    assert one["summary"]["fid"] == {"mean": None, "low": None, "high": None, "n": 0}
+    assert one["problems"] == ["fid: FID: expected at least 2 images a set, found 1"]
+    hole = picture(1).astype(np.float32) / 255
+    hole[3, 4] = np.nan
+    good = Sample("a", images.from_array(picture(1)), images.from_array(picture(2)))
+    bad = Sample("b", dataclasses.replace(good.sr, color=hole), good.hr)
+    found = evaluator.evaluate(
+        ["a", "b"], [good, bad].__getitem__, means_for_features, system="test", source={}
+    )
+    assert found["summary"]["fid"]["mean"] is None and found["problems"] == ["fid is nan"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_crop_to_min_says_so():
+    large = picture(1, 50, 66)
+    found = run((large, picture(2)), crop_to_min=True)
+    assert found["images"][0]["scores"] == run((large[:48, :64], picture(2)))["images"][0]["scores"]
+    assert found["images"][0]["notes"] == ["SR 66x50, HR 64x48, both cut to 64x48"]
+
+
+def test_sixteen_bits_are_scored_as_they_are():
+    sr, hr = picture(1), picture(2)
+    deep = run((sr.astype(np.uint16) * 257, hr))
+    assert deep["images"][0]["scores"] == pytest.approx(run((sr, hr))["images"][0]["scores"])
+    assert deep["images"][0]["notes"] == ["SR has uint16 samples, scored as they are"]
+
+
+def test_crop_and_border():
+    sr, hr = picture(1, 64, 80), picture(2, 64, 80)
+    cropped = run((sr, hr), protocol=PIXELS.changed(crop=32))
+    inner = run((sr[16:48, 24:56], hr[16:48, 24:56]))
+    assert cropped["images"][0]["scores"] == inner["images"][0]["scores"]
+    assert cropped["protocol"]["name"] == "custom" and cropped["protocol"]["crop"] == 32
+    cut = run((sr, hr), protocol=PIXELS.changed(border=4))
+    assert cut["images"][0]["scores"]["psnr_rgb"] == pytest.approx(
+        run((sr[4:-4, 4:-4], hr[4:-4, 4:-4]))["images"][0]["scores"]["psnr_rgb"]
+    )
+    small = run((sr, hr), protocol=PIXELS.changed(crop=72))
+    assert small["problems"] == ["0: 80x64 is smaller than the crop of 72"]
+
+
+def test_a_metric_that_needs_more_pixels_is_left_out_of_that_picture():
+    found = run((picture(1), picture(2)), (picture(1, 8, 8), picture(2, 8, 8)))
+    assert found["problems"] == ["1: ssim_y needs 11 pixels a side, found 8x8"]
+    assert found["images"][1]["scores"]["ssim_y"] is None
+    assert found["images"][1]["scores"]["psnr_y"] > 0
+    assert (found["summary"]["ssim_y"]["n"], found["summary"]["psnr_y"]["n"]) == (1, 2)
+
+
+def test_lr_metrics_compare_with_the_input():
+    hr = picture(2, 64, 64)
+    lr = images.resize(hr, 16, 16)
+    protocol = PIXELS.changed(metrics=("lr_psnr",))
+    found = run((hr, hr, lr), (hr, hr, lr[:15]), protocol=protocol, given=("hr", "lr"))
+    assert found["images"][0]["scores"]["lr_psnr"] > 45  # but for rounding to 8 bits
+    assert found["problems"] == ["1: SR 64x64 is no multiple of LR 16x15"]
+
+
+def test_what_cannot_be_measured_is_said_once(tmp_path):
+    protocol = PIXELS.changed(metrics=("psnr_y", "lr_psnr", "musiq"))
+    found = run((picture(1), picture(2)), protocol=protocol, assets=tmp_path)
+    assert list(found["summary"]) == ["psnr_y"]
+    assert found["problems"][0] == "lr_psnr: left out, it needs --lr"
+    assert found["problems"][1].startswith("musiq: left out, ")
+    assert found["counts"] == {"scored": 1, "of": 1}
+    with pytest.raises(UserError, match="no metric can be measured: lr_psnr: left out"):
+        run((picture(1), picture(2)), protocol=PIXELS.changed(metrics=("lr_psnr",)))
+    with pytest.raises(UserError, match="--metrics: expected of psnr_rgb, .*, found 'psnr'"):
+        run((picture(1), picture(2)), protocol=PIXELS.changed(metrics=("psnr",)))
+
+
+def test_files_and_what_is_wrong_with_them(tmp_path):
+    for folder in ("sr", "hr"):
+        for name in "abc":
+            images.write(images.from_array(picture(ord(name))), tmp_path / folder / f"{name}.png")
+    (tmp_path / "sr/b.png").write_bytes((tmp_path / "sr/b.png").read_bytes()[:300])
+    (tmp_path / "hr/d.png").write_bytes(b"")
+    entries, problems = pairing.match(str(tmp_path / "sr"), str(tmp_path / "hr"))
+    found = evaluator.evaluate(
+        [e.name for e in entries],
+        evaluator.from_files(entries),
+        PIXELS,
+        system="x",
+        source={},
+        problems=problems,
+    )
+    assert found["counts"] == {"scored": 2, "of": 4}
+    assert len(found["problems"]) == 2 and "b.png" in found["problems"][1]
+    assert all(row["scores"]["psnr_y"] == 100 for row in found["images"])
+    evaluator.write(found, tmp_path / "out" / "scores.json")
+    assert evaluator.load(tmp_path / "out" / "scores.json") == found
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"kind": "else"}', "\x00"])
+def test_other_files_are_no_scores(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=r"x\.json: (not JSON|expected scores of format 1)"):
+        evaluator.load(tmp_path / "x.json")
+    with pytest.raises(UserError, match="gone: No such file"):
+        evaluator.load(tmp_path / "gone")
+
+
+def test_views_are_the_part_that_was_scored(tmp_path):
+    hr = picture(1, 64, 80)
+    paths = {}
+    for kind, array in (("sr", hr), ("hr", hr[:, :76]), ("lr", images.resize(hr, 16, 20))):
+        paths[kind] = tmp_path / f"{kind}.png"
+        images.write(images.from_array(array), paths[kind])
+    entry = pairing.Entry("x", **paths)
+    whole = restoring.views(entry, "tool")
+    assert list(whole) == ["LR", "bicubic", "tool", "HR"]
+    assert whole["tool"].shape == whole["HR"].shape == (64, 76, 3)
+    inner = restoring.views(entry, "tool", crop=32)
+    assert inner["LR"].shape == (8, 8, 3) and inner["bicubic"].shape == (32, 32, 3)
+    np.testing.assert_array_equal(inner["tool"], hr[16:48, 20:52])

@@ -1,0 +1,346 @@
+"""Artifacts in processes of their own against the upscaler they were made of.
+
+TensorFlow runs in other processes only: it is slow to import and warns.
+"""
+
+import importlib.util
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from maskgit_sr import bundles, images
+from maskgit_sr.errors import UserError
+from maskgit_sr.export import artifact as exporting
+from maskgit_sr.export import check as export_check
+from maskgit_sr.inference.upscaler import Upscaler, zip_tiles
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def needs(*packages):
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(absent), reason=f"needs {', '.join(absent)}")
+
+
+with_tensorflow = needs("tensorflow", "flatbuffers")
+with_flatbuffers = needs("flatbuffers")
+
+
+@pytest.fixture(scope="module")
+def upscaler(method, params):
+    metadata = bundles.Metadata("realsrt", method.describe(), 4, licence="Apache-2.0")
+    return Upscaler(method, params, metadata, batch=1, device=jax.devices("cpu")[0])
+
+
+def picture(height, width, channels=3):
+    samples = export_check.picture(height, width)
+    alpha = (np.arange(height)[:, None] * 7 + np.arange(width) * 3) % 256
+    samples = np.concatenate([samples, alpha[..., None].astype(np.uint8)], -1)
+    return samples[..., {1: [0], 2: [0, 3], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[channels]]
+
+
+def encoded(kind, height, width, channels=3, mode=None, **options):
+    image = Image.fromarray(picture(height, width, channels).squeeze())
+    buffer = io.BytesIO()
+    (image.convert(mode) if mode else image).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    return {"exif": exif}
+
+
+def deep_png():
+    samples = picture(9, 12).astype(np.uint16) * 257 + 3
+    return images_bytes(images.from_array(samples))
+
+
+def images_bytes(restored):
+    from maskgit_sr.images import encode
+
+    return encode.encode(restored.color, "PNG", 95, None, None)[0]
+
+
+def png_of_size(width, height):
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return b"\x89PNG\r\n\x1a\n" + chunk
+
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+GOOD = {
+    "rgb.png": lambda: encoded("PNG", 7, 19),
+    "rgb.jpg": lambda: encoded("JPEG", 33, 57, quality=90),
+    "progressive.jpg": lambda: encoded("JPEG", 20, 11, progressive=True, **turned(3)),
+    "one.png": lambda: encoded("PNG", 1, 1),
+    "grey.jpg": lambda: encoded("JPEG", 18, 12, 1),
+    "grey.png": lambda: encoded("PNG", 5, 8, 1),
+    "bits.png": lambda: encoded("PNG", 9, 10, mode="1"),
+    "grey_alpha.png": lambda: encoded("PNG", 9, 17, 2),
+    "rgba.png": lambda: encoded("PNG", 17, 9, 4),
+    "palette.png": lambda: encoded("PNG", 10, 11, mode="P"),
+    "key.png": lambda: encoded("PNG", 10, 11, mode="P", transparency=3),
+    "deep.png": deep_png,
+    "turned.png": lambda: encoded("PNG", 6, 18, **turned(5)),
+    "lossy.webp": lambda: encoded("WEBP", 21, 10, quality=80),
+    "lossless.webp": lambda: encoded("WEBP", 10, 21, 4, lossless=True, exact=True),
+    "profile.jpg": lambda: encoded("JPEG", 11, 10, icc_profile=PROFILE),
+    "profile.png": lambda: encoded("PNG", 11, 10, icc_profile=PROFILE),
+    "profile.webp": lambda: encoded("WEBP", 11, 10, icc_profile=PROFILE),
+    "turned.webp": lambda: encoded("WEBP", 10, 14, **turned(8)),
+} | {f"turned{k}.jpg": lambda k=k: encoded("JPEG", 10, 14, **turned(k)) for k in (2, 4, 5, 6, 7, 8)}
+BAD = {
+    "nothing": (lambda: b"", "expected an image, found no bytes"),
+    "text": (lambda: b"<html>", "not an image that can be decoded (JPEG, PNG or WebP)"),
+    "picture.gif": (lambda: encoded("GIF", 5, 5), "not an image that can be decoded"),
+    "cut.jpg": (lambda: encoded("JPEG", 30, 30)[:-300], "damaged or truncated JPEG"),
+    "cut.png": (lambda: encoded("PNG", 30, 30)[:-300], "damaged or truncated PNG"),
+    "cut.webp": (lambda: encoded("WEBP", 30, 30)[:-100], "damaged or truncated WebP"),
+    "header.jpg": (lambda: b"\xff\xd8\xff\xe0", "damaged or truncated JPEG: no image size"),
+    "huge.png": (lambda: png_of_size(60000, 50000), "60000x50000 is more than the limit of 20,000"),
+    "flat.png": (lambda: png_of_size(0, 7), "damaged or truncated PNG: no image size"),
+    "cmyk.jpg": (lambda: encoded("JPEG", 8, 8, mode="CMYK"), "a CMYK JPEG cannot be decoded"),
+    "moving.webp": (
+        lambda: encoded("WEBP", 8, 8, save_all=True, append_images=[Image.new("RGB", (8, 8))]),
+        "an animation cannot be decoded",
+    ),
+}
+SIZES = ((1, 1), (1, 40), (33, 57), (70, 41))
+
+
+@pytest.fixture(scope="module")
+def saved(upscaler, tmp_path_factory):
+    """A SavedModel of the command, and what a process with TensorFlow alone made by it."""
+    folder = tmp_path_factory.mktemp("saved")
+    bundles.write(folder / "tiny.safetensors", upscaler.params, upscaler.metadata)
+    files, answers = folder / "files", folder / "answers"
+    files.mkdir()
+    answers.mkdir()
+    for name, make in GOOD.items():
+        (files / name).write_bytes(make())
+    for name, (make, _) in BAD.items():
+        (files / name).write_bytes(make())
+    tiles = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    arrays = {f"{height}x{width}": picture(height, width) for height, width in SIZES}
+    np.savez(folder / "arrays.npz", tiles=tiles, **arrays)
+    # The process that checks the export goes on with our questions. One small picture is enough
+    # for the check here: what follows looks at many.
+    command = "from pathlib import Path; from maskgit_sr import cli;"
+    command += "from maskgit_sr.inference import export_check as check;"
+    script = Path(__file__).with_name("saved_model.py")
+    command += f"check.SIZES = ((1, 1),); check.LOADER = Path({str(script)!r}); cli.main()"
+    arguments = "export --model tiny.safetensors --output model --steps 1 --max-batch 2"
+    arguments += " --max-pixels 20000"
+    environment = {"PYTHONPATH": str(ROOT), "LOADER": str(export_check.LOADER)}
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments.split()],
+        cwd=folder,
+        env={**os.environ, **environment, "TESTED": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads((answers / "answers.json").read_text())
+    with np.load(answers / "answers.npz") as file:
+        return folder, done.stdout, dict(file), told, tiles
+
+
+@with_tensorflow
+def test_the_command_tells_what_it_checked(saved):
+    folder, printed, *_ = saved
+    info = json.loads((folder / "model/maskgit_sr.json").read_text())
+    assert info["checked"].keys() == {"1x1"}
+    assert all(found["tokens"] == 1 for found in info["checked"].values())
+    assert "1x1: 100.000% of samples within 1/255" in printed
+    assert info["model"] == "tiny" and info["max_pixels"] == 20_000 and info["steps"] == 1
+    assert info["signatures"]["image"]["inputs"] == {"image": "uint8 [None, None, 3]"}
+    assert info["signatures"].keys() == {"serving_default", "image", "tiles", "tiles_uint8"}
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
+
+
+@with_tensorflow
+def test_parameters_are_stored_once(saved, upscaler):
+    folder = saved[0] / "model"
+    stored = sum(leaf.size * 4 for leaf in jax.tree.leaves(upscaler.params))
+    assert (folder / "saved_model.pb").stat().st_size < 4e6
+    assert (folder / "variables/variables.data-00000-of-00001").stat().st_size < stored * 1.1 + 1e5
+
+
+@with_tensorflow
+def test_tiles(saved, upscaler):
+    _, _, found, _, tiles = saved
+    bases = jax.random.split(jax.random.key(0), len(tiles))
+    for index, tile in enumerate(tiles):
+        restored = jax.device_get(
+            upscaler.run(
+                tile[None] / np.float32(255),
+                np.zeros(1, np.uint32),
+                bases[:1],
+                upscaler.options(steps=1),
+            )
+        )
+        [(image, confidence, tokens)] = zip_tiles(restored)
+        for name in ("tiles", "tiles_uint8"):
+            np.testing.assert_allclose(found[f"{name}/image"][index], image.clip(0, 1), atol=1e-4)
+            np.testing.assert_allclose(found[f"{name}/confidence"][index], confidence, atol=1e-4)
+            np.testing.assert_array_equal(found[f"{name}/tokens"][index], tokens)
+
+
+@with_tensorflow
+def test_no_tiles_give_no_images(saved):
+    found = saved[2]
+    assert found["none/image"].shape == (0, 64, 64, 3)
+    assert found["none/confidence"].shape == found["none/tokens"].shape == (0, 8, 8)
+    assert saved[3]["empty"] == [0, 0]
+
+
+@with_tensorflow
+@pytest.mark.parametrize("size", SIZES)
+def test_image(saved, upscaler, size):
+    name = "{}x{}".format(*size)
+    wanted = upscaler(picture(*size), steps=1)
+    found = {key: saved[2][f"{name}/{key}"] for key in ("image", "confidence", "tokens")}
+    assert export_check.within_one(found["image"], wanted.image) >= 0.999
+    np.testing.assert_array_equal(found["tokens"], wanted.tokens)
+    np.testing.assert_allclose(found["confidence"], wanted.confidence, atol=1e-4)
+
+
+@with_tensorflow
+@pytest.mark.parametrize("name", GOOD)
+def test_encoded_images(saved, upscaler, name):
+    folder, _, _, told, _ = saved
+    assert told["errors"][name] == ""
+    wanted = upscaler.restore(images.read(folder / "files" / name), steps=1).picture
+    found = images.read(folder / "answers" / f"{name}.png")
+    assert found.color.dtype == wanted.color.dtype and found.color.shape == wanted.color.shape
+    assert found.grey == wanted.grey and found.icc == wanted.icc
+    level = 257 if wanted.color.dtype == np.uint16 else 1
+    difference = np.abs(found.color.astype(int) - wanted.color.astype(int))
+    assert (difference <= level).mean() >= 0.999
+    assert (found.alpha is None) == (wanted.alpha is None)
+    if wanted.alpha is not None:
+        assert np.abs(found.alpha.astype(int) - wanted.alpha.astype(int)).max() <= level
+
+
+@with_tensorflow
+@pytest.mark.parametrize("name", BAD)
+def test_bad_bytes_are_told_and_fail_nobody_else(saved, name):
+    folder, _, _, told, _ = saved
+    assert told["errors"][name].startswith(BAD[name][1])
+    assert (folder / "answers" / f"{name}.png").read_bytes() == b""
+
+
+@with_tensorflow
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("no pixel", "image: expected at least one pixel"),
+        ("too many pixels", "image: expected at most 20,000 pixels"),
+        ("dtype", "uint8"),
+        ("rank", ""),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(saved, case, message):
+    assert saved[3][case] and message in saved[3][case]
+
+
+@pytest.fixture(scope="module")
+def stablehlo(upscaler, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stablehlo") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_check, "SIZES", ((1, 1), (33, 57)))
+        return folder, exporting.export(upscaler, "stablehlo", folder, steps=2)
+
+
+@with_flatbuffers
+def test_stablehlo(stablehlo):
+    folder, info = stablehlo
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "maskgit_sr.json",
+        "params.npz",
+        "run.py",
+        "tiles.jax_export",
+    ]
+    assert json.loads((folder / "maskgit_sr.json").read_text()) == info
+    assert info["platforms"] == ["cpu", "cuda", "tpu"] and info["steps"] == 2
+    assert info["checked"].keys() == {"1x1", "33x57"}
+    for found in info["checked"].values():
+        assert found["within_1"] >= 0.999 and found["tokens"] == 1
+
+
+@with_flatbuffers
+def test_the_card_states_the_window(stablehlo):
+    card = (stablehlo[0] / "README.md").read_text()
+    assert "six months newer" in card and "three weeks older" in card and "16×16" in card
+
+
+@with_flatbuffers
+def test_an_artifact_that_differs_is_not_kept(upscaler, tmp_path, monkeypatch):
+    def black(without, script, given, made):
+        tiles = len(np.load(given))
+        image, grid = np.zeros((tiles, 64, 64, 3)), np.zeros((tiles, 8, 8), np.int32)
+        np.savez(made, image=image, confidence=grid + 0.5, tokens=grid)
+
+    monkeypatch.setattr(export_check, "run", black)
+    with pytest.raises(UserError, match="gives another image of 1x1 pixels than the upscaler"):
+        exporting.export(upscaler, "stablehlo", tmp_path / "model", steps=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@with_flatbuffers
+def test_an_artifact_that_does_not_load_is_not_kept(upscaler, tmp_path, monkeypatch):
+    runner = tmp_path / "runner.py"
+    runner.write_text("raise SystemExit('no such program')")
+    from maskgit_sr.export import runner as export_runner
+
+    monkeypatch.setattr(export_runner, "__file__", str(runner))
+    with pytest.raises(UserError, match="does not run in another process: no such program"):
+        exporting.export(upscaler, "stablehlo", tmp_path / "model", steps=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["runner.py"]
+
+
+@pytest.mark.parametrize("format", exporting.FORMATS)
+def test_a_missing_extra_is_named(upscaler, tmp_path, monkeypatch, format):
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'maskgit-sr\[export\]'"):
+        exporting.export(upscaler, format, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "onnx"}, "format: expected one of savedmodel, stablehlo"),
+        ({"max_batch": 0}, "max_batch: expected at least 1"),
+        ({"max_pixels": 0}, "max_pixels: expected at least 1"),
+        ({"dtype": "bfloat16"}, "dtype: a loaded model has its own"),
+        ({"steps": 0}, "steps"),
+    ],
+)
+@with_flatbuffers
+def test_options_out_of_range_are_named(upscaler, tmp_path, options, message):
+    arguments = {"format": "stablehlo", **options}
+    with pytest.raises(UserError, match=message):
+        exporting.export(upscaler, arguments.pop("format"), tmp_path / "model", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_files_is_left_alone(upscaler, tmp_path):
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(UserError, match="expected an empty folder or none"):
+        exporting.export(upscaler, "stablehlo", tmp_path)
+    with pytest.raises(UserError, match="expected a folder to make, found a file"):
+        exporting.export(upscaler, "stablehlo", tmp_path / "mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -1,0 +1,234 @@
+"""Which output an input gets, and every command line that is refused before anything runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskgit_sr.errors import UserError
+from maskgit_sr.images import files
+from maskgit_sr.images.files import Job
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        *("one.jpg", "two.PNG", "notes.txt", ".hidden.png"),
+        *("in/a.png", "in/sub/b.jpeg", "in/sub/deep/c.webp", "in/read.me"),
+        *("in/.thumbs/d.png", "in/sub/._b.png", "empty/x.txt"),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def pairs(jobs):
+    return [(str(job.source), str(job.target)) for job in jobs]
+
+
+def refuses(message, *args, **options):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        files.plan(*args, **options)
+    assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------ one file
+
+
+@pytest.mark.parametrize(
+    ("options", "target"),
+    [
+        ({}, "one_x4.png"),
+        ({"scale": 2.5}, "one_x2.5.png"),
+        ({"format": "webp"}, "one_x4.webp"),
+        ({"suffix": "-big"}, "one-big.png"),
+        ({"suffix": ""}, "one.png"),
+    ],
+)
+def test_without_output_it_goes_beside_the_input(tree, options, target):
+    assert files.plan(["one.jpg"], None, **options) == [Job(Path("one.jpg"), Path(target))]
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "target"),
+    [
+        ("x.png", {}, "x.png"),
+        ("new/x.TIFF", {}, "new/x.TIFF"),
+        ("x.jpeg", {"format": "jpg"}, "x.jpeg"),
+        ("out", {}, "out/one.png"),
+        ("out/", {"format": "jpg", "suffix": "_r"}, "out/one_r.jpg"),
+        ("out.v2", {}, "out.v2/one.png"),
+        ("out.png/", {}, "out.png/one.png"),
+        ("empty", {}, "empty/one.png"),
+        (".", {}, "one_x4.png"),
+        (".", {"suffix": "_y"}, "one_y.png"),
+    ],
+)
+def test_output_is_a_name_or_a_folder(tree, output, options, target):
+    assert pairs(files.plan(["one.jpg"], output, **options)) == [("one.jpg", target)]
+
+
+def test_a_file_named_by_the_user_may_have_any_suffix(tree):
+    assert pairs(files.plan(["notes.txt", ".hidden.png"], "out")) == [
+        ("notes.txt", "out/notes.png"),
+        (".hidden.png", "out/.hidden.png"),
+    ]
+
+
+# ------------------------------------------------------------------ many files
+
+
+def test_a_folder_keeps_its_sub_folders_and_leaves_out_what_is_hidden(tree):
+    assert pairs(files.plan(["in"], "out")) == [
+        ("in/a.png", "out/a.png"),
+        ("in/sub/b.jpeg", "out/sub/b.png"),
+        ("in/sub/deep/c.webp", "out/sub/deep/c.png"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["one", "two"]),
+        ("*.jpg", ["one"]),
+        ("in/**/*", ["a", "sub/b", "sub/deep/c"]),
+        ("in/**", ["a", "sub/b", "sub/deep/c"]),
+        ("**/[bc].*", ["in/sub/b", "in/sub/deep/c"]),
+        ("in/s?b/*.jpeg", ["sub/b"]),
+    ],
+)
+def test_patterns(tree, pattern, expected):
+    for prefix in ("", f"{tree}/"):
+        jobs = files.plan([prefix + pattern], "out")
+        assert [str(job.target) for job in jobs] == [f"out/{name}.png" for name in expected]
+
+
+def test_a_pattern_of_one_match_may_have_an_output_name(tree):
+    assert pairs(files.plan(["*.jpg"], "x.png")) == [("one.jpg", "x.png")]
+
+
+def test_an_existing_name_with_brackets_is_no_pattern(tree):
+    (tree / "a[1].png").touch()
+    assert pairs(files.plan(["a[1].png"], "out")) == [("a[1].png", "out/a[1].png")]
+
+
+def test_a_file_found_twice_is_restored_once(tree):
+    jobs = files.plan(["in/a.png", "in", "./in/a.png", "in/*.png"], "out")
+    assert [str(job.source) for job in jobs] == ["in/a.png", "in/sub/b.jpeg", "in/sub/deep/c.webp"]
+
+
+@pytest.mark.parametrize("source", ["in", "in/**/*"])
+def test_outputs_below_the_input_are_not_inputs_of_the_next_run(tree, source):
+    first = files.plan([source], "in/out")
+    for job in first:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        job.target.touch()
+    assert pairs(files.plan([source], "in/out", overwrite=True)) == pairs(first)
+
+
+def test_output_in_the_input_folder_is_told_apart_by_its_name(tree):
+    assert [str(job.target) for job in files.plan(["in"], "in")] == [
+        "in/a_x4.png",
+        "in/sub/b_x4.png",
+        "in/sub/deep/c_x4.png",
+    ]
+
+
+# ------------------------------------------------------------------ existing outputs
+
+
+def test_existing_outputs(tree):
+    (tree / "out").mkdir()
+    (tree / "out" / "one.png").touch()
+    inputs = ["one.jpg", "two.PNG"]
+    refuses("out/one.png: exists already; use --overwrite", inputs, "out")
+    assert [job.skipped for job in files.plan(inputs, "out", skip_existing=True)] == [True, False]
+    assert [job.skipped for job in files.plan(inputs, "out", overwrite=True)] == [False, False]
+
+
+def test_existing_confidence_map_is_protected_as_well(tree):
+    (tree / "x_confidence.png").touch()
+    assert len(files.plan(["one.jpg"], "x.jpg")) == 1
+    refuses("x_confidence.png: exists already", ["one.jpg"], "x.jpg", confidence=True)
+    (tree / "in" / "a_confidence.png").touch()
+    both = "out/a_confidence.png: output of both in/a.png and in/a_confidence.png"
+    refuses(both, ["in"], "out", confidence=True)
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def test_inputs_that_are_refused(tree):
+    refuses("INPUT: expected a file", [], "out")
+    refuses("INPUT: no such file or folder", [""], "out")
+    refuses("gone.png: no such file or folder", ["one.jpg", "gone.png"], "out")
+    refuses("empty: no pictures in this folder", ["empty"], "out")
+    refuses("*.gif: no pictures match this pattern", ["*.gif"], "out")
+
+
+def test_outputs_that_are_refused(tree):
+    refuses("--output: a folder is needed for 2 inputs", ["one.jpg", "two.PNG"], None)
+    refuses("--output: a folder is needed for an input folder", ["in"], None)
+    refuses("x.png: expected a folder for 2 inputs", ["one.jpg", "two.PNG"], "x.png")
+    refuses("x.png: expected a folder for an input folder", ["in"], "x.png")
+    refuses("notes.txt: expected an output suffix of .png", ["one.jpg"], "notes.txt")
+    refuses("notes.txt: expected a folder for 2 inputs", ["one.jpg", "two.PNG"], "notes.txt")
+    refuses("x.gif: expected an output suffix of .png", ["one.jpg"], "x.gif")
+    refuses("--output: expected a file or folder, found an empty name", ["one.jpg"], "")
+    refuses("notes.txt/: expected an output folder, found a file", ["one.jpg"], "notes.txt/")
+    (tree / "out" / "one.png").mkdir(parents=True)
+    refuses("out/one.png: expected an output file, found a folder", ["one.jpg"], "out")
+
+
+def test_options_that_are_refused(tree):
+    refuses("--format: expected one of png, jpg, webp, tif", ["one.jpg"], "out", format="gif")
+    refuses("--format jpg: contradicts the output name x.png", ["one.jpg"], "x.png", format="jpg")
+    refuses("--suffix _r: cannot be used with", ["one.jpg"], "x.png", suffix="_r")
+    refuses("--suffix: expected part of a file name", ["one.jpg"], "out", suffix="../x")
+    refuses("found both", ["one.jpg"], "out", skip_existing=True, overwrite=True)
+
+
+@pytest.mark.parametrize("output", ["two.PNG", "./two.PNG", "in/../two.PNG"])
+def test_output_that_is_the_input(tree, output):
+    refuses("but also an input", ["two.PNG"], output, overwrite=True)
+
+
+def test_output_that_is_another_input_or_a_link_to_one(tree):
+    (tree / "one.png").touch()
+    both = ["one.jpg", "one.png"]
+    refuses("one.png: output of one.jpg, but also an input", both, ".", suffix="", overwrite=True)
+    (tree / "link.png").symlink_to("one.jpg")
+    refuses("link.png: output of one.jpg, but also an input", ["one.jpg"], "link.png")
+
+
+def test_two_inputs_with_one_output_names_both(tree):
+    (tree / "in" / "a.jpg").touch()
+    refuses("out/a.png: output of both in/a.jpg and in/a.png", ["in"], "out")
+    (tree / "empty" / "one.png").touch()
+    same_name = ["one.jpg", "empty/one.png"]
+    refuses("out/one.png: output of both one.jpg and empty/one.png", same_name, "out")
+
+
+@given(
+    names=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=12),
+        min_size=1,
+        max_size=6,
+        unique=True,
+    )
+)
+def test_any_file_name_gets_its_own_output(tmp_path_factory, names):
+    folder = tmp_path_factory.mktemp("names")
+    for name in names:
+        (folder / f"{name}.png").touch()
+    visible = [name for name in names if not name.startswith(".")]
+    if not visible:
+        refuses("no pictures", [str(folder)], str(folder / "out"))
+        return
+    jobs = files.plan([str(folder)], str(folder / "out"))
+    assert sorted(job.target.name for job in jobs) == sorted(f"{name}.png" for name in visible)
+    assert all(job.target.parent == folder / "out" for job in jobs)
