@@ -1,16 +1,18 @@
 """The bundle: one ``.safetensors`` file of a model's arrays and JSON metadata; nothing is executed.
 
 Arrays are named ``group/path/to/parameter``. Metadata key ``maskgit_sr`` holds one JSON object:
-format version, method, configuration, scale, licence, training facts and measured scores.
+format version, method, configuration, scale, licence, training facts, measured scores and the
+SHA-256 of the arrays. Bundles of format 1, which knew RealSRT only, are still read.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import struct
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import ml_dtypes
@@ -24,9 +26,12 @@ from maskgit_sr.arrays import Params
 from maskgit_sr.errors import UserError
 from maskgit_sr.models.functional import flatten, unflatten
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEY = "maskgit_sr"
 _DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16)}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+Stored = dict[str, tuple[str, tuple[int, ...], Any]]
+"""Arrays by name as (dtype in the file, shape, bytes)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +40,12 @@ class Metadata:
 
     Attributes:
         method: name in :mod:`maskgit_sr.methods.registry`.
-        config: the method's configuration as JSON.
+        config: networks and decoding of the method as JSON; nothing of its training.
         scale: output side over input side.
         licence: of the weights.
         training: data, steps, time and hardware, free-form.
         scores: measured values by "set/metric".
+        digest: SHA-256 of the arrays as they are stored; "" in format 1, which had none.
     """
 
     method: str
@@ -49,26 +55,43 @@ class Metadata:
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
     version: int = FORMAT_VERSION
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError for a field of another type or out of range."""
+        for field in dataclasses.fields(self):
+            kind = {"dict": dict, "int": int, "str": str}[str(field.type).split("[")[0]]
+            found = getattr(self, field.name)
+            if not isinstance(found, kind) or isinstance(found, bool):
+                raise TypeError(f"{field.name}: expected {field.type}, found {found!r}")
+        if self.scale < 1:
+            raise ValueError(f"scale: expected at least 1, found {self.scale}")
 
 
 def write(
-    path: paths.PathLike, params: Params, metadata: Metadata, dtype: Any = np.float32
+    path: paths.PathLike,
+    params: Params,
+    metadata: Metadata,
+    dtype: Any = np.float32,
+    exact: Collection[str] = (),
 ) -> None:
     """Writes a bundle; no half file is left, whatever happens.
 
     Args:
         path: on this machine or in a bucket.
         params: groups of nested dicts of arrays.
-        dtype: float32, or bfloat16 to halve the file; the codebook stays float32, because a rounded
-            code vector changes which token an image gets.
+        dtype: float32, or bfloat16 to halve the file.
+        exact: groups that stay float32 whatever ``dtype`` is (`Method.exact`).
 
     Raises:
         UserError: the folder cannot be written.
     """
     arrays = {}
     for name, leaf in flatten(params).items():
-        keep = name.startswith("codebook/")
+        keep = name.split("/")[0] in exact
         arrays[name] = np.ascontiguousarray(np.asarray(leaf, np.float32 if keep else dtype))
+    stored = {name: (_NAMES[a.dtype], a.shape, a.tobytes()) for name, a in arrays.items()}
+    metadata = dataclasses.replace(metadata, version=FORMAT_VERSION, digest=_digest(stored))
     blob = save(arrays, {_KEY: json.dumps(dataclasses.asdict(metadata), sort_keys=True)})
     target = epath.Path(path)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -105,11 +128,13 @@ def read_metadata(path: paths.PathLike) -> Metadata:
     try:
         values = json.loads(text)
         version = values["version"]
-        if version == FORMAT_VERSION:
+        if version == 1:
+            values = _from_format_1(values)
+        if version in (1, FORMAT_VERSION):
             return Metadata(**values)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: the bundle's metadata is damaged: {error}") from error
-    raise UserError(f"{path}: expected bundle format {FORMAT_VERSION}, found {version}")
+    raise UserError(f"{path}: expected bundle format 1 or {FORMAT_VERSION}, found {version}")
 
 
 def read(path: paths.PathLike, shapes: Params | None = None) -> tuple[Params, Metadata]:
@@ -121,7 +146,8 @@ def read(path: paths.PathLike, shapes: Params | None = None) -> tuple[Params, Me
 
     Raises:
         UserError: as :func:`read_metadata`, or entries missing, unknown, mis-shaped or of another
-            dtype than float32 and bfloat16; the message names the first few.
+            dtype than float32 and bfloat16, naming the first few; or arrays that are not those
+            that were written.
     """
     metadata = read_metadata(path)
     try:
@@ -132,16 +158,58 @@ def read(path: paths.PathLike, shapes: Params | None = None) -> tuple[Params, Me
         raise UserError(f"{path}: cannot read the bundle: {error}") from error
     header.pop("__metadata__", None)
     body = memoryview(blob)[8 + size :]
-    arrays = {}
+    arrays, stored = {}, {}
     for name, entry in header.items():
         if entry["dtype"] not in _DTYPES:
             raise UserError(f"{path}: {name}: expected F32 or BF16, found {entry['dtype']}")
         begin, end = entry["data_offsets"]
         array = np.frombuffer(body[begin:end], _DTYPES[entry["dtype"]])
         arrays[name] = array.reshape(entry["shape"]).astype(np.float32)
+        stored[name] = (entry["dtype"], tuple(entry["shape"]), body[begin:end])
+    if metadata.digest and metadata.digest != _digest(stored):
+        raise UserError(f"{path}: damaged: the digest of its arrays is not the one it states")
     if shapes is not None:
         check(arrays, shapes, str(path))
     return unflatten(arrays), metadata
+
+
+def _digest(stored: Stored) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    found = hashlib.sha256()
+    for name in sorted(stored):
+        dtype, shape, data = stored[name]
+        found.update(f"{name} {dtype} {shape}\n".encode())
+        found.update(data)
+    return found.hexdigest()
+
+
+def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Metadata of format 1 as format 2 has it.
+
+    Its configuration held the training losses and the discriminator too, tiles had a size and a
+    stride, and the multiscale controlling module was a switch of RealSRT.
+    """
+
+    def clean(tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        return {name: clean(value) for name, value in tree.items() if name != "remat"}
+
+    config = clean(values["config"])
+    for training in ("losses", "discriminator"):
+        config.pop(training, None)
+    tile = config.get("tile")
+    if tile is not None:
+        size = tile["size"]
+        config["tile"] = {
+            "sides": [size],
+            "overlap": size - tile["stride"],
+            "variance": tile["variance"],
+        }
+    control, method = config.pop("control", {}), values["method"]
+    if control.pop("multiscale", False):
+        config["control"], method = control, f"{method}_multiscale"
+    return {**values, "config": config, "method": method}
 
 
 def check(arrays: dict[str, np.ndarray], shapes: Params, where: str) -> None:

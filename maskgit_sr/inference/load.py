@@ -105,7 +105,7 @@ def load(
 
     Args:
         model: name of a shipped model, or a path, also in a bucket.
-        batch: tiles a device call; by default 1 on CPU, where more gains nothing, and 32 else.
+        batch: windows a device call; by default 1 on CPU, where more gains nothing, and 32 else.
         device: ``cpu``, ``gpu`` or ``tpu``; by default whatever JAX prefers.
         dtype: ``float32`` or ``bfloat16``; by default bfloat16 on accelerators, float32 on CPU.
 

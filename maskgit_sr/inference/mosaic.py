@@ -11,65 +11,87 @@ from typing import Any
 
 import numpy as np
 
+from maskgit_sr.errors import UserError
 from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.ops.tiles import Blender, pad_reflect, plan_axis
 
 
 class Mosaic:
-    """Tiles of one image in row-major order, out by `cut` and back, restored, by `add`.
+    """Windows of one image in row-major order, out by `cut` and back, restored, by `add`.
 
-    The host holds the input, the output and one band of tiles.
+    The host holds the input, the output and one band of windows.
 
     Args:
         color: [H, W, 3] uint8, uint16, or float in [0, 1].
         tile: how it is cut.
-        scale: of the restored tiles.
-        score: confidence comes with the tiles.
+        scale: of the restored windows.
+        confidence: the windows come with confidence.
 
     Attributes:
-        count: of tiles.
-        color: [scale·H, scale·W, 3] of the input's dtype, whole once every tile was added.
-        confidence: float32 [H, W] in [0, 1], or None without `score`.
+        side: of a window, in pixels of ``color``.
+        count: of windows.
+        color: [scale·H, scale·W, 3] of the input's dtype, complete once every window was added.
+        confidence: float32 [H, W] in [0, 1], or None without confidence.
     """
 
-    def __init__(self, color: np.ndarray, tile: TileSpec, scale: int, *, score: bool):
+    def __init__(self, color: np.ndarray, tile: TileSpec, scale: int, *, confidence: bool):
         height, width = color.shape[:2]
-        rows, columns = (plan_axis(side, tile.size, tile.stride) for side in (height, width))
-        self._tile, self._peak = tile, peak(color.dtype)
+        self.side = tile.side(height, width)
+        stride = self.side - tile.overlap
+        rows, columns = (plan_axis(length, self.side, stride) for length in (height, width))
+        self._peak = peak(color.dtype)
         self._padded = pad_reflect(color, rows, columns)
         self._corners = [(top, left) for top in rows.starts for left in columns.starts]
         self._grid = len(rows.starts), len(columns.starts)
-        self._blender = Blender(rows, columns, tile.size, scale, 3, tile.variance)
+        self._blender = Blender(rows, columns, self.side, scale, 3, tile.variance)
         self._tokens: list[np.ndarray] = []
         self.count = len(self._corners)
         self.color = np.empty((height * scale, width * scale, 3), color.dtype)
-        self.confidence = np.empty((height, width), np.float32) if score else None
-        self._scores = Blender(rows, columns, tile.size, 1, 1, tile.variance)
+        self.confidence = np.empty((height, width), np.float32) if confidence else None
+        self._scores = Blender(rows, columns, self.side, 1, 1, tile.variance)
 
     def cut(self, indices: Sequence[int]) -> np.ndarray:
-        """Those tiles: float32 [n, size, size, 3] in [0, 1]."""
-        size = self._tile.size
+        """Returns those windows: float32 [n, side, side, 3] in [0, 1]."""
         corners = [self._corners[index] for index in indices]
-        tiles = np.stack([self._padded[y : y + size, x : x + size] for y, x in corners])
-        return tiles.astype(np.float32) / self._peak
+        side = self.side
+        windows = np.stack([self._padded[y : y + side, x : x + side] for y, x in corners])
+        return windows.astype(np.float32) / self._peak
 
-    def add(self, image: np.ndarray, confidence: np.ndarray | None, tokens: np.ndarray) -> None:
-        """The next tile in row-major order, restored: [scale·size, scale·size, 3], [h, w], [h, w].
+    def add(
+        self,
+        image: np.ndarray,
+        confidence: np.ndarray | None = None,
+        tokens: np.ndarray | None = None,
+    ) -> None:
+        """Adds the next window in row-major order, restored.
 
-        Colour need not be clipped; `confidence` is only looked at with `score`.
+        Args:
+            image: [scale·side, scale·side, 3]; colour need not be clipped.
+            confidence: [h, w], each cell of which covers side/h × side/w input pixels; required if
+                the mosaic has confidence.
+            tokens: [h, w], or None where the method has none.
+
+        Raises:
+            UserError: the image holds values that are not finite.
         """
+        if not np.isfinite(image).all():
+            raise UserError("the model's output holds values that are not finite")
         for row, band in self._blender.add(image):
             self.color[row : row + len(band)] = quantize(band, self.color.dtype)
         if self.confidence is not None:
             assert confidence is not None
-            cells = confidence.repeat(self._tile.cell, 0).repeat(self._tile.cell, 1)
+            high, wide = (self.side // cells for cells in confidence.shape)
+            cells = confidence.repeat(high, 0).repeat(wide, 1)
             for row, band in self._scores.add(cells[..., None]):
                 self.confidence[row : row + len(band)] = np.clip(band[..., 0], 0, 1)
-        self._tokens.append(tokens)
+        if tokens is not None:
+            self._tokens.append(tokens)
 
     @property
-    def tokens(self) -> np.ndarray:
-        """int32 [tile rows, tile columns, h, w], once every tile was added."""
+    def tokens(self) -> np.ndarray | None:
+        """int32 [rows, columns, h, w] of the windows, once every one was added; None without."""
+        if not self._tokens:
+            return None
         return np.stack(self._tokens).reshape(*self._grid, *self._tokens[0].shape)
 
 

@@ -1,4 +1,4 @@
-"""Any image in, restored image out: fixed-shape tiles on the device, the rest on the host."""
+"""Any image in, restored image out: fixed-shape windows on the device, the rest on the host."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ import PIL.Image
 from maskgit_sr import images
 from maskgit_sr.arrays import Params
 from maskgit_sr.bundles import Metadata
-from maskgit_sr.decoding.policies import CONFIDENCES, Policy
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
 from maskgit_sr.inference.mosaic import Mosaic, peak, quantize
 from maskgit_sr.methods.base import Method, Restored, RestoreOptions
-from maskgit_sr.ops.color import COLOR_FIXES
 
 MAX_SCALE = 16.0
 Progress = Callable[[int, int], None]
@@ -28,14 +26,17 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Restoration:
-    """A restored picture, confidence float32 [H, W] in [0, 1] at input size, and the tokens.
+    """A restored picture.
 
-    ``tokens`` is int32 [tile rows, tile columns, h, w].
+    Attributes:
+        picture: the result.
+        confidence: float32 [H, W] in [0, 1] at input size, or None.
+        tokens: int32 [window rows, window columns, h, w], or None.
     """
 
     picture: Picture
     confidence: np.ndarray | None
-    tokens: np.ndarray
+    tokens: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +45,18 @@ class Result:
 
     image: PIL.Image.Image | np.ndarray
     confidence: np.ndarray | None
-    tokens: np.ndarray
+    tokens: np.ndarray | None
 
 
 class Upscaler:
     """A loaded model on one device.
 
-    Device batches have one fixed shape, so one compilation serves every image and device memory
-    does not grow with it; the host holds the input, the output and one band of tiles.
+    Device batches have one fixed shape for each window side, so one compilation serves every image
+    and device memory does not grow with it; the host holds the input, the output and one band of
+    windows.
 
     Args:
-        batch: tiles a device call; a shorter last batch is filled up.
+        batch: windows a device call; a shorter last batch is filled up.
     """
 
     def __init__(
@@ -70,46 +72,34 @@ class Upscaler:
         self,
         image: PIL.Image.Image | np.ndarray,
         *,
-        scale: float = 4.0,
-        steps: int | None = None,
+        scale: float | None = None,
         seed: int = 0,
-        temperature: float = 0.0,
-        color_fix: str = "adain",
-        confidence: bool = True,
+        confidence: bool | None = None,
+        progress: Progress | None = None,
         **options: Any,
     ) -> Result:
         """Restores a PIL image of any mode or an array (uint8, uint16, float; 1 to 4 channels).
 
         Args:
-            scale: output side over input side; the network makes ×4, then an antialiased resize.
-            steps: decoding steps T; None: the model's own.
-            seed: for temperatures above 0; the same seed gives the same image.
-            temperature: 0 takes the most likely token.
-            color_fix: ``adain``, ``wavelet`` or ``none``.
-            confidence: also return the confidence map, at the price of one more critic call.
-            **options: ``policy`` ("critic" or "generator"), ``control`` (False: without the
-                controlling module), ``progress``.
+            scale: output side over input side; None: the method's own, which the network makes.
+                Any other is an antialiased resize of that.
+            seed: of whatever is drawn; the same seed gives the same image.
+            confidence: also return the confidence map; None: if the method provides one.
+            progress: is called with (windows done, windows in all).
+            **options: the method's own (`Method.options`), such as ``steps`` and ``temperature``
+                of RealSRT; None stands for the default.
 
         Raises:
-            UserError: an array of another dtype or shape, or an option out of range.
+            UserError: an array of another dtype or shape, an option that the method lacks, or one
+                out of range.
         """
-        picture = (
-            images.from_array(image) if isinstance(image, np.ndarray) else images.from_pil(image)
-        )
+        arrays = isinstance(image, np.ndarray)
+        picture = images.from_array(image) if arrays else images.from_pil(image)
         restored = self.restore(
-            picture,
-            scale=scale,
-            steps=steps,
-            seed=seed,
-            temperature=temperature,
-            color_fix=color_fix,
-            confidence=confidence,
-            **options,
+            picture, scale=scale, seed=seed, confidence=confidence, progress=progress, **options
         )
         out = (
-            images.to_array(restored.picture, image)
-            if isinstance(image, np.ndarray)
-            else images.to_pil(restored.picture)
+            images.to_array(restored.picture, image) if arrays else images.to_pil(restored.picture)
         )
         return Result(out, restored.confidence, restored.tokens)
 
@@ -117,27 +107,16 @@ class Upscaler:
         self,
         picture: Picture,
         *,
-        scale: float = 4.0,
-        steps: int | None = None,
+        scale: float | None = None,
         seed: int = 0,
-        temperature: float = 0.0,
-        color_fix: str = "adain",
-        confidence: bool = True,
-        policy: str | None = None,
-        control: bool = True,
+        confidence: bool | None = None,
         progress: Progress | None = None,
+        **options: Any,
     ) -> Restoration:
         """As :meth:`__call__`, for a decoded picture; dtype, alpha, grey, ICC and EXIF are kept."""
-        check_scale(scale)
-        options = self.options(
-            steps=steps,
-            temperature=temperature,
-            color_fix=color_fix,
-            confidence=confidence,
-            policy=policy,
-            control=control,
-        )
-        mosaic = self.mosaic(picture, options)
+        scale = self.scale(scale)
+        chosen = self.options(confidence=confidence, **options)
+        mosaic = self.mosaic(picture, chosen)
         done = 0
 
         def tick(count: int) -> None:
@@ -146,63 +125,53 @@ class Upscaler:
             if progress is not None:
                 progress(done, mosaic.count)
 
-        for _ in self.complete([mosaic], options, seed, tick):
+        for _ in self.complete([mosaic], chosen, seed, tick):
             pass
         return Restoration(finish(picture, mosaic.color, scale), mosaic.confidence, mosaic.tokens)
 
-    def options(
-        self,
-        *,
-        steps: int | None = None,
-        temperature: float = 0.0,
-        color_fix: str = "adain",
-        confidence: bool = True,
-        policy: str | None = None,
-        control: bool = True,
-    ) -> RestoreOptions:
-        """The static choices of :meth:`__call__`, checked; None: the model's own.
+    def scale(self, asked: float | None) -> float:
+        """Returns the scale asked for, or the method's own for None.
 
         Raises:
-            UserError: one that is out of range.
+            UserError: it is out of range.
         """
-        if color_fix not in COLOR_FIXES:
-            raise UserError(
-                f"color_fix: expected one of {', '.join(COLOR_FIXES)}, found {color_fix!r}"
-            )
-        if policy is None:
-            policy = "critic" if "critic" in self.params else "generator"
-        if policy not in CONFIDENCES:
-            raise UserError(f"policy: expected one of {', '.join(CONFIDENCES)}, found {policy!r}")
-        config = self.metadata.config
+        if asked is None:
+            return float(self.method.scale)
+        if not 0 < asked <= MAX_SCALE:  # false for NaN too
+            raise UserError(f"scale: expected above 0 and at most {MAX_SCALE:g}, found {asked:g}")
+        return asked
+
+    def options(self, *, confidence: bool | None = None, **given: Any) -> RestoreOptions:
+        """Returns the static choices of :meth:`__call__`, checked.
+
+        Raises:
+            UserError: an option that the method lacks, or one out of range.
+        """
+        if confidence is None:
+            confidence = "confidence" in self.method.provides
         try:
-            rule = Policy(
-                config.get("steps", 4) if steps is None else steps,
-                policy,
-                config.get("schedule", "sqrt"),
-                temperature,
-                score=confidence,
-            )
+            return self.method.options(confidence=confidence, **given)
         except ValueError as error:
             raise UserError(str(error)) from None
-        return RestoreOptions(rule, color_fix, control and "control" in self.params)
 
     def mosaic(self, picture: Picture, options: RestoreOptions) -> Mosaic:
-        """The picture's tiles."""
-        score = options.policy.score
-        return Mosaic(picture.color, self.method.tile, self.method.scale, score=score)
+        """Returns the picture's windows."""
+        method = self.method
+        return Mosaic(picture.color, method.tile, method.scale, confidence=options.confidence)
 
     def run(
         self, lr: np.ndarray, indices: np.ndarray, bases: jax.Array, options: RestoreOptions
     ) -> Restored:
-        """Starts the restoration of at most `batch` tiles; the results stay on the device.
+        """Starts the restoration of at most `batch` windows; the results stay on the device.
 
         Args:
-            lr: float32 [n, size, size, 3] in [0, 1]; fewer than `batch` are filled up by the last.
-            indices: uint32 [n], of each tile in its own image.
-            bases: [n] keys, the same for all tiles of an image; with its index they seed a tile.
+            lr: float32 [n, side, side, 3] in [0, 1]; fewer than `batch` are filled up by the last.
+            indices: uint32 [n], of each window in its own image.
+            bases: [batch] keys, the same for all windows of an image; with its index they seed a
+                window.
 
         Returns:
-            Arrays of `batch` tiles, of which the first n count.
+            Arrays of `batch` windows, of which the first n count.
         """
         take = np.minimum(np.arange(self.batch), len(lr) - 1)
         arguments = jax.device_put((lr[take], indices[take], bases[take]), self.device)
@@ -215,29 +184,30 @@ class Upscaler:
         seed: int = 0,
         tick: Callable[[int], None] | None = None,
     ) -> Iterator[Mosaic]:
-        """The mosaics, in order, each as soon as all its tiles were added.
+        """Yields the mosaics, in order, each as soon as all its windows were added.
 
-        A device call takes tiles of several mosaics, so that small images do not leave it half
-        empty; it runs while the one before is put together.
+        A device call takes windows of several mosaics of the same side, so that small images do not
+        leave it half empty; it runs while the one before is put together.
 
         Args:
-            tick: is told how many tiles a call had.
+            tick: is told how many windows a call had.
         """
         places = ((mosaic, index) for mosaic in mosaics for index in range(mosaic.count))
         bases = jnp.broadcast_to(jax.random.key(seed), (self.batch,))
         waiting: tuple[list[tuple[Mosaic, int]], Restored] | None = None
-        while part := list(itertools.islice(places, self.batch)):
-            lr = np.concatenate([mosaic.cut([index]) for mosaic, index in part])
-            indices = np.array([index for _, index in part], np.uint32)
-            started = self.run(lr, indices, bases, options)
-            if waiting is not None:
-                yield from _add(*waiting, tick)
-            waiting = part, started
+        for _, alike in itertools.groupby(places, key=lambda place: place[0].side):
+            while part := list(itertools.islice(alike, self.batch)):
+                lr = np.concatenate([mosaic.cut([index]) for mosaic, index in part])
+                indices = np.array([index for _, index in part], np.uint32)
+                started = self.run(lr, indices, bases, options)
+                if waiting is not None:
+                    yield from _add(*waiting, tick)
+                waiting = part, started
         if waiting is not None:
             yield from _add(*waiting, tick)
 
     def _compile(self, options: RestoreOptions) -> Any:
-        """One compilation for each options; a tile's index in its image seeds its samples."""
+        """One jitted function for each options; a window's index in its image seeds its samples."""
         if options not in self._compiled:
 
             def run(
@@ -250,19 +220,13 @@ class Upscaler:
         return self._compiled[options]
 
 
-def check_scale(scale: float) -> None:
-    """Raises UserError for a scale out of range."""
-    if not 0 < scale <= MAX_SCALE:
-        raise UserError(f"scale: expected above 0 and at most {MAX_SCALE:g}, found {scale:g}")
-
-
 def _add(
     places: Sequence[tuple[Mosaic, int]], started: Restored, tick: Callable[[int], None] | None
 ) -> Iterator[Mosaic]:
-    """Puts the tiles of a call where they belong; the mosaics that this completes."""
+    """Puts the windows of a call where they belong; yields the mosaics that this completes."""
     restored = fetch(len(places), started)
-    for (mosaic, index), tile in zip(places, zip_tiles(restored), strict=True):
-        mosaic.add(*tile)
+    for (mosaic, index), window in zip(places, each(restored), strict=True):
+        mosaic.add(*window)
         if index + 1 == mosaic.count:
             yield mosaic
     if tick is not None:
@@ -270,19 +234,18 @@ def _add(
 
 
 def fetch(count: int, restored: Restored) -> Restored:
-    """The first `count` tiles on the host."""
+    """Returns the first `count` windows on the host."""
     return jax.tree.map(lambda part: part[:count], jax.device_get(restored))
 
 
-def zip_tiles(restored: Restored) -> Iterator[tuple[Any, Any, Any]]:
-    """(image, confidence or None, tokens) of every tile."""
+def each(restored: Restored) -> Iterator[tuple[Any, ...]]:
+    """Yields (image, confidence, tokens) of every window, None for what there is not."""
     none = [None] * len(restored.image)
-    scores = none if restored.confidence is None else restored.confidence
-    return zip(restored.image, scores, restored.tokens, strict=True)
+    return zip(*(none if part is None else part for part in restored), strict=True)
 
 
 def finish(picture: Picture, color: np.ndarray, scale: float) -> Picture:
-    """`picture` with the network's output [4H, 4W, 3] for colour, at `scale`."""
+    """Returns `picture` with the network's output for colour, at `scale` times its own size."""
     height, width = picture.color.shape[:2]
     out_height, out_width = (max(1, round(side * scale)) for side in (height, width))
     if (out_height, out_width) != color.shape[:2]:
