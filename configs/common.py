@@ -1,14 +1,69 @@
-"""Blocks that every method's config shares."""
+"""Blocks that every method's config shares, and a line of meaning for each of their fields."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import ml_collections
+
+MEANINGS = {
+    "name": "name of the model, and of the bundle that a run leaves",
+    "method": "name in maskgit_sr.methods.registry",
+    "order": "stages that the run trains, in this order",
+    "seed": "seed of every random choice",
+    "init": "bundle (or name of one that ships) whose weights the run goes on from; '': none",
+    "dtype": "compute dtype, float32 or bfloat16; '': by device",
+    "remat": "compute blocks again in the backward pass: less memory, more time",
+    "mesh.data": "devices over which the batch is split; -1: all that are left",
+    "mesh.fsdp": "devices over which batch, parameters and optimizer state are split",
+    "mesh.tensor": "devices over which matrix products are split",
+    "log_every": "steps between two lines of scalars",
+    "panel_every": "steps between two drawings of validation images",
+    "validate_every": "steps between two scores of validation images",
+    "checkpoint_every": "steps between two checkpoints",
+    "keep.last": "newest checkpoints that stay",
+    "keep.best": "checkpoints of the lowest validation LPIPS that stay",
+    "keep.every": "checkpoints of every N-th step stay; 0: none",
+    "max_bad_steps": "non-finite steps in a row that end the run",
+    "profile.start": "first step of the trace",
+    "profile.steps": "steps of the trace; 0: none",
+    "data.root": "photographs: folder, list, shards, LR/HR pairs, tfds:NAME, or 'A*0.7;B*0.3'",
+    "data.validation": "folder with lr/ and hr/, or hr/ alone; '': no validation",
+    "data.validation_limit": "validation images at most",
+    "data.preset": "degradation: a name in data.degradations.PRESETS",
+    "data.margin": "HR pixels that are degraded beside those that are kept",
+    "data.zoom": "range of the enlargement of HR crops before they are degraded",
+    "data.sharpen": "sharpen the HR crop, as Real-ESRGAN does",
+    "data.small": "images smaller than a crop: pad, skip or error",
+    "data.contrast": "least contrast of a crop, in levels of 255",
+    "data.sharpness": "least sharpness of a crop",
+    "data.cache": "keep decoded photographs in memory",
+    "data.workers": "worker processes of a host; -1: one for each core but one",
+    "data.threads": "reading threads",
+    "stages.*.steps": "length in steps",
+    "stages.*.batch": "global batch",
+    "stages.*.accumulate": "microbatches that a batch is worked through in",
+    "stages.*.crop": "side of the HR crop in pixels",
+    "stages.*.ema": "decay of the moving average of the weights",
+    "stages.*.share": "share of the time box of a run of all stages",
+    "stages.*.losses": "what is different from config.losses in this stage",
+    "stages.*.optimizers": "what is different for single groups, {group: {field: value}}",
+    "stages.*.optimizer.learning_rate": "highest learning rate",
+    "stages.*.optimizer.final_learning_rate": "learning rate after the last step",
+    "stages.*.optimizer.warmup": "steps of the linear warm-up",
+    "stages.*.optimizer.b1": "Adam's decay of the mean gradient",
+    "stages.*.optimizer.b2": "Adam's decay of the mean square",
+    "stages.*.optimizer.weight_decay": "decoupled decay of matrices; 0: plain Adam",
+    "stages.*.optimizer.clip": "largest global norm of the gradient; 0: no limit",
+}
+"""By path; ``*`` stands for any name. Fields of ``model`` and ``losses`` are documented by the
+method's own dataclasses."""
 
 
 def optimizer(
     learning_rate: float, final: float = 0.0, **changes: float
 ) -> ml_collections.ConfigDict:
-    """Adam(W) with linear warm-up and cosine decay; ``weight_decay`` 0 means plain Adam."""
+    """Returns Adam(W) with linear warm-up and cosine decay; ``weight_decay`` 0 is plain Adam."""
     config = ml_collections.ConfigDict(
         dict(
             learning_rate=learning_rate,
@@ -27,32 +82,44 @@ def optimizer(
 def stage(
     steps: int, batch: int, optimizer: ml_collections.ConfigDict, **more: object
 ) -> ml_collections.ConfigDict:
-    """One stage: length, global batch, HR crop side, EMA decay, optimizer."""
+    """Returns the settings of one stage."""
     config = ml_collections.ConfigDict(
-        dict(steps=steps, batch=batch, accumulate=1, crop=256, ema=0.999, optimizer=optimizer)
+        dict(
+            steps=steps,
+            batch=batch,
+            accumulate=1,
+            crop=256,
+            ema=0.999,
+            share=1.0,
+            losses=ml_collections.ConfigDict(),
+            optimizer=optimizer,
+            optimizers=ml_collections.ConfigDict(),
+        )
     )
     config.update(more)
     return config
 
 
 def base() -> ml_collections.ConfigDict:
-    """Settings of the run itself."""
+    """Returns the settings of the run itself; see `MEANINGS`."""
     return ml_collections.ConfigDict(
         dict(
             seed=0,
             init="",
             dtype="",
-            remat=False,  # blocks are computed again in the backward pass: less memory, more time
+            remat=False,
+            model=ml_collections.ConfigDict(),
+            losses=ml_collections.ConfigDict(),
             mesh=dict(data=-1, fsdp=1, tensor=1),
             log_every=100,
             panel_every=5000,
             validate_every=5000,
             checkpoint_every=2000,
-            keep=dict(last=2, best=0, every=0),  # checkpoints; best: of the lowest LPIPS
-            max_bad_steps=10,  # steps in a row that are not finite
-            profile=dict(start=10, steps=0),  # a trace of so many steps
+            keep=dict(last=2, best=0, every=0),
+            max_bad_steps=10,
+            profile=dict(start=10, steps=0),
             data=dict(
-                root="",  # data.sources.open_source; several: "A*0.7;B*0.3"
+                root="",
                 validation="",
                 validation_limit=16,
                 preset="realesrgan",
@@ -63,7 +130,7 @@ def base() -> ml_collections.ConfigDict:
                 contrast=2.0,  # skies and walls without any texture teach nothing
                 sharpness=0.0,
                 cache=False,
-                workers=-1,  # one for each core but one
+                workers=-1,
                 threads=2,
             ),
         )
@@ -86,3 +153,17 @@ def parse(argument: str | None, defaults: dict[str, str]) -> dict[str, str]:
             )
         options[name] = value
     return options
+
+
+def choose(
+    config: ml_collections.ConfigDict, stages: Mapping[str, ml_collections.ConfigDict], stage: str
+) -> None:
+    """Gives a config its stages in order, or one of them alone if ``stage`` is not "".
+
+    Raises:
+        ValueError: an unknown stage.
+    """
+    if stage and stage not in stages:
+        raise ValueError(f"stage: expected one of {', '.join(stages)}, found {stage!r}")
+    config.stages = ml_collections.ConfigDict(dict(stages))
+    config.order = (stage,) if stage else tuple(stages)

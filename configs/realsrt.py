@@ -1,10 +1,9 @@
 """RealSRT: ``configs/realsrt.py:SIZE,stage=STAGE,hardware=HARDWARE``.
 
-SIZE is base (published: 4 stages, 8×V100, RealSR LPIPS 0.2527), small or nano; STAGE is tokenizer,
-generator, critic or control, run in that order in one workdir:
+SIZE is base (published: 4 stages, 8×V100, RealSR LPIPS 0.2527), small or nano. The stages tokenizer,
+generator, critic and control are run in order in one workdir; ``stage=STAGE`` runs one of them:
 
-    python -m launch.train --config configs/realsrt.py:nano,stage=tokenizer --workdir W \
-        --config.data.root PHOTOS
+    python -m launch.train --config configs/realsrt.py:nano --workdir W --config.data.root PHOTOS
 
 nano is meant for two CPU cores and some two and a half hours for all four stages. Its settings are
 those of the weights that ship, but for what docs/training_log.md says of their first steps. small
@@ -13,10 +12,9 @@ picture; its schedule is for an accelerator. The weights that ship were trained 
 what the log says.
 
 HARDWARE moves the schedule to a machine (configs/hardware.py says how): mesh, bfloat16, workers.
-Without it nothing is changed. v5p-128 means 64 chips, which are 64 jax devices. One command a stage
-where there is one host, one for all of them on a pod:
+Without it nothing is changed. v5p-128 means 64 chips, which are 64 jax devices.
 
-    python -m launch.train --config configs/realsrt.py:base,stage=tokenizer,hardware=h100x8 \
+    python -m launch.train --config configs/realsrt.py:base,hardware=h100x8 \
         --workdir W --config.data.root PHOTOS                       # h100x8, h100x1, v5e-8
     launch/tpu_pod.sh all --project P --zone Z --name N --accelerator v5p-128 \
         --workdir gs://BUCKET/W --data gs://BUCKET/PHOTOS
@@ -48,123 +46,118 @@ from configs import common, hardware
 
 SIZES = ("base", "small", "nano")
 STAGES = ("tokenizer", "generator", "critic", "control")
+METHODS = {"base": "realsrt", "small": "realsrt_multiscale", "nano": "realsrt_tuned"}
+SHARES = dict(tokenizer=40.0, generator=25.0, critic=10.0, control=25.0)
+"""Shares of a time box."""
 GFLOP = dict(tokenizer=1133, generator=990, critic=1075, control=2621)
 """FLOPs of a training step of ``base`` for each example, in units of 10⁹ (docs/scaling.md)."""
+FITS = {"v5e-8": 2, "h100x1": 16}
+"""Examples of ``base`` that a device takes at a time, an estimate from its memory, in examples of
+the generator stage; elsewhere what the batch leaves a device is little enough. A v5e chip's 16 GB
+hold three."""
 
-
-def _transformer(**changes: object) -> dict[str, object]:
-    return dict(grid=(32, 32), **changes)
+_SHAPE = dict(patch=4, code_width=64, narrow_up=True, groups=0)
 
 
 def _model(size: str) -> dict[str, object]:
     if size == "base":
-        return {}  # RealSRTConfig's defaults are the published network
-    width = dict(dim=128, heads=2, head_dim=64, code_width=64, sharpness=2.0)
-    shape = dict(patch=4, code_width=64, narrow_up=True, groups=0)
+        return {}  # the method's defaults are the published networks
+    width = dict(
+        dim=128, heads=2, head_dim=64, code_width=64, sharpness=2.0, grid=(32, 32), encoder_depth=1
+    )
     found: dict[str, Any] = dict(
         tokenizer=dict(
             channels=(64, 128), encoder_blocks=1, decoder_blocks=2,
-            encoder_bottom=0, decoder_bottom=0, **shape,
+            encoder_bottom=0, decoder_bottom=0, **_SHAPE,
         ),
-        generator=_transformer(encoder_depth=1, decoder_depth=2, **width),
-        critic=_transformer(outputs=1, masked=False, encoder_depth=1, decoder_depth=1, **width),
-        discriminator=dict(filters=32, layers=3),
-        losses=dict(
-            pixel="l1", perceptual="lpips_squeeze", perceptual_weight=0.6, bypass=0.5,
-            adversarial_weight=0.0,
-            control_steps=2,
-            tune_decoder=True,
-        ),
+        generator=dict(decoder_depth=2, **width),
+        critic=dict(outputs=1, masked=False, decoder_depth=1, **width),
     )  # fmt: skip
     if size == "small":
         found["control"] = dict(
-            multiscale=True,
             sharpen=3.0,
             soften=0.7,
             network=dict(
                 channels=(96, 192), encoder_blocks=1, decoder_blocks=2,
-                encoder_bottom=1, decoder_bottom=1, **shape,
+                encoder_bottom=1, decoder_bottom=1, **_SHAPE,
             ),
         )  # fmt: skip
-        found["discriminator"].update(filters=64)
-        found["losses"].update(
-            perceptual_weight=0.2,
-            perceptual_shift=32,
-            bypass=0.3,
-            adversarial_weight=0.5,
-            adversarial_start=20_000,
-            tune_decoder=False,
-        )
     return found
+
+
+def _losses(size: str) -> dict[str, object]:
+    small = dict(pixel="l1", perceptual="lpips_squeeze", control_steps=2)
+    return {
+        "base": {},
+        "small": dict(
+            perceptual_weight=0.2, perceptual_shift=32, bypass=0.3, adversarial_weight=0.5,
+            adversarial_start=20_000, discriminator=dict(filters=64, layers=3), **small,
+        ),
+        "nano": dict(
+            perceptual_weight=0.6, bypass=0.5, adversarial_weight=0.0,
+            discriminator=dict(filters=32, layers=3), **small,
+        ),
+    }[size]  # fmt: skip
 
 
 def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
     adamw = dict(weight_decay=0.01, b2=0.999)
+    stage, adam = common.stage, common.optimizer
     if size == "base":  # §4.1: batch 64 and 8, Adam 4e-5, AdamW 1e-4 → 1e-7 over 800 k steps
-        token = common.stage(800_000, 64, common.optimizer(1e-4, 1e-7, **adamw))
-        return dict(
-            tokenizer=common.stage(43_000, 64, common.optimizer(4e-5, 4e-5), ema=0.0),
-            generator=token,
-            critic=token.copy_and_resolve_references(),
-            control=common.stage(80_000, 8, common.optimizer(4e-5, 4e-5)),
+        found = dict(
+            tokenizer=stage(43_000, 64, adam(4e-5, 4e-5), ema=0.0),
+            generator=stage(800_000, 64, adam(1e-4, 1e-7, **adamw)),
+            critic=stage(800_000, 64, adam(1e-4, 1e-7, **adamw)),
+            control=stage(80_000, 8, adam(4e-5, 4e-5)),
         )
-    if size == "small":
-        token = common.stage(
-            60_000, 64, common.optimizer(6e-4, 1e-6, warmup=1000, clip=1.0, **adamw)
+    elif size == "small":
+        image = dict(warmup=500, clip=1.0)
+        token = dict(warmup=1000, clip=1.0, **adamw)
+        found = dict(
+            tokenizer=stage(60_000, 64, adam(4e-4, 1e-5, **image), crop=128),
+            generator=stage(60_000, 64, adam(6e-4, 1e-6, **token)),
+            critic=stage(60_000, 64, adam(6e-4, 1e-6, **token)),
+            control=stage(60_000, 32, adam(4e-4, 1e-5, **image)),
         )
-        return dict(
-            tokenizer=common.stage(
-                60_000, 64, common.optimizer(4e-4, 1e-5, warmup=500, clip=1.0), crop=128
-            ),
-            generator=token,
-            critic=token.copy_and_resolve_references(),
-            control=common.stage(60_000, 32, common.optimizer(4e-4, 1e-5, warmup=500, clip=1.0)),
+    else:
+        image = dict(warmup=50, clip=1.0)
+        token = dict(warmup=50, clip=1.0, **adamw)
+        found = dict(
+            tokenizer=stage(5000, 8, adam(1e-3, 5e-5, **image), crop=128, ema=0.99),
+            generator=stage(1500, 4, adam(1e-3, 1e-5, **token), ema=0.99),
+            critic=stage(360, 4, adam(1e-3, 1e-5, **token), ema=0.98),
+            control=stage(1450, 4, adam(4e-4, 1e-5, **image), ema=0.99),
         )
-    image = dict(warmup=50, clip=1.0)
-    token = dict(warmup=50, clip=1.0, **adamw)
-    return dict(
-        tokenizer=common.stage(5000, 8, common.optimizer(1e-3, 5e-5, **image), crop=128, ema=0.99),
-        generator=common.stage(1500, 4, common.optimizer(1e-3, 1e-5, **token), ema=0.99),
-        critic=common.stage(360, 4, common.optimizer(1e-3, 1e-5, **token), ema=0.98),
-        control=common.stage(1450, 4, common.optimizer(4e-4, 1e-5, **image), ema=0.99),
-    )
+    for name, share in SHARES.items():
+        found[name].share = share
+    return found
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
-    """The config of one stage of one size.
+    """Returns the config of one size, for all stages or one.
 
     Raises:
         ValueError: unknown size, stage, hardware or option.
     """
-    options = common.parse(argument, {"size": "base", "stage": "tokenizer", "hardware": ""})
-    size, stage, machine = options["size"], options["stage"], options["hardware"]
+    options = common.parse(argument, {"size": "base", "stage": "", "hardware": ""})
+    size, machine = options["size"], options["hardware"]
     if size not in SIZES:
         raise ValueError(f"size: expected one of {', '.join(SIZES)}, found {size!r}")
-    if stage not in STAGES:
-        raise ValueError(f"stage: expected one of {', '.join(STAGES)}, found {stage!r}")
     config = common.base()
     config.name = f"realsrt-{size}"
-    config.method = "realsrt"
-    config.stage_name = stage
+    config.method = METHODS[size]
     config.model = ml_collections.ConfigDict(_model(size))
-    config.stage = _stages(size)[stage]
-    config.perceptual = config.model.get("losses", {}).get("perceptual", "vgg19")
+    config.losses = ml_collections.ConfigDict(_losses(size))
+    common.choose(config, _stages(size), options["stage"])
     if size == "nano":
         config.update(log_every=25, panel_every=500, validate_every=500, checkpoint_every=250)
         config.data.update(cache=True, workers=0, margin=32, validation_limit=8, preset="camera")
     if size == "small":  # why these: docs/training_log.md
         config.data.update(margin=32, preset="lens", zoom=(1.75, 2.75))
-    if stage == "tokenizer":  # learns to reconstruct photographs, and sees no LR image
-        config.data.update(preset="none", margin=0)
-    _move(config, size, machine)
+    hardware.apply(config, machine)
+    if size == "base" and machine in FITS:  # the others are small enough for any device
+        for name, stage in config.stages.items():
+            weight = max(1.0, GFLOP[name] / GFLOP["tokenizer"])  # work is a measure of memory
+            devices = hardware.find(machine).devices
+            stage.accumulate = hardware.microbatches(stage.batch, devices, FITS[machine] / weight)
     return config
-
-
-def _move(config: ml_collections.ConfigDict, size: str, machine: str) -> None:
-    factor = hardware.apply(config, machine)
-    start = config.model.get("losses", {}).get("adversarial_start", 0)
-    if start and factor != 1:
-        config.model.losses.adversarial_start = hardware.fewer(start, factor)
-    if machine and size == "base":  # the others are small enough for any device
-        weight = GFLOP[config.stage_name] / GFLOP["tokenizer"]  # work is a measure of memory
-        config.stage.accumulate = hardware.parts(machine, config.stage.batch, max(1.0, weight))

@@ -18,7 +18,7 @@ from maskgit_sr import bundles, paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
 from maskgit_sr.models.functional import count
-from maskgit_sr.training import checkpoint
+from maskgit_sr.training import weights
 
 _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
@@ -45,7 +45,7 @@ def export(
     if not found:
         raise UserError(f"{workdir}: no trained stage (no */groups.safetensors)")
     stages = registry.build(bundles.read_metadata(found[0]).method, {}).stages
-    files = {name: checkpoint.stage_file(folder, name) for name in stages}
+    files = {name: weights.stage_file(folder, name) for name in stages}
     heads = {name: bundles.read_metadata(path) for name, path in files.items() if path in found}
     if not heads:
         raise UserError(f"{workdir}: no folder of a stage among {', '.join(stages)}")
@@ -54,22 +54,23 @@ def export(
     described = method.describe()
     for name, head in heads.items():  # what a stage trained must be what the last one describes
         config = registry.build(head.method, head.config).describe()
-        for part in {"tokenizer", "tile", *stages[name].trains} & described.keys():
-            if part != "discriminator" and config[part] != described[part]:
+        groups = {path.partition("/")[0] for path in (*stages[name].needs, *stages[name].trains)}
+        for part in sorted({"tile", *groups} & described.keys()):
+            if config[part] != described[part]:
                 raise UserError(f"{workdir}: the {part} of stage {name} differs from the last one")
     sources = [*reversed(files.values()), *([paths.absolute(init)] if init else [])]
-    params, facts = checkpoint.collect(sources, method.bundle_groups)
-    checkpoint.require(params, method.bundle_groups, folder)
+    params, facts = weights.collect(sources, method.groups)
+    weights.require(params, method.groups, folder)
     scores = about.pop("scores", {})
     metadata = bundles.Metadata(
         method.name,
-        method.describe(),
+        described,
         method.scale,
         licence,
         {**facts, **about},
         scores,  # type: ignore[arg-type]
     )
-    bundles.write(output, params, metadata, _DTYPES[dtype])
+    bundles.write(output, params, metadata, _DTYPES[dtype], method.exact)
     bundles.read(output, method.shapes())  # what was written must load
     return count(params)
 

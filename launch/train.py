@@ -1,7 +1,12 @@
-"""Trains one stage.
+"""Trains a system: all its stages in order, or one of them.
 
-    python -m launch.train --config configs/realsrt.py:nano,stage=tokenizer --workdir W \\
-        --config.data.root PHOTOS
+    python -m launch.train --config configs/realsrt.py:nano --workdir W --config.data.root PHOTOS
+    … --max_seconds 3600      within the hour: schedules are shortened to end in it
+    … --config configs/realsrt.py:nano,stage=critic       one stage, along its whole schedule
+    … --list                  every field of the config, its value and its meaning
+
+The same command goes on where it was stopped, by a kill, SIGTERM or the time box. A run of all
+stages leaves a bundle, W/NAME.safetensors.
 """
 
 from __future__ import annotations
@@ -20,11 +25,11 @@ import numpy as np
 from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
-from ml_collections import config_flags
 
 from data import pipeline
 from data.examples import Recipe
 from data.validation import validation_pairs
+from launch import export_bundle, settings, timebox
 from maskgit_sr import paths
 from maskgit_sr.arrays import Execution, Params, parse_dtype
 from maskgit_sr.errors import UserError
@@ -32,101 +37,108 @@ from maskgit_sr.inference import load
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method
 from maskgit_sr.models.functional import flatten
-from maskgit_sr.training import sharding
+from maskgit_sr.training import sharding, watch
 from maskgit_sr.training.loop import Outcome, Trainer, Validate
 from maskgit_sr.training.watch import TrainingStopped
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with :size,stage=NAME.")
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run, which all its stages share; may be gs://BUCKET/FOLDER."
-)
-_MAX_SECONDS = flags.DEFINE_float(
-    "max_seconds", float("inf"), "Stop cleanly after so many seconds."
-)
+FORMAT = 2
+"""Of what a workdir holds; checkpoints of another cannot be gone on with."""
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; may be gs://BUCKET/FOLDER.")
+_MAX_SECONDS = flags.DEFINE_float("max_seconds", float("inf"), "Time box.")
+_LIST = flags.DEFINE_bool("list", False, "Print every field of the config, and train nothing.")
 
 
-def validation_batch(root: str, method: Method, limit: int) -> dict[str, np.ndarray]:
-    """Centre tiles of a validation folder: {"lr": [B, t, t, 3], "hr": [B, 4t, 4t, 3]} in [0, 1]."""
-    lr, hr = [], []
-    side, scale = method.tile.size, method.scale
-    for pair in _pairs(root, limit):
-        height, width = pair["lr"].shape[:2]
-        if min(height, width) < side:
-            continue
-        top, left = (height - side) // 2, (width - side) // 2
-        lr.append(pair["lr"][top : top + side, left : left + side])
-        top, left, long = top * scale, left * scale, side * scale
-        hr.append(pair["hr"][top : top + long, left : left + long])
-    if not lr:
-        raise UserError(f"{root}: no validation image with sides of at least {side} LR pixels")
-    return {"lr": np.stack(lr) / np.float32(255), "hr": np.stack(hr) / np.float32(255)}
+# ---------------------------------------------------------------- a run
 
 
-def _pairs(root: str, limit: int) -> Iterator[dict[str, Any]]:
-    try:
-        yield from validation_pairs(root, limit)
-    except ValueError as error:
-        raise UserError(f"--config.data.validation: {error}") from error
+def train(config: Any, workdir: paths.PathLike, max_seconds: float) -> str:
+    """Trains ``config.order`` and returns a line on where the run then stands.
+
+    A single stage takes its whole schedule, as far as the time box lets it. Several stages share
+    the time box, and their schedules are shortened to end in it.
+
+    Raises:
+        UserError: a mistake in the config or the workdir.
+        timebox.Interrupted: a signal asked to stop; everything is saved.
+    """
+    config.init = find_init(config.init)
+    folder = paths.absolute(workdir)
+
+    def run(name: str, steps: int | None, seconds: float, at_least: float) -> Outcome:
+        own = config.copy_and_resolve_references()
+        timebox.shorten(own.stages[name], steps)
+        return run_stage(own, name, folder, seconds, at_least)
+
+    if len(config.order) == 1:
+        (name,) = config.order
+        outcome = run(name, None, max_seconds, 0.0)
+        return f"{outcome.groups}: stage {name}, step {outcome.step}"
+    lengths = {name: config.stages[name].steps for name in config.order}
+    shares = {name: config.stages[name].share for name in config.order}
+    left = timebox.Plan(lengths, folder, run).train(shares, max_seconds)
+    path = folder / f"{config.name}.safetensors"
+    number = 0
+    if jax.process_index() == 0:
+        number = export_bundle.export(folder, path, "bfloat16", "Apache-2.0", {}, init=config.init)
+    watch.any_host(False)
+    state = f"; not finished: {', '.join(left)}; the same command goes on" if left else ""
+    return f"{path}: {number:,} parameters{state}"
 
 
-def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Validate:
-    """EMA weights → PSNR and LPIPS of the stage's panel output against HR."""
-    from maskgit_sr import metrics
-    from maskgit_sr.metrics import lpips
-
-    distance = lpips.load("alex")
-    panel = method.stages[stage].panel
-    hr = jnp.asarray(batch["hr"])
-
-    @jax.jit
-    def outputs(params: Params, stats: Params, batch: dict[str, jax.Array]) -> jax.Array:
-        return jnp.clip(panel(params, stats, batch, jax.random.key(0))["output"], 0, 1)
-
-    def validate(params: Params) -> dict[str, float]:
-        stats = {"codebook": params["codebook"]}
-        output = outputs(params, stats, batch)
-        scores = {
-            "psnr": metrics.psnr(output, hr),
-            "lpips": distance(output, hr),
-        }
-        return {name: float(np.mean(value)) for name, value in scores.items()}
-
-    return validate
-
-
-def run(config: Any, workdir: paths.PathLike, max_seconds: float, at_least: float = 0.0) -> Outcome:
-    """Wires data, method and trainer, and trains as `Trainer.run` does.
+def run_stage(
+    config: Any,
+    name: str,
+    workdir: paths.PathLike,
+    max_seconds: float = float("inf"),
+    at_least: float = 0.0,
+) -> Outcome:
+    """Wires data, method and trainer of one stage, and trains as `Trainer.run` does.
 
     Raises:
         UserError: no data root, or groups of earlier stages missing, or a workdir out of reach.
     """
+    # 1. what can be known to go wrong before anything is built
     folder = paths.absolute(workdir)
     if not config.data.root:
         raise UserError(
             "--config.data.root: expected a folder of photographs, a list, shards or tfds:NAME, "
             "found nothing"
         )
-    _check_batch(config)
+    stage = config.stages[name]
+    _check_batch(stage, config.mesh)
     config.init = find_init(config.init)
-    saved = folder / f"config-{config.stage_name}.json"
+    saved = folder / f"config-{name}.json"
     with _reaching(folder):
-        _check_model(config, saved)
+        _check_model(config, name, saved)
+
+    # 2. method
     execution = Execution(parse_dtype(config.dtype or None), config.remat)
     try:
-        method = registry.build(config.method, config.model.to_dict(), execution)
+        method = registry.build(
+            config.method, config.model.to_dict(), execution, settings.losses(config, name)
+        )
     except (TypeError, ValueError) as error:
         raise UserError(f"--config.model: {error}") from error
-    iterator = _iterator(config, method.scale)
+    if name not in method.stages:
+        known = ", ".join(method.stages)
+        raise UserError(f"--config.order: expected stages of {known}, found {name!r}")
+
+    # 3. data
+    iterator = _iterator(config, stage, method, name)
     validate = panel = None
     if config.data.validation:
         batch = validation_batch(config.data.validation, method, config.data.validation_limit)
-        validate = validator(method, config.stage_name, batch)
-        panel = {name: array[:4] for name, array in batch.items()}
+        validate = validator(method, name, batch)
+        panel = {key: array[:4] for key, array in batch.items()}
+
+    # 4. the run
     with _reaching(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
-            saved.write_text(config.to_json_best_effort(indent=2))
-    trainer = Trainer(method, config.stage_name, config, folder, iterator, validate, panel)
+            whole = {"format": FORMAT, **json.loads(config.to_json_best_effort())}
+            saved.write_text(json.dumps(whole, indent=2))
+    trainer = Trainer(method, name, config, folder, iterator, validate, panel)
     try:
         return trainer.run(max_seconds, at_least)
     finally:
@@ -134,7 +146,7 @@ def run(config: Any, workdir: paths.PathLike, max_seconds: float, at_least: floa
 
 
 def find_init(name: str) -> str:
-    """``config.init`` as a path: a bundle's, or the name of one that ships; "" stays.
+    """Returns ``config.init`` as a path: a bundle's, or that of one that ships; "" stays.
 
     Raises:
         UserError: neither.
@@ -156,54 +168,65 @@ def _reaching(workdir: epath.Path) -> Iterator[None]:
         raise UserError(f"--workdir {workdir}: cannot be read and written: {reason}") from error
 
 
-def _check_batch(config: Any) -> None:
-    """The global batch against mesh, hosts and parts, before anything is allocated.
+def _check_batch(stage: Any, mesh: Any) -> None:
+    """Checks the global batch against mesh, hosts and microbatches, before anything is allocated.
 
     Raises:
         UserError: they do not divide it, or the mesh does not fit the devices.
     """
-    mesh = sharding.make_mesh(**config.mesh)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    parts = {
+    shape = sharding.make_mesh(**mesh).shape
+    shards = shape["data"] * shape["fsdp"]
+    together = stage.accumulate * shards
+    counts = {
         f"the mesh's data x fsdp = {shards}": shards,
         f"{jax.process_count()} hosts": jax.process_count(),
-        f"accumulate x data x fsdp = {config.stage.accumulate * shards}": (
-            config.stage.accumulate * shards
-        ),
+        f"accumulate x data x fsdp = {together}": together,
     }
-    for name, count in parts.items():
-        if count < 1 or config.stage.batch % count:
-            raise UserError(f"--config.stage.batch: {config.stage.batch} is no multiple of {name}")
+    for name, count in counts.items():
+        if count < 1 or stage.batch % count:
+            raise UserError(f"--config.stages.*.batch: {stage.batch} is no multiple of {name}")
 
 
-def _check_model(config: Any, saved: epath.Path) -> None:
-    """The model against that of an earlier run of this stage in the same workdir.
+def _check_model(config: Any, name: str, saved: epath.Path) -> None:
+    """Checks the model against that of an earlier run of this stage in the same workdir.
 
     Raises:
-        UserError: it is another one; names the first setting that differs.
+        UserError: it is another one, naming the first setting that differs, or the workdir is of an
+            older format.
     """
     if not saved.exists():
         return
     before = json.loads(saved.read_text())
+    if before.get("format") != FORMAT:
+        raise UserError(
+            f"--workdir {saved.parent}: holds a run of an older format "
+            f"({before.get('format', 1)}, expected {FORMAT}); begin in a new folder, with its "
+            "bundle as --config.init"
+        )
     now = json.loads(config.to_json_best_effort())
     old, new = (flatten({p: tree.get(p) for p in ("method", "model")}) for tree in (before, now))
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
+    for field in sorted(old.keys() | new.keys()):
+        if old.get(field) != new.get(field):
             raise UserError(
-                f"--workdir {saved.parent}: holds a run of stage {config.stage_name} with "
-                f"{name.replace('/', '.')} = {old.get(name)}, this config has {new.get(name)}"
+                f"--workdir {saved.parent}: holds a run of stage {name} with "
+                f"{field.replace('/', '.')} = {old.get(field)}, this config has {new.get(field)}"
             )
 
 
-def _iterator(config: Any, scale: int) -> pipeline.Batches:
-    """This host's training batches."""
+# ---------------------------------------------------------------- data
+
+
+def _iterator(config: Any, stage: Any, method: Method, name: str) -> pipeline.Batches:
+    """Returns this host's training batches."""
     data, hosts = config.data, jax.process_count()
+    if "lr" not in method.stages[name].batch:  # such a stage sees photographs as they are
+        data = data.copy_and_resolve_references()
+        data.update(preset="none", margin=0)
     try:
-        recipe = Recipe.configured(data, config.stage.crop, scale)
         iterator = pipeline.train_iterator(
             data.root,
-            recipe,
-            batch_size=config.stage.batch // hosts,
+            Recipe.configured(data, stage.crop, method.scale),
+            batch_size=stage.batch // hosts,
             seed=config.seed,
             small=data.small,
             cache=data.cache,
@@ -212,11 +235,11 @@ def _iterator(config: Any, scale: int) -> pipeline.Batches:
             shard_index=jax.process_index(),
             shard_count=hosts,
         )
-        if iterator.images < config.stage.batch:
+        if iterator.images < stage.batch:
             iterator.close()
             raise ValueError(
                 f"{iterator.images} images in {data.root!r} are fewer than the batch of "
-                f"{config.stage.batch}"
+                f"{stage.batch}"
             )
         return iterator
     except ValueError as error:  # of the data or its settings, before the first step
@@ -224,10 +247,64 @@ def _iterator(config: Any, scale: int) -> pipeline.Batches:
 
 
 def _spare_cores() -> int:
-    """All cores of this process but one, which the trainer itself needs."""
+    """Returns the cores of this process but one, which the trainer itself needs."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores - 1)
+
+
+def validation_batch(root: str, method: Method, limit: int) -> dict[str, np.ndarray]:
+    """Centre windows of validation images: {"lr": [B, S, S, 3], "hr": [B, sS, sS, 3]} in [0, 1].
+
+    S is the largest of the method's sides that an image covers; smaller images are left out.
+
+    Raises:
+        UserError: no image is large enough, or the folder cannot be read.
+    """
+    try:
+        pairs = list(validation_pairs(root, limit, method.scale))
+    except ValueError as error:
+        raise UserError(f"--config.data.validation: {error}") from error
+    for side in reversed(method.tile.sides):
+        covering = [pair for pair in pairs if min(pair["lr"].shape[:2]) >= side]
+        if covering:
+            lr, hr = zip(*(_centre(pair, side, method.scale) for pair in covering), strict=True)
+            return {"lr": np.stack(lr) / np.float32(255), "hr": np.stack(hr) / np.float32(255)}
+    least = method.tile.sides[0]
+    raise UserError(f"{root}: no validation image with sides of at least {least} LR pixels")
+
+
+def _centre(pair: dict[str, Any], side: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
+    top, left = ((n - side) // 2 for n in pair["lr"].shape[:2])
+    long, below, right = side * scale, top * scale, left * scale
+    return (
+        pair["lr"][top : top + side, left : left + side],
+        pair["hr"][below : below + long, right : right + long],
+    )
+
+
+def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Validate:
+    """Returns a function of EMA weights: PSNR and LPIPS of the stage's output against HR."""
+    from maskgit_sr import metrics
+    from maskgit_sr.metrics import lpips
+
+    distance = lpips.load("alex")
+    panel = method.stages[stage].panel
+    hr = jnp.asarray(batch["hr"])
+
+    @jax.jit
+    def outputs(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+        return jnp.clip(panel(params, batch, jax.random.key(0))["output"], 0, 1)
+
+    def validate(params: Params) -> dict[str, float]:
+        output = outputs(params, batch)
+        scores = {"psnr": metrics.psnr(output, hr), "lpips": distance(output, hr)}
+        return {name: float(np.mean(value)) for name, value in scores.items()}
+
+    return validate
+
+
+# ---------------------------------------------------------------- the command
 
 
 def join_hosts() -> None:
@@ -248,18 +325,8 @@ def join_hosts() -> None:
         jax.distributed.initialize()
 
 
-def main(argv: list[str]) -> None:
-    """Command-line entry; a user's mistake is one line and exit code 2."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    join_hosts()
-    narrate()
-    with one_line("launch.train"):
-        run(_CONFIG.value, _WORKDIR.value or ".", _MAX_SECONDS.value)
-
-
 def narrate() -> None:
-    """Progress of the trainer and the data on stderr."""
+    """Sends the progress of the trainer and the data to stderr."""
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax narrates every save at INFO
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -272,7 +339,7 @@ def narrate() -> None:
 
 @contextlib.contextmanager
 def one_line(command: str) -> Iterator[None]:
-    """A user's mistake ends the process with one line and 2, a run that cannot go on with 1."""
+    """Ends the process with a line: code 2 for a user's mistake, 1 for a run that cannot go on."""
     try:
         yield
     except UserError as error:
@@ -283,19 +350,34 @@ def one_line(command: str) -> Iterator[None]:
         sys.exit(1)
 
 
-def parse_flags(argv: list[str], command: str = "launch.train") -> list[str]:
-    """Reads flags and config; a mistake in either is one line and exit code 2."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # absl puts whole tracebacks into its messages, ml_collections a repr into its own.
-        text = str(error).replace("\\n", " ").replace("\\'", "'")
-        text = text[1:-1] if text[:1] == text[-1:] == "'" else text
-        line = text.strip().splitlines()[-1] if "Traceback" in text else " ".join(text.split())
-        print(f"{command}: {line}", file=sys.stderr)
-        sys.exit(2)
+def main(argv: list[str]) -> None:
+    """Command-line entry; a user's mistake is one line and exit code 2."""
+    with one_line("launch.train"):
+        config = flags.FLAGS.config if "config" in flags.FLAGS else None
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}")
+        if config is None:
+            raise UserError("--config: expected FILE.py or FILE.py:ARGUMENT, found nothing")
+        if _LIST.value:
+            print("\n".join(settings.listing(config)))
+            return
+        if not _WORKDIR.value:
+            raise UserError("--workdir: expected a folder, found nothing")
+        if not _MAX_SECONDS.value >= 0:  # true for NaN too
+            raise UserError(f"--max_seconds: expected 0 or more, found {_MAX_SECONDS.value:g}")
+        join_hosts()
+        narrate()
+        try:
+            print(f"launch.train: {train(config, _WORKDIR.value, _MAX_SECONDS.value)}")
+        except timebox.Interrupted:
+            print("launch.train: stopped by a signal; the same command goes on")
+
+
+def _flags_parser(argv: list[str]) -> list[str]:
+    with one_line("launch.train"):
+        return settings.parse(argv)
+    raise AssertionError  # one_line has ended the process
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=_flags_parser)

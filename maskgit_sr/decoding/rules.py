@@ -110,9 +110,9 @@ class SamplingRule:
 
 def _gumbel(keys: Keys, drawn: Drawn) -> Confidence:
     """[B, N]; a purpose of its own, so that it is independent of the tokens drawn in the step."""
-    count = drawn.tokens.shape[1]
+    shape = drawn.tokens.shape[1:]
 
     def draw(key: jax.Array) -> jax.Array:
-        return jax.random.gumbel(jax.random.fold_in(jax.random.fold_in(key, drawn.step), 1), count)
+        return jax.random.gumbel(jax.random.fold_in(jax.random.fold_in(key, drawn.step), 1), shape)
 
     return jax.vmap(draw)(keys)

@@ -93,13 +93,16 @@ class Upscaler:
             UserError: an array of another dtype or shape, an option that the method lacks, or one
                 out of range.
         """
-        arrays = isinstance(image, np.ndarray)
-        picture = images.from_array(image) if arrays else images.from_pil(image)
+        picture = (
+            images.from_array(image) if isinstance(image, np.ndarray) else images.from_pil(image)
+        )
         restored = self.restore(
             picture, scale=scale, seed=seed, confidence=confidence, progress=progress, **options
         )
         out = (
-            images.to_array(restored.picture, image) if arrays else images.to_pil(restored.picture)
+            images.to_array(restored.picture, image)
+            if isinstance(image, np.ndarray)
+            else images.to_pil(restored.picture)
         )
         return Result(out, restored.confidence, restored.tokens)
 

@@ -78,8 +78,8 @@ class Subpixel(MethodBase):
         """LR [B, H, W, 3] → [B, 2H, 2W, 3]."""
         padded = jnp.pad(lr, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
         layout = ("NHWC", "HWIO", "NHWC")
-        inputs = [x.astype(self.execution.dtype) for x in (padded, params["filter"]["kernel"])]
-        drawn = jax.lax.conv_general_dilated(*inputs, (1, 1), "VALID", dimension_numbers=layout)
+        x, kernel = (a.astype(self.execution.dtype) for a in (padded, params["filter"]["kernel"]))
+        drawn = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
         drawn = depth_to_space(drawn.astype(jnp.float32), self.scale)
         return upsample_nearest(lr, self.scale) + strength * drawn
 

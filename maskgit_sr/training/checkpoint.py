@@ -1,9 +1,8 @@
-"""Training checkpoints (Orbax) and the hand-over of groups from one stage to the next."""
+"""Training checkpoints (Orbax): state and data iterator, atomic and asynchronous."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import Any
 
 import grain
@@ -12,8 +11,6 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from maskgit_sr import bundles
-from maskgit_sr.arrays import Params
 from maskgit_sr.errors import UserError
 from maskgit_sr.training import watch
 from maskgit_sr.training.state import TrainState
@@ -142,37 +139,3 @@ class Checkpoints:
         finally:
             self._reader.close()
             self._manager.close()
-
-
-def stage_file(workdir: epath.Path, stage: str) -> epath.Path:
-    """Where a stage leaves its groups for the stages after it."""
-    return workdir / stage / "groups.safetensors"
-
-
-def collect(paths: Iterable[epath.Path], groups: Iterable[str]) -> tuple[Params, dict[str, Any]]:
-    """``groups`` from stage files or bundles, the first file that has a group giving it.
-
-    Returns:
-        (groups found, training facts of the files by stage).
-    """
-    found: Params = {}
-    facts: dict[str, Any] = {}
-    wanted = set(groups)
-    for path in paths:
-        if not path.exists():
-            continue
-        params, metadata = bundles.read(path)
-        for group in wanted & params.keys() - found.keys():
-            found[group] = params[group]
-        facts = metadata.training | facts
-    return found, facts
-
-
-def require(found: Params, needed: Iterable[str], where: epath.Path) -> None:
-    """Raises :class:`UserError` naming groups that earlier stages have not produced."""
-    missing = [group for group in needed if group not in found]
-    if missing:
-        raise UserError(
-            f"{where}: needs trained {', '.join(missing)}: run the earlier stages in the same "
-            "workdir or pass --config.init=BUNDLE"
-        )

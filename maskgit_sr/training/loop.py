@@ -19,10 +19,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from maskgit_sr import bundles, paths
 from maskgit_sr.arrays import Params
 from maskgit_sr.errors import UserError
-from maskgit_sr.losses import perceptual
 from maskgit_sr.methods.base import Method, Stage
-from maskgit_sr.models.functional import flatten
-from maskgit_sr.training import checkpoint, optimizers, sharding, watch
+from maskgit_sr.training import checkpoint, optimizers, sharding, watch, weights
 from maskgit_sr.training.state import TrainState, create, make_step
 from maskgit_sr.training.writer import Writer
 
@@ -59,11 +57,11 @@ class Trainer:
     Args:
         workdir: on this machine or in a bucket (gs://), which all hosts must reach.
         config: ``seed``, ``init`` (bundle or ""), ``mesh``, ``log_every``, ``panel_every``,
-            ``validate_every``, ``checkpoint_every``, ``keep``, ``max_bad_steps``, ``profile``,
-            ``perceptual`` and ``stage``: ``steps``, ``batch``, ``accumulate``, ``ema``,
-            ``optimizer``.
-        iterator: yields {"hr": [B, H, W, 3], "lr": [B, H/s, W/s, 3], …}, without "lr" for a
-            stage that takes none; has grain's state.
+            ``validate_every``, ``checkpoint_every``, ``keep``, ``max_bad_steps``, ``profile`` and
+            ``stages[stage]``: ``steps``, ``batch``, ``accumulate``, ``ema``, ``optimizer``,
+            ``optimizers``.
+        iterator: yields the arrays of `Stage.batch`, such as {"hr": [B, H, W, 3],
+            "lr": [B, H/s, W/s, 3]}, and what names the examples; has grain's state.
         validate: (groups with EMA weights) → scores, or None.
         panel_batch: {"hr", "lr"} of fixed images to draw, or None.
 
@@ -90,10 +88,8 @@ class Trainer:
         self.workdir, self.iterator = paths.absolute(workdir), iterator
         self.validate, self.panel_batch = validate, panel_batch
         self.mesh = sharding.make_mesh(**config.mesh)
-        self.optimizers = {
-            group: optimizers.build(config.stage.optimizer, config.stage.steps)
-            for group in self.stage.trains
-        }
+        self.settings = config.stages[stage_name]
+        self.optimizers = optimizers.for_groups(self.settings, self.stage.trains)
         self._facts: dict[str, Any] = {}
         self._timed: tuple[int, float] | None = None  # this run's first step, and when it was done
         self._pace: float | None = None
@@ -119,7 +115,7 @@ class Trainer:
         )
         restored = checkpoints.restore(state, self.iterator)
         state = state if restored is None else restored
-        first, steps = int(state.step), self.config.stage.steps
+        first, steps = int(state.step), self.settings.steps
         _LOG.info("stage %s: step %d of %d\n%s", self.name, first, steps, self._overview(state))
         spent = self._facts.get(self.name, {}).get("seconds", 0.0)
         writer = Writer(folder, silent=jax.process_index() != 0)
@@ -159,20 +155,19 @@ class Trainer:
         over: Callable[[int], bool],
     ) -> TrainState:
         """The loop itself; the state after the last step that was taken."""
-        config, step, steps = self.config, int(state.step), self.config.stage.steps
+        config, settings, step = self.config, self.settings, int(state.step)
+        steps = settings.steps
         layout = jax.tree.map(lambda x: x.sharding, state)
-        jitted = make_step(
-            self.stage, self.optimizers, config.stage.ema, config.stage.accumulate, layout
-        )
+        jitted = make_step(self.stage, self.optimizers, settings.ema, settings.accumulate, layout)
         run_step, flops = None, 0.0
         broken = watch.BrokenSteps(config.max_bad_steps)
         clock = _Clock(step)
-        rate = optimizers.schedule(config.stage.optimizer, steps)
+        rate = optimizers.schedule(settings.optimizer, steps)
         try:
             while step < steps and not over(step):
                 with clock.waiting():
                     batch = next(self.iterator)
-                arrays = {name: array for name, array in batch.items() if name in ("hr", "lr")}
+                arrays = {name: batch[name] for name in self.stage.batch}
                 placed = sharding.put_batch(arrays, self.mesh)
                 if run_step is None:
                     run_step = jitted.lower(state, frozen, placed).compile()
@@ -189,7 +184,7 @@ class Trainer:
                     scalars = {name: float(value) for name, value in metrics.items()}
                     scalars["skipped_steps"] = int(state.skipped)
                     seconds, waited = clock.lap(step)
-                    examples = len(batch["hr"]) * jax.process_count()
+                    examples = len(arrays[self.stage.batch[0]]) * jax.process_count()
                     scalars |= {
                         "examples_per_second": examples / seconds,
                         "input_wait_share": waited,
@@ -230,37 +225,21 @@ class Trainer:
             _LOG.info("trace of %d steps in %s", profile.steps, writer.folder / "profile")
 
     def _prepare(self) -> tuple[Params, TrainState]:
-        stage, needed = self.stage, [g for g in self.stage.needs if g != "perceptual"]
-        stages = reversed(self.method.stages)  # a later stage may have gone on with a group
-        sources = [checkpoint.stage_file(self.workdir, name) for name in stages]
-        if self.config.init:
-            sources.append(paths.absolute(self.config.init))
-        found, self._facts = checkpoint.collect(sources, self.method.bundle_groups)
-        checkpoint.require(found, needed, self.workdir)
-        frozen = {group: found[group] for group in needed}
-        fresh = tuple(dict.fromkeys((*stage.trains, *stage.fresh_stats)))
-        initial: Params = {}
-        if self.config.init:  # go on from a bundle's own weights for the trained groups too
-            initial = collect_from(
-                paths.absolute(self.config.init), (*stage.trains, *stage.fresh_stats)
-            )
-            shapes = self.method.shapes()
-            for group in [g for g in initial if not fits(initial[g], shapes[g])]:
-                _LOG.info("%s: its %s has other shapes, starts anew", self.config.init, group)
-                del initial[group]
+        """Returns the frozen groups and the state at step 0, both in their place on the mesh."""
+        sources = weights.Sources(self.method, self.name, self.workdir, self.config.init)
+        frozen, self._facts = sources.frozen()
+        continued, given = sources.initial()
 
-        def build(frozen: Params, initial: Params) -> TrainState:
-            params, stats = self.method.init(jax.random.key(self.config.seed), fresh)
-            stats |= self.method.continued_stats(initial)
-            params = stage.start(frozen | params)
-            params |= {g: params[g] | initial[g] for g in initial.keys() & params.keys()}
-            return create(stage, params, stats, self.optimizers, self.config.seed)
+        def build(frozen: Params, continued: Params, given: Params) -> TrainState:
+            key = jax.random.key(self.config.seed)
+            params, stats = sources.start(key, frozen, continued, given)
+            return create(self.stage, params, stats, self.optimizers, self.config.seed)
 
-        shapes = jax.eval_shape(build, frozen, initial)
+        # Shapes first: the state is made where it will lie, never whole on one device.
+        shapes = jax.eval_shape(build, frozen, continued, given)
         layout = sharding.shardings(shapes, self.mesh)
-        state = jax.jit(build, out_shardings=layout)(frozen, initial)
-        if "perceptual" in stage.needs and self.config.perceptual != "none":
-            frozen["perceptual"] = perceptual.build(self.config.perceptual)
+        state = jax.jit(build, out_shardings=layout)(frozen, continued, given)
+        frozen |= {name: make() for name, make in self.stage.frozen.items()}
         frozen = jax.device_put(frozen, sharding.shardings(frozen, self.mesh))
         return frozen, state
 
@@ -268,9 +247,9 @@ class Trainer:
         return parameter_overview.get_parameter_overview(state.params, include_stats=False)
 
     def groups(self, frozen: Params, state: TrainState) -> Params:
-        """Bundle groups as they stand: frozen ones, and the EMA of the trained ones."""
-        params = {g: frozen[g] for g in self.method.bundle_groups if g in frozen} | state.ema
-        return self.stage.finish(params, state.stats)
+        """Returns the bundle's groups as they stand: frozen ones, and the EMA of trained ones."""
+        known = {group: frozen[group] for group in self.method.groups if group in frozen}
+        return self.stage.finish(weights.merged(known, state.ema), state.stats)
 
     def _draw(self, writer: Writer, step: int, frozen: Params, state: TrainState) -> None:
         if self.panel_batch is None:
@@ -278,7 +257,7 @@ class Trainer:
         if not hasattr(self, "_panel"):
             self._panel = jax.jit(self.stage.panel)
         params = {**frozen, **self.groups(frozen, state)}
-        images = self._panel(params, state.stats, self.panel_batch, jax.random.key(0))
+        images = self._panel(params, self.panel_batch, jax.random.key(0))
         writer.panel(step, self.name, self._on_host(images))
         for group, stats in state.stats.items():
             if "counts" in stats:
@@ -302,7 +281,7 @@ class Trainer:
         groups = self.groups(frozen, state)
         facts = {
             "steps": step,
-            "batch": self.config.stage.batch,
+            "batch": self.settings.batch,
             "seconds": round(seconds, 1),
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         }
@@ -312,30 +291,12 @@ class Trainer:
             self.method.scale,
             training=self._facts | {self.name: facts},
         )
-        path = checkpoint.stage_file(self.workdir, self.name)
+        path = weights.stage_file(self.workdir, self.name)
         exported = self._on_host({group: groups[group] for group in self.stage.exports})
         if jax.process_index() == 0:
             bundles.write(path, exported, metadata)
         watch.any_host(False)  # the next stage of every host finds it there
         return path
-
-
-def collect_from(path: epath.Path, groups: tuple[str, ...]) -> Params:
-    """Those of ``groups`` that one bundle has; that it lacks some is not an error.
-
-    Raises:
-        UserError: no such bundle.
-    """
-    params, _ = bundles.read(path)
-    return {group: params[group] for group in groups if group in params}
-
-
-def fits(initial: Params, fresh: Params) -> bool:
-    """Whether all that a bundle has of a group is there, of the same shapes, in a fresh one."""
-    known = flatten(fresh)
-    return all(
-        name in known and known[name].shape == leaf.shape for name, leaf in flatten(initial).items()
-    )
 
 
 class _Clock:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -21,6 +23,20 @@ def schedule(config: Any, steps: int) -> optax.Schedule:
 
 def _decays(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def for_groups(settings: Any, groups: Iterable[str]) -> dict[str, optax.GradientTransformation]:
+    """Returns an optimizer for each trained group.
+
+    Args:
+        settings: of a stage: ``steps``, ``optimizer``, and ``optimizers``, what is different for
+            single groups by their names.
+    """
+    found = {}
+    for group in groups:
+        config = {**settings.optimizer, **settings.optimizers.get(group, {})}
+        found[group] = build(SimpleNamespace(**config), settings.steps)
+    return found
 
 
 def build(config: Any, steps: int) -> optax.GradientTransformation:

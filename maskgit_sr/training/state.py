@@ -13,7 +13,7 @@ import optax
 
 from maskgit_sr.arrays import Params
 from maskgit_sr.methods.base import Batch, LossResult, Phase, Stage
-from maskgit_sr.training import sharding
+from maskgit_sr.training import sharding, weights
 
 Optimizers = dict[str, optax.GradientTransformation]
 
@@ -27,8 +27,8 @@ class TrainState:
         step: steps done, int32, those that were skipped included.
         skipped: steps that changed nothing because something in them was not finite, int32.
         in_a_row: how many of them were the last ones, int32.
-        params: trained groups.
-        ema: moving average of the trained groups that the stage exports.
+        params: trained groups, or parts of groups by path.
+        ema: moving average of those that belong to a group that the stage exports.
         stats: updated but not trained (codebook EMA).
         optimizer: optimizer state by group.
         key: base PRNG key data; a step's key is folded from it and the step number.
@@ -48,15 +48,16 @@ def create(
     stage: Stage, params: Params, stats: Params, optimizers: Optimizers, seed: int
 ) -> TrainState:
     """A fresh state at step 0; to be jitted with out_shardings."""
-    trained = {group: params[group] for group in stage.trains}
+    trained = {path: params[path] for path in stage.trains}
+    exported = [path for path in trained if path.partition("/")[0] in stage.exports]
     return TrainState(
         step=jnp.int32(0),
         skipped=jnp.int32(0),
         in_a_row=jnp.int32(0),
         params=trained,
-        ema={g: jax.tree.map(jnp.copy, trained[g]) for g in stage.exports if g in trained},
+        ema={path: jax.tree.map(jnp.copy, trained[path]) for path in exported},
         stats={group: stats[group] for group in stage.fresh_stats},
-        optimizer={group: optimizers[group].init(trained[group]) for group in stage.trains},
+        optimizer={path: optimizers[path].init(trained[path]) for path in stage.trains},
         key=jax.random.key_data(jax.random.key(seed)),
     )
 
@@ -68,18 +69,18 @@ def make_step(
     accumulate: int = 1,
     layout: TrainState | None = None,
 ) -> jax.stages.Wrapped:
-    """(state, frozen groups, batch) → (state, metrics), jitted, the old state donated.
+    """Returns (state, frozen groups, batch) → (state, metrics), jitted, the old state donated.
 
     A step in which a metric or a gradient is not finite changes nothing but the counters.
 
     Args:
-        accumulate: parts that the batch is worked through in, one after the other, for each phase;
-            gradients and metrics are their means. What a loss takes over its whole batch (batch
-            statistics, the codebook's counts, random keys) it takes over each part: the codebook
-            moves that many times a step.
+        accumulate: microbatches that a batch is worked through in, one after the other, in each
+            phase; gradients and metrics are their means. What a loss takes over its whole batch
+            (batch statistics, the codebook's counts, random keys) it takes over each microbatch:
+            the codebook moves that many times a step.
         layout: shardings of the state, which it keeps; None: those that the compiler chooses.
-            Parameters that lie in parts over the fsdp axis are made whole where they are used;
-            without being told, XLA splits the work along with them (docs/scaling.md).
+            FSDP-sharded parameters are all-gathered where they are used; left to itself, XLA
+            splits the arithmetic along with them instead (docs/scaling.md).
     """
     mesh = None if layout is None else jax.tree.leaves(layout)[0].mesh
 
@@ -95,29 +96,35 @@ def make_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         params, stats = dict(state.params), state.stats
         optimizer = dict(state.optimizer)
-        batch = _parts(dict(batch), accumulate)
+        batch = _microbatches(dict(batch), accumulate)
         metrics: dict[str, jax.Array] = {}
         for index, phase in enumerate(stage.phases):
-            group, phase_key = phase.group, jax.random.fold_in(key, index)
+            name, phase_key = phase.groups[0], jax.random.fold_in(key, index)
 
             def gradient(
                 stats: Params, batch: Any, key: jax.Array, phase: Phase = phase
             ) -> tuple[Params, LossResult]:
                 def loss(trained: Params) -> Any:
-                    everything = whole({**frozen, **params, phase.group: trained})
-                    return phase.loss(everything, stats, batch, key, state.step)
+                    everything = weights.merged(frozen, {**params, **trained})
+                    return phase.loss(whole(everything), stats, batch, key, state.step)
 
-                return jax.grad(loss, has_aux=True)(params[phase.group])
+                return jax.grad(loss, has_aux=True)(
+                    {group: params[group] for group in phase.groups}
+                )
 
-            grads, found, stats, carry = _over_parts(gradient, stats, batch, phase_key, accumulate)
-            updates, optimizer[group] = optimizers[group].update(
-                grads, optimizer[group], params[group]
+            # The statistics pass from phase to phase: the second one sees what the first has moved.
+            grads, found, stats, carry = _over_microbatches(
+                gradient, stats, batch, phase_key, accumulate
             )
-            params[group] = optax.apply_updates(params[group], updates)
+            for group in phase.groups:
+                updates, optimizer[group] = optimizers[group].update(
+                    grads[group], optimizer[group], params[group]
+                )
+                params[group] = optax.apply_updates(params[group], updates)
+                metrics[f"{group}/gradient_norm"] = optax.tree.norm(grads[group])
             batch.update(jax.lax.stop_gradient(carry))
-            metrics |= {f"{group}/{k}": v for k, v in found.items()}
-            metrics[f"{group}/gradient_norm"] = optax.tree.norm(grads)
-        # early steps average over what there has been, so that the start does not linger
+            metrics |= {f"{name}/{k}": v for k, v in found.items()}
+        # Early steps average over what there has been, so that the start does not linger.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = {
             group: jax.tree.map(
@@ -138,21 +145,25 @@ def make_step(
     return step
 
 
-def _parts(batch: dict[str, Any], count: int) -> dict[str, Any]:
-    """[B, …] → [count, B / count, …]; each part takes its share of what every device holds."""
+def _microbatches(batch: dict[str, Any], count: int) -> dict[str, Any]:
+    """[B, …] → [count, B / count, …].
+
+    A microbatch takes its share of what every device holds: cut along the batch, it would lie on
+    some devices only.
+    """
     if count == 1:
         return batch
     return {name: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
 
 
-def _over_parts(
+def _over_microbatches(
     gradient: Callable[[Params, Any, jax.Array], tuple[Params, LossResult]],
     stats: Params,
     batch: dict[str, Any],
     key: jax.Array,
     count: int,
 ) -> tuple[Params, dict[str, jax.Array], Params, dict[str, jax.Array]]:
-    """(mean gradient, mean metrics, last statistics, what is carried on for each part)."""
+    """Returns (mean gradient, mean metrics, last statistics, carry of each microbatch)."""
     if count == 1:
         grads, result = gradient(stats, batch, key)
         return grads, result.metrics, result.stats, result.carry

@@ -1,4 +1,4 @@
-"""What a run watches beside its losses: broken steps, the wish to stop, speed and memory."""
+"""Run monitoring: non-finite steps, shutdown requests, throughput and device memory."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PEAK_TFLOPS = {
 """Dense bfloat16 (V100: float16) TFLOP/s of a device, by a part of its ``device_kind``, of which
 the first that fits counts; from the makers' data sheets."""
 
-ASK_EVERY = 8  # steps, that is, between the questions of many hosts whether to stop
-_LAG = 4  # steps that the device may be ahead of what the host has looked at
+ASK_EVERY = 8  # steps between two collectives on whether to stop, where there are several hosts
+_LAG = 4  # steps that the device may be ahead of the host's check, which would wait for it
 
 
 class TrainingStopped(RuntimeError):
@@ -104,24 +104,31 @@ class StopSignal:
         self._asked.set()
 
     def asked(self) -> bool:
-        """Whether SIGTERM has come to this process."""
+        """Returns True if this process has received SIGTERM."""
         return self._asked.is_set()
 
 
-def any_host(wish: bool) -> bool:
-    """Whether any host has the wish; all hosts must ask together, and wait for the devices."""
+def any_host(flag: bool) -> bool:
+    """Returns the logical OR of `flag` over all hosts. Collective: every host must call it."""
     if jax.process_count() == 1:
-        return wish
-    return bool(np.any(multihost_utils.process_allgather(np.array(wish))))
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def from_first_host(value: float) -> float:
+    """Returns the first host's `value` on every host. Collective: every host must call it."""
+    if jax.process_count() == 1:
+        return value
+    return float(multihost_utils.broadcast_one_to_all(np.float64(value)))
 
 
 def of_kind(table: Mapping[str, float], kind: str) -> float | None:
-    """The entry of a table like ``PEAK_TFLOPS`` for a ``device_kind``; None: it has none."""
+    """Returns the entry of a table like ``PEAK_TFLOPS`` for a ``device_kind``, or None."""
     return next((value for name, value in table.items() if name in kind), None)
 
 
 def utilization(flops: float, seconds: float) -> dict[str, float]:
-    """TFLOP/s a device and, where its peak is known, MFU, of a step's FLOPs on one device."""
+    """Returns TFLOP/s of a device and, where its peak is known, MFU; ``flops`` of one device."""
     rate = flops / seconds / 1e12
     peak = of_kind(PEAK_TFLOPS, jax.local_devices()[0].device_kind)
     found = {"tflops_per_device": rate}
@@ -129,7 +136,7 @@ def utilization(flops: float, seconds: float) -> dict[str, float]:
 
 
 def device_memory() -> dict[str, float]:
-    """GiB in use and at most, of the first device of this host; nothing where it does not tell."""
+    """Returns GiB in use and the peak, of this host's first device; {} where it does not tell."""
     stats: dict[str, Any] = jax.local_devices()[0].memory_stats() or {}
     names = {"bytes_in_use": "memory_gib", "peak_bytes_in_use": "peak_memory_gib"}
     return {names[key]: stats[key] / 2**30 for key in names if key in stats}

@@ -1,0 +1,142 @@
+"""Where a stage's weights come from, and where it leaves them for the stages after it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from maskgit_sr import bundles, paths
+from maskgit_sr.arrays import Params
+from maskgit_sr.errors import UserError
+from maskgit_sr.methods.base import Method, Stage
+from maskgit_sr.models.functional import flatten
+
+_LOG = logging.getLogger(__name__)
+
+
+def stage_file(workdir: epath.Path, stage: str) -> epath.Path:
+    """Returns the path where a stage leaves its groups for the stages after it."""
+    return workdir / stage / "groups.safetensors"
+
+
+def part(groups: Params, path: str) -> Params:
+    """Returns the subtree at ``group`` or ``group/inner/path``.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for name in path.split("/"):
+        groups = groups[name]
+    return groups
+
+
+def merged(groups: Params, parts: Mapping[str, Params]) -> Params:
+    """Returns ``groups`` with the subtrees of ``parts`` in place of theirs; nothing is mutated."""
+    for path, tree in parts.items():
+        group, _, inner = path.partition("/")
+        new = merged(groups.get(group, {}), {inner: tree}) if inner else tree
+        groups = {**groups, group: new}
+    return groups
+
+
+def collect(sources: Iterable[epath.Path], groups: Iterable[str]) -> tuple[Params, dict[str, Any]]:
+    """Reads ``groups`` from stage files or bundles, the first file that has a group giving it.
+
+    Returns:
+        (groups found, training facts of the files by stage).
+    """
+    found: Params = {}
+    facts: dict[str, Any] = {}
+    wanted = set(groups)
+    for path in sources:
+        if not path.exists():
+            continue
+        params, metadata = bundles.read(path)
+        for group in wanted & params.keys() - found.keys():
+            found[group] = params[group]
+        facts = metadata.training | facts
+    return found, facts
+
+
+def require(found: Params, needed: Iterable[str], where: epath.Path) -> None:
+    """Raises :class:`UserError` naming groups that earlier stages have not produced."""
+    missing = [group for group in needed if group not in found]
+    if missing:
+        raise UserError(
+            f"{where}: needs trained {', '.join(missing)}: run the earlier stages in the same "
+            "workdir or pass --config.init=BUNDLE"
+        )
+
+
+class Sources:
+    """The files of a run that hold weights: those of its stages, and the bundle it began from.
+
+    Args:
+        stage: the stage that is about to train.
+        init: path of a bundle, or "".
+    """
+
+    def __init__(self, method: Method, stage: str, workdir: epath.Path, init: str):
+        self.method, self.workdir = method, workdir
+        self.stage: Stage = method.stages[stage]
+        names = list(method.stages)
+        self._stages = [stage_file(workdir, name) for name in reversed(names)]
+        self._earlier = self._stages[len(names) - names.index(stage) :]
+        self._init = [paths.absolute(init)] if init else []
+
+    def frozen(self) -> tuple[Params, dict[str, Any]]:
+        """Returns the groups that the stage needs, and the training facts of all files.
+
+        A later stage may have gone on with a group, so that the last one that has it counts.
+
+        Raises:
+            UserError: a group is missing.
+        """
+        found, facts = collect([*self._stages, *self._init], self.method.groups)
+        require(found, self.stage.needs, self.workdir)
+        return {group: found[group] for group in self.stage.needs}, facts
+
+    def initial(self) -> tuple[Params, Params]:
+        """Returns (continued parts, groups of the bundle), which both replace fresh weights.
+
+        Raises:
+            UserError: a group that the stage continues is missing.
+        """
+        stage = self.stage
+        groups = [path.partition("/")[0] for path in stage.continues]
+        found, _ = collect([*self._earlier, *self._init], groups)
+        require(found, groups, self.workdir)
+        continued = {path: part(found, path) for path in stage.continues}
+        wanted = {*stage.trains, *stage.fresh_stats} - continued.keys()
+        given, _ = collect(self._init, wanted)
+        shapes = self.method.shapes()
+        for group in [g for g in given if not fits(given[g], shapes[g])]:
+            _LOG.info("%s: its %s has other shapes, starts anew", self._init[0], group)
+            del given[group]
+        return continued, given
+
+    def start(self, key: jax.Array, frozen: Params, continued: Params, given: Params) -> Any:
+        """Returns the stage's first (params, stats), a pure function to be jitted.
+
+        In this order, the later replacing the earlier: fresh weights; what `Stage.start` makes of
+        them; groups of an earlier stage that this one continues; groups of the bundle.
+        """
+        stage, method = self.stage, self.method
+        whole = (path for path in (*stage.trains, *stage.fresh_stats) if "/" not in path)
+        params, stats = method.init(key, tuple(dict.fromkeys(whole)))
+        params = stage.start({**frozen, **params})
+        params = merged(merged(params, continued), given)
+        stats |= method.continued_stats({**continued, **given})
+        return {path: part(params, path) for path in stage.trains}, stats
+
+
+def fits(initial: Params, fresh: Params) -> bool:
+    """Returns True if all that a bundle has of a group is in a fresh one, of the same shapes."""
+    known = flatten(fresh)
+    return all(
+        name in known and known[name].shape == leaf.shape for name, leaf in flatten(initial).items()
+    )
