@@ -1,7 +1,7 @@
 """RealSRT: ``configs/realsrt.py:SIZE,stage=STAGE,hardware=HARDWARE``.
 
-SIZE is base (published: 4 stages, 8×V100, RealSR LPIPS 0.2527), small or nano. The stages tokenizer,
-generator, critic and control are run in order in one workdir; ``stage=STAGE`` runs one of them:
+SIZE is base (published: 4 stages, 8×V100, RealSR LPIPS 0.2527), small or nano. The stages run in
+order in one workdir, tokenizer, generator, critic, control; ``stage=STAGE`` runs one of them:
 
     python -m launch.train --config configs/realsrt.py:nano --workdir W --config.data.root PHOTOS
 

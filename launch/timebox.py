@@ -21,7 +21,7 @@ from maskgit_sr.training.loop import Outcome
 
 _LOG = logging.getLogger(__name__)
 
-PROBE_SECONDS, PROBE_SHARE = 20.0, 0.08
+PROBE_SECONDS, PROBE_SHARE, MOST_PROBE = 20.0, 0.08, 0.25
 MARGIN = 0.97
 ONE_STEP = 1e-9  # seconds after the first step
 
@@ -83,7 +83,7 @@ class Plan:
         began = self._clock()
         # Steps that would be enough: the config's, or those that an earlier run has planned.
         aim = self.stages.get(name, {}).get("planned", self._steps[name])
-        probe = max(PROBE_SECONDS, PROBE_SHARE * seconds) if seconds else ONE_STEP
+        probe = min(max(PROBE_SECONDS, PROBE_SHARE * seconds), MOST_PROBE * seconds) or ONE_STEP
         outcome = self._take(name, aim, 0.0, probe)
         # All hosts must decide alike, and their clocks differ.
         left = watch.from_first_host(seconds - (self._clock() - began))

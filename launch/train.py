@@ -106,7 +106,7 @@ def run_stage(
             "found nothing"
         )
     stage = config.stages[name]
-    _check_batch(stage, config.mesh)
+    _check_batch(name, stage, config.mesh)
     config.init = find_init(config.init)
     saved = folder / f"config-{name}.json"
     with _reaching(folder):
@@ -168,7 +168,7 @@ def _reaching(workdir: epath.Path) -> Iterator[None]:
         raise UserError(f"--workdir {workdir}: cannot be read and written: {reason}") from error
 
 
-def _check_batch(stage: Any, mesh: Any) -> None:
+def _check_batch(name: str, stage: Any, mesh: Any) -> None:
     """Checks the global batch against mesh, hosts and microbatches, before anything is allocated.
 
     Raises:
@@ -182,9 +182,10 @@ def _check_batch(stage: Any, mesh: Any) -> None:
         f"{jax.process_count()} hosts": jax.process_count(),
         f"accumulate x data x fsdp = {together}": together,
     }
-    for name, count in counts.items():
+    for what, count in counts.items():
         if count < 1 or stage.batch % count:
-            raise UserError(f"--config.stages.*.batch: {stage.batch} is no multiple of {name}")
+            option = f"--config.stages.{name}.batch"
+            raise UserError(f"{option}: {stage.batch} is no multiple of {what}")
 
 
 def _check_model(config: Any, name: str, saved: epath.Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import settings
 
 from maskgit_sr.arrays import Params
 from maskgit_sr.methods.base import TileSpec
-from maskgit_sr.methods.realsrt import LossConfig, RealSRT, RealSRTConfig
+from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig, RealSRTLosses
 from maskgit_sr.models.discriminator import DiscriminatorConfig
 from maskgit_sr.models.transformer import TransformerConfig
 from maskgit_sr.models.vqgan import VQGANConfig
@@ -72,16 +72,25 @@ def tiny() -> RealSRTConfig:
         ),
         generator=TransformerConfig(outputs=16, **transformer),
         critic=TransformerConfig(outputs=1, masked=False, **transformer),
-        discriminator=DiscriminatorConfig(filters=8, layers=1),
-        losses=LossConfig(perceptual="none", perceptual_weight=0.0, control_steps=2),
-        tile=TileSpec(size=16, stride=8),
+        tile=TileSpec(sides=(16,), overlap=8),
     )
 
 
 @pytest.fixture(scope="session")
-def method(tiny: RealSRTConfig) -> RealSRT:
+def losses() -> RealSRTLosses:
+    """Training losses that need no file."""
+    return RealSRTLosses(
+        perceptual="none",
+        perceptual_weight=0.0,
+        control_steps=2,
+        discriminator=DiscriminatorConfig(filters=8, layers=1),
+    )
+
+
+@pytest.fixture(scope="session")
+def method(tiny: RealSRTConfig, losses: RealSRTLosses) -> RealSRT:
     """The method of `tiny`."""
-    return RealSRT(tiny)
+    return RealSRT(tiny, losses)
 
 
 @pytest.fixture(scope="session")

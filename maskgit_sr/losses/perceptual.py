@@ -1,7 +1,5 @@
 """Perceptual losses by name."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +7,7 @@ from maskgit_sr.arrays import Image, Params, Scalar
 from maskgit_sr.errors import UserError
 from maskgit_sr.perceptual.distances import Distance, Perceptual, load_lpips, load_vgg19
 
-Name = Literal["lpips_squeeze", "lpips_alex", "vgg19", "none"]
+PERCEPTUAL_LOSSES = ("lpips_squeeze", "lpips_alex", "vgg19", "none")
 
 
 def perceptual_loss(perceptual: Perceptual, output: Image, target: Image) -> Scalar:

@@ -184,7 +184,11 @@ class RealSRT(vq.VQMethod):
     def generate(
         self, params: Params, upsampled: Image, keys: Keys, options: RealSRTOptions
     ) -> Decoded:
-        """Restored tokens of upsampled LR tiles, by iterative masked decoding (§3.2)."""
+        """Returns the restored tokens of upsampled LR tiles, by iterative masked decoding (§3.2).
+
+        Raises:
+            ValueError: the rule needs a critic, and ``params`` has none.
+        """
         batch = upsampled.shape[0]
         lr_tokens = self.tokenize(params, upsampled).reshape(batch, -1)
         count = lr_tokens.shape[1]
@@ -192,6 +196,8 @@ class RealSRT(vq.VQMethod):
         rule: Rule = ConfidenceRule()
         # One step whose tokens nobody rates never asks the critic, whose memory costs as much.
         if options.rule == "critic" and (options.steps > 1 or options.confidence):
+            if "critic" not in params:
+                raise ValueError("rule: there is no critic; use rule='confidence'")
             critic_memory = self.memory(params, "critic", lr_tokens)
             rule = CriticRule(
                 lambda tokens: self.logits(params, "critic", tokens, None, critic_memory)[..., 0]

@@ -42,6 +42,9 @@ class SubpixelLosses:
 
     second: str = "l2"
 
+    def __post_init__(self) -> None:
+        check_choice("losses.second", self.second, tuple(PIXEL_LOSSES))
+
 
 @dataclasses.dataclass(frozen=True)
 class SubpixelOptions(RestoreOptions):

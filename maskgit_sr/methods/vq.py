@@ -16,9 +16,14 @@ import jax.numpy as jnp
 
 from maskgit_sr.arrays import Execution, Image, Latent, Params, Scalar, TokenGrid, Tokens
 from maskgit_sr.losses import adversarial as gan
-from maskgit_sr.losses.perceptual import build_perceptual, perceptual_loss, random_window
+from maskgit_sr.losses.perceptual import (
+    PERCEPTUAL_LOSSES,
+    build_perceptual,
+    perceptual_loss,
+    random_window,
+)
 from maskgit_sr.losses.pixel import PIXEL_LOSSES
-from maskgit_sr.methods.base import Batch, LossResult, MethodBase, Phase, Stage
+from maskgit_sr.methods.base import Batch, LossResult, MethodBase, Phase, Stage, check_choice
 from maskgit_sr.models import codebook
 from maskgit_sr.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from maskgit_sr.models.functional import Network
@@ -52,6 +57,11 @@ class ImageLossConfig:
     adversarial_start: int = 0
     commitment: float = 0.25
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a loss that does not exist."""
+        check_choice("losses.pixel", self.pixel, tuple(PIXEL_LOSSES))
+        check_choice("losses.perceptual", self.perceptual, PERCEPTUAL_LOSSES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From photographs to a bundle that restores: config, data, four stages, export."""
+"""launch.train: from photographs to a bundle that restores, by one command."""
 
 import json
 import multiprocessing
@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def trained(photos, tiny, tmp_path_factory):
+def trained(photos, tiny, losses, tmp_path_factory):
     """A workdir in which every stage has taken its steps."""
     workdir = tmp_path_factory.mktemp("work")
-    for stage in realsrt.STAGES:
-        assert train.run(config(stage, photos, tiny), workdir, float("inf")).finished
+    line = train.train(config("", photos, tiny, losses), workdir, float("inf"))
+    assert line.startswith(f"{workdir}/realsrt-nano.safetensors: ") and "not finished" not in line
     return workdir
 
 
@@ -50,7 +50,9 @@ def test_every_stage_learns(trained, stage, loss):
     assert len(values) == STEPS and np.isfinite(values).all()
     assert np.mean(values[-2:]) < values[0]
     saved = json.loads((trained / f"config-{stage}.json").read_text())
-    assert saved["stage_name"] == stage and saved["stage"]["steps"] == STEPS
+    assert saved["format"] == train.FORMAT and saved["stages"][stage]["steps"] == STEPS
+    plan = json.loads((trained / "train.json").read_text())["stages"]
+    assert plan[stage] == {"step": STEPS, "steps": STEPS, "finished": True}
 
 
 def test_a_stage_leaves_the_earlier_ones_alone(trained):
@@ -65,7 +67,7 @@ def test_a_stage_leaves_the_earlier_ones_alone(trained):
         for name, x in after.items()
         if name in before and (x != before[name]).any()
     }
-    assert changed == {"decoder"}  # which tune_decoder lets it go on with
+    assert changed == {"decoder"}  # the part of the tokenizer that the stage trains
     assert list(metadata.training) == sorted(realsrt.STAGES)
 
 
@@ -74,7 +76,10 @@ def test_exported_bundle_restores_a_picture(trained, tmp_path):
     number = export_bundle.export(trained, path, "bfloat16", "CC0-1.0", {"scores": {"a/b": 1.0}})
     metadata = bundles.read_metadata(path)
     assert metadata.licence == "CC0-1.0" and metadata.scores == {"a/b": 1.0}
+    assert metadata.method == "realsrt_tuned" and "losses" not in metadata.config
     arrays, _ = bundles.read(path)
+    left, _ = bundles.read(trained / "realsrt-nano.safetensors")
+    np.testing.assert_equal(flatten(arrays), flatten(left))
     assert number == sum(x.size for x in flatten(arrays).values())
     tuned, _ = groups(trained, "control")
     kernel = "tokenizer/decoder/conv_out/kernel"
@@ -97,9 +102,9 @@ def test_export_says_what_is_missing(trained, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_no_data_root(tiny, tmp_path):
+def test_no_data_root(tiny, losses, tmp_path):
     with pytest.raises(UserError, match="--config.data.root: expected a folder"):
-        train.run(config("tokenizer", "", tiny), tmp_path, float("inf"))
+        train.run_stage(config("tokenizer", "", tiny, losses), "tokenizer", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -107,12 +112,17 @@ def test_no_data_root(tiny, tmp_path):
     [
         ({"mesh.data": 3}, "mesh: .* does not cover 8 devices"),
         (
-            {"stage.batch": 12},
-            "--config.stage.batch: 12 is no multiple of the mesh's data x fsdp = 8",
+            {"stages.tokenizer.batch": 12},
+            "--config.stages.tokenizer.batch: 12 is no multiple of the mesh's data x fsdp = 8",
         ),
-        ({"stage.accumulate": 3}, "8 is no multiple of accumulate x data x fsdp = 24"),
-        ({"stage.accumulate": 0}, "accumulate x data x fsdp = 0"),
-        ({"stage.batch": 16}, "--config.data: 8 images in .* are fewer than the batch of 16"),
+        ({"stages.tokenizer.accumulate": 3}, "8 is no multiple of accumulate x data x fsdp = 24"),
+        ({"stages.tokenizer.accumulate": 0}, "accumulate x data x fsdp = 0"),
+        (
+            {"stages.tokenizer.batch": 16},
+            "--config.data: 8 images in .* are fewer than the batch of 16",
+        ),
+        ({"losses.pixel": "l7"}, "--config.model: losses.pixel: expected one of l1, l2"),
+        ({"method": "sr9"}, "--config.model: method: expected one of realsrt, .* found 'sr9'"),
         ({"model.generator.code_width": 7}, "--config.model: generator: expected grid .* found"),
         ({"data.root": "gone"}, "--config.data: data root 'gone': no such folder"),
         ({"data.preset": "heavy"}, "--config.data: preset must be one of"),
@@ -121,32 +131,41 @@ def test_no_data_root(tiny, tmp_path):
         ({"data.validation": "gone"}, "--config.data.validation: paired folder 'gone'"),
     ],
 )
-def test_what_cannot_work_is_refused_before_the_first_step(photos, tiny, tmp_path, change, message):
+def test_what_cannot_work_is_refused_before_the_first_step(
+    photos, tiny, losses, tmp_path, change, message
+):
     changes = {"data.root": str(photos), **change}
+    changed = config("tokenizer", photos, tiny, losses, **changes)
     with pytest.raises(UserError, match=message):
-        train.run(config("tokenizer", photos, tiny, **changes), tmp_path / "w", float("inf"))
+        train.run_stage(changed, "tokenizer", tmp_path / "w")
 
 
-def test_remat_is_no_other_model(trained, photos, tiny):
+def test_remat_is_no_other_model(trained, photos, tiny, losses):
     """It may be switched on when a resumed run meets less memory."""
-    changed = config("tokenizer", photos, tiny, remat=True)
-    assert train.run(changed, trained, 0.0).finished
+    changed = config("tokenizer", photos, tiny, losses, remat=True)
+    assert train.run_stage(changed, "tokenizer", trained, 0.0).finished
     metadata = bundles.read_metadata(trained / "tokenizer/groups.safetensors")
     assert "remat" not in str(metadata.config)
 
 
-def test_a_workdir_of_another_model_is_refused(trained, photos, tiny):
-    changed = config("tokenizer", photos, tiny, **{"model.tokenizer.codes": 24})
+def test_a_workdir_of_another_model_is_refused(trained, photos, tiny, losses):
+    changed = config("tokenizer", photos, tiny, losses, **{"model.tokenizer.codes": 24})
     message = (
         r"--workdir .*: holds a run of stage tokenizer with model\.tokenizer\.codes = \d+, .*24"
     )
     with pytest.raises(UserError, match=message):
-        train.run(changed, trained, float("inf"))
+        train.run_stage(changed, "tokenizer", trained)
 
 
-def test_worker_processes_feed_the_same_training(photos, tiny, trained, tmp_path):
-    changed = config("tokenizer", photos, tiny, **{"data.workers": 1})
-    assert train.run(changed, tmp_path, float("inf")).finished
+def test_a_workdir_of_an_older_format_is_refused(photos, tiny, losses, tmp_path):
+    (tmp_path / "config-tokenizer.json").write_text('{"method": "realsrt", "model": {}}')
+    with pytest.raises(UserError, match=r"holds a run of an older format \(1, expected 2\)"):
+        train.run_stage(config("tokenizer", photos, tiny, losses), "tokenizer", tmp_path)
+
+
+def test_worker_processes_feed_the_same_training(photos, tiny, losses, trained, tmp_path):
+    changed = config("tokenizer", photos, tiny, losses, **{"data.workers": 1})
+    assert train.run_stage(changed, "tokenizer", tmp_path).finished
     assert not multiprocessing.active_children()
     alone, together = (
         [json.loads(line) for line in (where / "tokenizer/scalars.jsonl").read_text().splitlines()]
@@ -178,24 +197,20 @@ def test_validation_tiles_are_the_centres(method, tmp_path):
     [
         (
             "launch.train",
-            ["--config", "configs/realsrt.py:nano,stage=tokenizer", "--workdir", "{tmp}"],
+            ["--config", "configs/realsrt.py:nano", "--workdir", "{tmp}"],
             "launch.train: --config.data.root: expected a folder of photographs, a list, shards or "
             "tfds:NAME, found nothing",
         ),
         (
             "launch.train",
-            ["--config", "configs/realsrt.py:huge", "--workdir", "{tmp}"],
-            "launch.train: ValueError: size: expected one of base, small, nano, found 'huge'",
+            ["--config", "configs/realsrt.py:nano", "--config.stages.critic.steps=x"],
+            "launch.train: flag --config.stages.critic.steps=x: invalid literal",
         ),
+        ("launch.train", ["--config=configs/subpixel.py"], "launch.train: --workdir: expected a"),
         (
             "launch.train",
-            ["--config", "configs/realsrt.py:nano", "--config.stage.stpes=3", "--workdir", "{tmp}"],
-            """launch.train: 'stpes' Did you mean "steps" instead of "stpes"?""",
-        ),
-        (
-            "launch.train",
-            ["--config", "configs/realsrt.py:nano", "--config.stage.steps=x", "--workdir", "{tmp}"],
-            "launch.train: flag --config.stage.steps=x: invalid literal",
+            ["--config=configs/subpixel.py", "--workdir={tmp}", "--max_seconds=nan"],
+            "launch.train: --max_seconds: expected 0 or more, found nan",
         ),
         (
             "launch.export_bundle",

@@ -7,18 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from maskgit_sr.decoding.policies import Policy
 
 from maskgit_sr.arrays import Execution
 from maskgit_sr.methods import registry
-from maskgit_sr.methods.base import RestoreOptions, TileSpec
-from maskgit_sr.methods.realsrt import ControlConfig, RealSRT, RealSRTConfig
+from maskgit_sr.methods.base import TileSpec, from_mapping
+from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig, RealSRTOptions
+from maskgit_sr.methods.realsrt_variants import (
+    MultiscaleConfig,
+    RealSRTMultiscale,
+    RealSRTMultiscaleConfig,
+    RealSRTTuned,
+    TunedLosses,
+)
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.ops.color import adain
+from maskgit_sr.training import weights
 
 LR = jax.random.uniform(jax.random.key(0), (3, 16, 16, 3))
 KEYS = jax.random.split(jax.random.key(1), 3)
-SCORED = RestoreOptions(Policy(3, score=True))
+SCORED = RealSRTOptions(steps=3, confidence=True)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +53,7 @@ def test_stages_of_restoration_give_the_same(method, params, scored):
     @jax.jit
     def by_hand(params):
         upsampled = method.upsample(LR)
-        decoded = method.generate(params, upsampled, KEYS, SCORED.policy)
+        decoded = method.generate(params, upsampled, KEYS, SCORED)
         tokens = decoded.tokens.reshape(3, 8, 8)
         return tokens, adain(method.render(params, tokens, upsampled), LR)
 
@@ -64,27 +71,28 @@ def test_a_tile_does_not_depend_on_its_neighbours(restore, params, scored):
 def test_without_critic_and_control(restore, params, scored):
     """A bundle of tokenizer and generator restores too; no options, no colour fix, one step."""
     few = {group: params[group] for group in ("tokenizer", "codebook", "generator")}
-    policy = Policy(1, "generator", temperature=0.5)
-    options = RestoreOptions(policy, color_fix="none", control=False)
+    options = RealSRTOptions(
+        steps=1, rule="confidence", temperature=0.5, color_fix="none", control=False
+    )
     found = restore(few, LR, KEYS, options=options)
     assert found.confidence is None and jnp.isfinite(found.image).all()
     other = restore(few, LR, jax.random.split(jax.random.key(9), 3), options=options)
     assert (found.tokens != other.tokens).any()
-    with pytest.raises(ValueError, match="bundle has no critic"):
+    with pytest.raises(ValueError, match="rule: there is no critic"):
         restore(few, LR, KEYS, options=SCORED)
 
 
 def test_control_steers_the_image_but_not_the_tokens(method, params, scored):
-    render = jax.jit(method.render, static_argnames="control")
+    render = jax.jit(method.render, static_argnames="steered")
     upsampled = method.upsample(LR)
-    steered = render(params, scored.tokens, upsampled, control=True)
-    plain = render(params, scored.tokens, upsampled, control=False)
+    steered = render(params, scored.tokens, upsampled, steered=True)
+    plain = render(params, scored.tokens, upsampled, steered=False)
     assert not jnp.allclose(steered, plain, atol=1e-2)
 
 
 def test_configuration_survives_json(method, tiny):
     text = json.dumps(method.describe())
-    assert RealSRTConfig.from_dict(json.loads(text)) == tiny
+    assert from_mapping(RealSRTConfig, json.loads(text), "model") == tiny
     again = registry.build("realsrt", json.loads(text), Execution(jnp.bfloat16))
     assert again.execution.dtype == jnp.bfloat16
     assert flatten(again.shapes()) == flatten(method.shapes())
@@ -93,27 +101,57 @@ def test_configuration_survives_json(method, tiny):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"generater": {}}, "realsrt: unknown field 'generater', expected one of tokenizer, "),
-        ({"generator": {"depth": 3}}, "realsrt.generator: unknown field 'depth'"),
+        ({"generater": {}}, "model: unknown field 'generater', expected one of tokenizer, "),
+        ({"generator": {"depth": 3}}, "model.generator: unknown field 'depth'"),
+        ({"generator": 3}, "model.generator: expected a mapping, found 3"),
+        ({"steps": "four"}, "model.steps: expected int, found 'four'"),
+        ({"tokenizer": {"narrow_up": 1}}, "model.tokenizer.narrow_up: expected bool, found 1"),
     ],
 )
 def test_unknown_fields_are_named(values, message):
     with pytest.raises(ValueError, match=message):
-        RealSRTConfig.from_dict(values)
+        registry.build("realsrt", values)
+
+
+def test_options_have_the_models_own_defaults(tiny):
+    method = RealSRT(dataclasses.replace(tiny, steps=7, schedule="cosine"))
+    found = method.options(temperature=None, confidence=True)
+    assert found == RealSRTOptions(steps=7, schedule="cosine", confidence=True)
+    assert not found.stochastic and method.options(temperature=0.5).stochastic
+    assert method.options(steps=2).steps == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"alpha": 0.5}, "alpha: realsrt has no such option; expected one of color_fix, confid"),
+        ({"steps": 0}, "steps: expected at least 1, found 0"),
+        ({"rule": "luck"}, "rule: expected one of critic, confidence, found 'luck'"),
+        ({"temperature": -0.1}, "temperature: expected 0 or more"),
+        ({"temperature": float("nan")}, "temperature: expected 0 or more"),
+        ({"schedule": "quick"}, "mask schedule: expected one of"),
+        ({"color_fix": "warm"}, "color_fix: expected one of adain, wavelet, none, found 'warm'"),
+    ],
+)
+def test_options_out_of_range_are_named(method, given, message):
+    with pytest.raises(ValueError, match=message):
+        method.options(**given)
 
 
 def test_parts_must_fit(tiny):
-    with pytest.raises(ValueError, match="tile: size × 4 must be a multiple of 8"):
-        RealSRT(dataclasses.replace(tiny, tile=TileSpec(size=15)))
+    with pytest.raises(ValueError, match=r"tile.sides: expected one side, which × 4 is a multiple"):
+        RealSRT(dataclasses.replace(tiny, tile=TileSpec(sides=(15,), overlap=0)))
+    with pytest.raises(ValueError, match=r"tile.sides: expected one side, .* found \(16, 32\)"):
+        RealSRT(dataclasses.replace(tiny, tile=TileSpec(sides=(16, 32), overlap=0)))
     with pytest.raises(ValueError, match=r"generator: expected grid \(16, 16\) and code width 16"):
-        RealSRT(dataclasses.replace(tiny, tile=TileSpec(size=32)))
+        RealSRT(dataclasses.replace(tiny, tile=TileSpec(sides=(32,), overlap=16)))
     critic = dataclasses.replace(tiny.critic, code_width=8)
     with pytest.raises(ValueError, match="critic: expected grid .* found .* and 8"):
         RealSRT(dataclasses.replace(tiny, critic=critic))
 
 
 def test_unknown_method():
-    with pytest.raises(ValueError, match="method: expected one of realsrt, found 'sr9'"):
+    with pytest.raises(ValueError, match="method: expected one of realsrt, .*, found 'sr9'"):
         registry.build("sr9", {})
 
 
@@ -122,7 +160,7 @@ def test_a_groups_start_does_not_depend_on_the_others(method):
 
     @jax.jit
     def both(key):
-        together, stats = method.init(key, method.bundle_groups)
+        together, stats = method.init(key, method.groups)
         alone, _ = method.init(key, ("critic",))
         codes, own = method.init(key, ("codebook",))
         kernels = [p["critic"]["logits"]["kernel"] for p in (together, alone)]
@@ -136,11 +174,12 @@ def test_stages_name_what_they_need(method):
     stages = method.stages
     assert list(stages) == ["tokenizer", "generator", "critic", "control"]
     exported = [group for stage in stages.values() for group in stage.exports]
-    assert sorted(exported) == sorted(method.bundle_groups)
-    ready = {"perceptual"}
+    assert sorted(exported) == sorted(method.groups)
+    assert stages["tokenizer"].batch == ("hr",)
+    ready = set()
     for stage in stages.values():
         assert set(stage.needs) <= ready
-        assert [phase.group for phase in stage.phases] == list(stage.trains)
+        assert [group for phase in stage.phases for group in phase.groups] == list(stage.trains)
         ready |= set(stage.exports)
 
 
@@ -148,15 +187,24 @@ def shape_of(tree):
     return jax.tree.map(lambda x: x.shape, tree)
 
 
-@pytest.mark.parametrize(
-    ("gan", "tune", "multiscale"),
-    [(1.0, True, False), (0.0, False, False), (1.0, False, True), (0.0, False, True)],
-)
-def test_every_stage_fits_together(tiny, gan, tune, multiscale):
+def built(kind, tiny, losses, **changes):
+    """One of the three methods over the tiny networks, with changed losses."""
+    if kind is RealSRT:
+        return RealSRT(tiny, dataclasses.replace(losses, **changes))
+    tuned = TunedLosses(**{f.name: getattr(losses, f.name) for f in dataclasses.fields(losses)})
+    tuned = dataclasses.replace(tuned, **changes)
+    if kind is RealSRTTuned:
+        return RealSRTTuned(tiny, tuned)
+    control = MultiscaleConfig(1.0, network=tiny.tokenizer)
+    parts = {f.name: getattr(tiny, f.name) for f in dataclasses.fields(tiny)}
+    return RealSRTMultiscale(RealSRTMultiscaleConfig(**parts, control=control), tuned)
+
+
+@pytest.mark.parametrize("gan", [1.0, 0.0])
+@pytest.mark.parametrize("kind", [RealSRT, RealSRTTuned, RealSRTMultiscale])
+def test_every_stage_fits_together(tiny, losses, kind, gan):
     """Losses, gradients, panels and exports by shape alone; nothing is computed."""
-    losses = dataclasses.replace(tiny.losses, adversarial_weight=gan, tune_decoder=tune)
-    control = ControlConfig(multiscale, 1.0, network=tiny.tokenizer)
-    method = RealSRT(dataclasses.replace(tiny, losses=losses, control=control))
+    method = built(kind, tiny, losses, adversarial_weight=gan)
     batch = {"hr": (4, 64, 64, 3), "lr": (4, 16, 16, 3)}
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in batch.items()}
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -165,52 +213,63 @@ def test_every_stage_fits_together(tiny, gan, tune, multiscale):
     codes = {"counts": jax.ShapeDtypeStruct((16,), jnp.float32)}
     stats = {"codebook": params["codebook"] | codes | {"sums": params["codebook"]["embedding"]}}
     for stage in method.stages.values():
-        ready, inputs = jax.eval_shape(stage.start, params), dict(batch)
+        frozen = {name: make() for name, make in stage.frozen.items()}
+        ready = jax.eval_shape(stage.start, params)
+        inputs = {name: batch[name] for name in stage.batch}
         for phase in stage.phases:
+            trained = {path: weights.part(ready, path) for path in phase.groups}
 
-            def run(ready, stats, inputs, key, phase=phase):
+            def run(ready, trained, stats, inputs, key, phase=phase, frozen=frozen):
                 def loss(trained):
-                    everything = ready | {phase.group: trained}
+                    everything = weights.merged(ready | frozen, trained)
                     return phase.loss(everything, stats, inputs, key, jnp.int32(0))
 
-                return jax.grad(loss, has_aux=True)(ready[phase.group])
+                return jax.grad(loss, has_aux=True)(trained)
 
-            grads, result = jax.eval_shape(run, ready, stats, inputs, key)
-            assert shape_of(grads) == shape_of(ready[phase.group])
+            grads, result = jax.eval_shape(run, ready, trained, stats, inputs, key)
+            assert shape_of(grads) == shape_of(trained)
             assert shape_of(result.stats) == shape_of(stats)
             assert {x.shape for x in result.metrics.values()} == {()}
             inputs |= result.carry
         exported = jax.eval_shape(stage.finish, ready, stats)
         for group in stage.exports:
             assert shape_of(exported[group]) == shape_of(shapes[group])
-        panel = jax.eval_shape(stage.panel, exported, stats, batch, key)
+        panel = jax.eval_shape(stage.panel, exported, batch, key)
         assert {"hr", "output"} <= panel.keys()
         assert {image.shape for image in panel.values()} == {(4, 64, 64, 3)}
 
 
 @pytest.mark.parametrize(
-    ("network", "tune", "message"),
+    ("network", "message"),
     [
-        (dict(), True, "tune_decoder: a multiscale control module has a decoder of its own"),
-        (dict(code_width=8), False, "control.network: expected the tokenizer's code_width 16"),
-        (dict(patch=2), False, "control.network: expected the tokenizer's factor 8, found 4"),
+        (dict(code_width=8), "control.network: expected the tokenizer's code_width 16"),
+        (dict(patch=2), "control.network: expected the tokenizer's factor 8, found 4"),
     ],
 )
-def test_a_control_module_that_does_not_fit_is_refused(tiny, network, tune, message):
-    control = ControlConfig(True, network=dataclasses.replace(tiny.tokenizer, **network))
-    losses = dataclasses.replace(tiny.losses, tune_decoder=tune)
+def test_a_control_module_that_does_not_fit_is_refused(tiny, network, message):
+    control = MultiscaleConfig(network=dataclasses.replace(tiny.tokenizer, **network))
+    parts = {f.name: getattr(tiny, f.name) for f in dataclasses.fields(tiny)}
     with pytest.raises(ValueError, match=message):
-        RealSRT(dataclasses.replace(tiny, losses=losses, control=control))
+        RealSRTMultiscale(RealSRTMultiscaleConfig(**parts, control=control))
 
 
-@pytest.mark.parametrize("multiscale", [False, True])
-def test_control_learns_from_the_image_it_renders(tiny, multiscale):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pixel": "l7"}, "losses.pixel: expected one of l1, l2, found 'l7'"),
+        ({"perceptual": "vgg99"}, "losses.perceptual: expected one of lpips_squeeze, .* 'vgg99'"),
+        ({"bypass": 0.5}, "losses: unknown field 'bypass'"),
+    ],
+)
+def test_losses_that_do_not_exist_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        registry.build("realsrt", {}, losses=values)
+
+
+@pytest.mark.parametrize("kind", [RealSRT, RealSRTTuned, RealSRTMultiscale])
+def test_control_learns_from_the_image_it_renders(tiny, losses, kind):
     """The loss, taken apart for the adaptive weight, has the gradient of the whole."""
-    losses = dataclasses.replace(tiny.losses, adversarial_weight=0.0, pixel="l2")
-    config = dataclasses.replace(
-        tiny, losses=losses, control=ControlConfig(multiscale, 1.0, network=tiny.tokenizer)
-    )
-    method = RealSRT(config)
+    method = built(kind, tiny, losses, adversarial_weight=0.0, pixel="l2")
     hr = jax.random.uniform(jax.random.key(1), (2, 64, 64, 3))
     batch = {"hr": hr, "lr": hr.reshape(2, 16, 4, 16, 4, 3).mean((2, 4))}
     key = jax.random.key(2)
@@ -221,24 +280,29 @@ def test_control_learns_from_the_image_it_renders(tiny, multiscale):
     )
     (phase,) = method.stages["control"].phases
     upsampled = method.upsample(batch["lr"])
-    policy = Policy(config.losses.control_steps, schedule=config.schedule)
+    options = method.options(steps=losses.control_steps)
 
     @jax.jit
     def both(params):
-        tokens = method.generate(params, upsampled, jax.random.split(key, 2), policy).tokens
+        tokens = method.generate(params, upsampled, jax.random.split(key, 2), options).tokens
         tokens = tokens.reshape(2, *method.grid)
+        trained = {path: weights.part(params, path) for path in phase.groups}
 
-        def taken_apart(control):
-            return phase.loss(params | {"control": control}, {}, batch, key, jnp.int32(0))[0]
+        def taken_apart(trained):
+            everything = weights.merged(params, trained)
+            return phase.loss(everything, {}, batch, key, jnp.int32(0))[0]
 
-        def whole(control):
-            image = method.render(params | {"control": control}, tokens, upsampled)
+        def whole(trained):
+            image = method.render(weights.merged(params, trained), tokens, upsampled)
             return jnp.mean(jnp.square(image - hr))
 
-        return jax.grad(taken_apart)(params["control"]), jax.grad(whole)(params["control"])
+        return jax.grad(taken_apart)(trained), jax.grad(whole)(trained)
 
     found, expected = both(params)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6)
-    last = expected["decoder"] if multiscale else expected["zero"]
+    last = expected["control"]["decoder" if kind is RealSRTMultiscale else "zero"]
     assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(last))
+    if kind is RealSRTTuned:
+        decoder = jax.tree.leaves(expected["tokenizer/decoder"])
+        assert all(jnp.abs(leaf).max() > 0 for leaf in decoder)
