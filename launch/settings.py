@@ -57,7 +57,7 @@ def losses(config: Any, stage: str = "") -> dict[str, Any]:
     return plain
 
 
-def parse(argv: Sequence[str]) -> list[str]:
+def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses the flags of the command; ``--config FILE`` with its ``--config.a.b=value`` becomes
     the flag ``config``, which is not there without it.
 
@@ -71,9 +71,9 @@ def parse(argv: Sequence[str]) -> list[str]:
     if name:
         config = load(name)
         _check_paths(words, config)
-        config_flags.DEFINE_config_dict("config", config, sys_argv=words)
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
     try:
-        return flags.FLAGS(words)
+        return values(words)
     except (flags.Error, TypeError, ValueError) as error:
         # absl puts whole tracebacks into its messages, of which the last line is for people.
         text = str(error)

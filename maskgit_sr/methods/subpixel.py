@@ -24,6 +24,7 @@ from maskgit_sr.methods.base import (
     RestoreOptions,
     Stage,
     TileSpec,
+    check_choice,
 )  # fmt: skip
 from maskgit_sr.ops.color import correct
 from maskgit_sr.ops.resize import depth_to_space, upsample_nearest
@@ -31,14 +32,22 @@ from maskgit_sr.ops.resize import depth_to_space, upsample_nearest
 
 @dataclasses.dataclass(frozen=True)
 class SubpixelConfig:
-    """The network. Attributes: tile: windows in LR pixels."""
+    """The network.
+
+    Attributes:
+        tile: windows in LR pixels.
+    """
 
     tile: TileSpec = TileSpec(sides=(16, 64), overlap=4)
 
 
 @dataclasses.dataclass(frozen=True)
 class SubpixelLosses:
-    """Training losses. Attributes: second: pixel loss of the second stage, ``l1`` or ``l2``."""
+    """Training losses.
+
+    Attributes:
+        second: pixel loss of the second stage, ``l1`` or ``l2``.
+    """
 
     second: str = "l2"
 

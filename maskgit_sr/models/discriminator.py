@@ -16,7 +16,12 @@ from maskgit_sr.models.layers import Conv, Feature
 
 @dataclasses.dataclass(frozen=True)
 class DiscriminatorConfig:
-    """``filters`` of the first layer; ``layers`` convolutions of stride 2."""
+    """Shape of the discriminator.
+
+    Attributes:
+        filters: width of the first layer.
+        layers: convolutions of stride 2.
+    """
 
     filters: int = 64
     layers: int = 3

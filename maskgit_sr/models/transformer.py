@@ -36,7 +36,12 @@ class TransformerConfig:
 
     Attributes:
         outputs: logits a token; K for a generator, 1 for a critic.
-        masked: whether decoder inputs may be masked (generator) or are always tokens (critic).
+        masked: decoder inputs may be masked (generator) or are always tokens (critic).
+        dim: D, model width.
+        heads: attention heads of a block.
+        head_dim: width of a head.
+        encoder_depth: blocks over the LR tokens.
+        decoder_depth: blocks over the HR tokens.
         code_width: C, width of the frozen codebook that embeds the tokens.
         grid: (h, w) of the token grid.
         sharpness: initial query and key scale; 2 makes a fresh network attend to a token's close

@@ -3,34 +3,43 @@
 import jax.numpy as jnp
 import pytest
 
-from configs import common, hardware, realsrt
-from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
+from configs import common, hardware, realsrt, subpixel
+from launch import settings
+from maskgit_sr.methods import registry
 from maskgit_sr.training import optimizers
 
+CONFIGS = [(realsrt, size) for size in realsrt.SIZES] + [(subpixel, "")]
 
-@pytest.mark.parametrize("stage", realsrt.STAGES)
-@pytest.mark.parametrize("size", realsrt.SIZES)
-def test_every_config_loads(size, stage):
-    config = realsrt.get_config(f"{size},stage={stage}")
-    assert config.stage_name == stage and config.method == RealSRT.name
-    model = RealSRTConfig.from_dict(config.model.to_dict())
-    assert model.losses.perceptual == config.perceptual
-    assert config.stage.crop % model.tokenizer.factor == 0
-    if stage != "tokenizer":  # the token grid is fixed
-        assert config.stage.crop == model.tile.size * RealSRT.scale
-    optimizer = optimizers.build(config.stage.optimizer, config.stage.steps)
-    optimizer.init({"kernel": jnp.zeros((2, 2))})
-    rate = optimizers.schedule(config.stage.optimizer, config.stage.steps)
-    end, peak = (float(rate(step)) for step in (config.stage.steps, config.stage.optimizer.warmup))
-    assert 0 < end <= peak
-    assert 0 <= config.stage.ema < 1 and config.checkpoint_every > 0
+
+@pytest.mark.parametrize(("module", "argument"), CONFIGS)
+def test_every_config_loads(module, argument):
+    config = module.get_config(argument)
+    losses = settings.losses(config)
+    method = registry.build(config.method, config.model.to_dict(), None, losses)
+    assert config.order == tuple(method.stages) and set(config.order) == set(config.stages)
+    assert config.checkpoint_every > 0
+    for name, stage in method.stages.items():
+        found = config.stages[name]
+        assert found.crop % method.scale == 0 and 0 <= found.ema < 1 and found.share > 0
+        if "lr" in stage.batch and config.method != "subpixel":  # the token grid is fixed
+            assert found.crop == method.tile.sides[0] * method.scale
+        made = optimizers.for_groups(found, stage.trains)
+        assert set(made) == set(stage.trains)
+        for optimizer in made.values():
+            optimizer.init({"kernel": jnp.zeros((2, 2))})
+        rate = optimizers.schedule(found.optimizer, found.steps)
+        end, peak = (float(rate(step)) for step in (found.steps, found.optimizer.warmup))
+        assert 0 < end <= peak
+        alone = module.get_config(",".join(filter(None, (argument, f"stage={name}"))))
+        assert alone.order == (name,) and alone.stages == config.stages
 
 
 def test_published_settings_are_the_default():
     config = realsrt.get_config()
-    assert config.name == "realsrt-base" and config.stage_name == "tokenizer"
-    assert not config.model  # RealSRTConfig's own defaults
-    assert config.stage.batch == 64 and config.stage.optimizer.learning_rate == 4e-5
+    assert config.name == "realsrt-base" and config.method == "realsrt"
+    assert not config.model and not config.losses  # the method's own defaults
+    tokenizer = config.stages.tokenizer
+    assert tokenizer.batch == 64 and tokenizer.optimizer.learning_rate == 4e-5
 
 
 @pytest.mark.parametrize(
@@ -58,14 +67,14 @@ def test_parse():
 @pytest.mark.parametrize("stage", realsrt.STAGES)
 @pytest.mark.parametrize("size", realsrt.SIZES)
 def test_hardware_sees_as_many_examples(size, stage, machine):
-    here = realsrt.get_config(f"{size},stage={stage}")
-    there = realsrt.get_config(f"{size},stage={stage},hardware={machine}")
+    here = realsrt.get_config(size)
+    there = realsrt.get_config(f"{size},hardware={machine}")
     found = hardware.HARDWARE[machine]
     assert there.mesh.to_dict() == {"data": found.data, "fsdp": found.fsdp, "tensor": 1}
     assert there.dtype == "bfloat16" and there.data.workers > 0
-    before, after = here.stage, there.stage
-    parts = after.accumulate
-    assert after.batch % (found.devices * parts) == 0 and after.batch % found.hosts == 0
+    before, after = here.stages[stage], there.stages[stage]
+    count = after.accumulate
+    assert after.batch % (found.devices * count) == 0 and after.batch % found.hosts == 0
     factor = after.batch / before.batch
     assert factor >= 1 and after.batch - before.batch < found.devices
     assert factor == 1 or before.batch % found.devices
@@ -78,40 +87,35 @@ def test_hardware_sees_as_many_examples(size, stage, machine):
         assert after.optimizer[name] == pytest.approx(before.optimizer[name] * factor)
     assert after.optimizer.warmup == pytest.approx(before.optimizer.warmup / factor, abs=1)
     assert after.ema == pytest.approx(before.ema**factor)
-    start = here.model.get("losses", {}).get("adversarial_start", 0)
+    start = here.losses.get("adversarial_start", 0)
     if start:
-        assert there.model.losses.adversarial_start == round(start / factor)
+        assert settings.losses(there, stage)["adversarial_start"] == round(start / factor)
     rate = optimizers.schedule(after.optimizer, after.steps)
     assert 0 < float(rate(after.steps)) <= float(rate(after.optimizer.warmup))
 
 
 def test_published_batches_stay_where_they_fit():
     for machine in hardware.HARDWARE:
-        batches = [
-            realsrt.get_config(f"stage={stage},hardware={machine}").stage.batch
-            for stage in realsrt.STAGES
-        ]
+        config = realsrt.get_config(f"hardware={machine}")
+        batches = [config.stages[stage].batch for stage in realsrt.STAGES]
         assert batches == [64, 64, 64, 64 if machine == "v5p-128" else 8]
-    control = realsrt.get_config("stage=control,hardware=v5p-128").stage
+    control = realsrt.get_config("hardware=v5p-128").stages.control
     assert control.steps == 10_000 and control.optimizer.learning_rate == pytest.approx(3.2e-4)
 
 
+def test_microbatches_of_base_fit_the_memory():
+    """What the table of FITS gives: 4 microbatches of token stages, 2 of control on an H100."""
+    counts = {
+        machine: [
+            realsrt.get_config(f"hardware={machine}").stages[s].accumulate for s in realsrt.STAGES
+        ]
+        for machine in hardware.HARDWARE
+    }
+    assert counts["v5e-8"] == [4, 4, 4, 1] and counts["h100x1"] == [4, 4, 4, 2]
+    assert counts["v5p-128"] == counts["h100x8"] == [1, 1, 1, 1]
+    assert hardware.microbatches(64, 8, 100.0) == 1 and hardware.microbatches(24, 1, 5) == 6
+
+
 def test_without_hardware_nothing_changes():
-    for stage in realsrt.STAGES:
-        here, there = (realsrt.get_config(f"{o}stage={stage}") for o in ("", "hardware=,"))
-        assert here == there and here.mesh.data == -1 and not here.dtype
-
-
-def test_hours_are_those_of_the_docstring():
-    for name, machine in hardware.HARDWARE.items():
-        hours = []
-        for stage in realsrt.STAGES:
-            config = realsrt.get_config(f"stage={stage},hardware={name}").stage
-            examples = config.steps * config.batch
-            hours.append(hardware.hours(name, realsrt.GFLOP[stage], examples))
-        values = [f"{value:.1f}" for value in (*hours, sum(hours))]
-        mesh = f"{machine.data}×{machine.fsdp}"
-        row = [name, str(machine.devices), mesh, *values]
-        assert row in [line.split() for line in (realsrt.__doc__ or "").splitlines()], row
-    one = hardware.hours("h100x1", 1000, 989 * 0.4 * 3600)  # one TFLOP an example
-    assert one == pytest.approx(1.0)
+    here, there = (realsrt.get_config(o) for o in ("", "hardware=,"))
+    assert here == there and here.mesh.data == -1 and not here.dtype

@@ -14,33 +14,17 @@ NAMES = [str(path) for path in CONFIGS if path.stem not in ("__init__", "common"
 NAMES += ["configs/realsrt.py:small", "configs/realsrt.py:nano"]
 
 
-@pytest.fixture(autouse=True)
-def fresh_flags(monkeypatch):
-    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
-    monkeypatch.setattr("ml_collections.config_flags.config_flags.FLAGS", flags.FLAGS)
-
-
 def parse(*words):
     """The config that a command line gives."""
-    values = flags.FLAGS
-    before = settings.config_flags.DEFINE_config_dict
-
-    def define(name, config, **more):
-        return before(name, config, flag_values=values, **more)
-
-    settings.config_flags.DEFINE_config_dict = define
-    try:
-        settings.parse(["launch.train", *words])
-    finally:
-        settings.config_flags.DEFINE_config_dict = before
+    values = flags.FlagValues()
+    settings.parse(["launch.train", *words], values)
     return values.config
 
 
-@pytest.mark.parametrize(
-    "words", [["--config=configs/subpixel.py"], ["--config", "configs/subpixel.py"]]
-)
+@pytest.mark.parametrize("words", ["--config=configs/subpixel.py", "--config configs/subpixel.py"])
 def test_overrides_have_the_type_of_their_field(words):
-    found = parse(*words, "--config.stages.pretrain.steps=7", "--config.data.zoom=(1.5,2)",
+    found = parse(
+        *words.split(), "--config.stages.pretrain.steps=7", "--config.data.zoom=(1.5,2)",
                   "--config.model.tile.sides=(32,)")  # fmt: skip
     assert found.stages.pretrain.steps == 7 and found.stages.finetune.steps == 250
     assert found.data.zoom == (1.5, 2) and found.model.tile.sides == (32,)

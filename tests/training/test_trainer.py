@@ -28,8 +28,8 @@ def make(method, batches):
 
     def make(workdir, stage, iterator=None, validate=None, panel=None, **changes):
         config = common.base()
-        config.perceptual = "none"
-        config.stage = common.stage(6, 8, common.optimizer(3e-3, 1e-3), crop=32, ema=0.9)
+        settings = common.stage(6, 8, common.optimizer(3e-3, 1e-3), crop=32, ema=0.9)
+        config.stages = {stage: settings}
         config.update(log_every=1, checkpoint_every=3)
         config.update_from_flattened_dict(changes)
         iterator = batches() if iterator is None else iterator
@@ -163,7 +163,7 @@ def test_too_many_broken_steps_stop_the_run_and_name_the_examples(make, batches,
             return b"0"
 
     with pytest.raises(TrainingStopped, match="2 steps in a row were not finite") as error:
-        options = {"max_bad_steps": 2, "stage.steps": 20, "checkpoint_every": 2}
+        options = {"max_bad_steps": 2, "stages.tokenizer.steps": 20, "checkpoint_every": 2}
         make(tmp_path, "tokenizer", Data(), **options).run()
     assert str(error.value).endswith(
         "examples (index) of step 3: 16, 17, 18, 19, 20, 21, 22, 23; "
