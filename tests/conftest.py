@@ -13,8 +13,6 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -24,6 +22,7 @@ from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig, RealSRTLosses
 from maskgit_sr.models.discriminator import DiscriminatorConfig
 from maskgit_sr.models.transformer import TransformerConfig
 from maskgit_sr.models.vqgan import VQGANConfig
+from tests.methods.small import random_params
 
 settings.register_profile("no deadline", deadline=None)  # how fast a machine is proves nothing
 settings.load_profile("no deadline")
@@ -95,13 +94,5 @@ def method(tiny: RealSRTConfig, losses: RealSRTLosses) -> RealSRT:
 
 @pytest.fixture(scope="session")
 def params(method: RealSRT) -> Params:
-    """Random parameters of every bundle group, none of them zero, without compiling their init."""
-    rng = np.random.default_rng(0)
-
-    def fill(shape: jax.ShapeDtypeStruct) -> jax.Array:
-        if len(shape.shape) == 1:  # norm scales and biases alike
-            return jnp.asarray(rng.uniform(0.5, 1, shape.shape), jnp.float32)
-        deviation = np.prod(shape.shape[:-1]) ** -0.5
-        return jnp.asarray(rng.normal(0, deviation, shape.shape), jnp.float32)
-
-    return jax.tree.map(fill, method.shapes())
+    """Random parameters of every bundle group, none of them zero."""
+    return random_params(method)

@@ -78,6 +78,9 @@ class Sources:
     Args:
         stage: the stage that is about to train.
         init: path of a bundle, or "".
+
+    Raises:
+        UserError: no such bundle.
     """
 
     def __init__(self, method: Method, stage: str, workdir: epath.Path, init: str):
@@ -87,6 +90,8 @@ class Sources:
         self._stages = [stage_file(workdir, name) for name in reversed(names)]
         self._earlier = self._stages[len(names) - names.index(stage) :]
         self._init = [paths.absolute(init)] if init else []
+        for path in self._init:
+            bundles.read_metadata(path)  # `collect` passes over files that are not there
 
     def frozen(self) -> tuple[Params, dict[str, Any]]:
         """Returns the groups that the stage needs, and the training facts of all files.

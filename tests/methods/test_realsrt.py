@@ -17,14 +17,15 @@ from maskgit_sr.methods.realsrt_variants import (
     RealSRTMultiscale,
     RealSRTMultiscaleConfig,
     RealSRTTuned,
-    TunedLosses,
 )
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.ops.color import adain
 from maskgit_sr.training import weights
+from tests.methods import small
 
 LR = jax.random.uniform(jax.random.key(0), (3, 16, 16, 3))
 KEYS = jax.random.split(jax.random.key(1), 3)
+KINDS = [RealSRT.name, RealSRTTuned.name, RealSRTMultiscale.name]
 SCORED = RealSRTOptions(steps=3, confidence=True)
 
 
@@ -183,60 +184,14 @@ def test_stages_name_what_they_need(method):
         ready |= set(stage.exports)
 
 
-def shape_of(tree):
-    return jax.tree.map(lambda x: x.shape, tree)
-
-
-def built(kind, tiny, losses, **changes):
-    """One of the three methods over the tiny networks, with changed losses."""
-    if kind is RealSRT:
-        return RealSRT(tiny, dataclasses.replace(losses, **changes))
-    tuned = TunedLosses(**{f.name: getattr(losses, f.name) for f in dataclasses.fields(losses)})
-    tuned = dataclasses.replace(tuned, **changes)
-    if kind is RealSRTTuned:
-        return RealSRTTuned(tiny, tuned)
-    control = MultiscaleConfig(1.0, network=tiny.tokenizer)
-    parts = {f.name: getattr(tiny, f.name) for f in dataclasses.fields(tiny)}
-    return RealSRTMultiscale(RealSRTMultiscaleConfig(**parts, control=control), tuned)
-
-
-@pytest.mark.parametrize("gan", [1.0, 0.0])
-@pytest.mark.parametrize("kind", [RealSRT, RealSRTTuned, RealSRTMultiscale])
-def test_every_stage_fits_together(tiny, losses, kind, gan):
-    """Losses, gradients, panels and exports by shape alone; nothing is computed."""
-    method = built(kind, tiny, losses, adversarial_weight=gan)
+@pytest.mark.parametrize("name", KINDS)
+def test_every_stage_fits_together_without_a_gan(tiny, losses, name):
+    method = small.build(name, tiny, losses, adversarial_weight=0.0)
     batch = {"hr": (4, 64, 64, 3), "lr": (4, 16, 16, 3)}
-    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in batch.items()}
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = method.shapes()
-    params = shapes | {"discriminator": method.discriminator.shapes}
-    codes = {"counts": jax.ShapeDtypeStruct((16,), jnp.float32)}
-    stats = {"codebook": params["codebook"] | codes | {"sums": params["codebook"]["embedding"]}}
+    batch = {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in batch.items()}
     for stage in method.stages.values():
-        frozen = {name: make() for name, make in stage.frozen.items()}
-        ready = jax.eval_shape(stage.start, params)
-        inputs = {name: batch[name] for name in stage.batch}
-        for phase in stage.phases:
-            trained = {path: weights.part(ready, path) for path in phase.groups}
-
-            def run(ready, trained, stats, inputs, key, phase=phase, frozen=frozen):
-                def loss(trained):
-                    everything = weights.merged(ready | frozen, trained)
-                    return phase.loss(everything, stats, inputs, key, jnp.int32(0))
-
-                return jax.grad(loss, has_aux=True)(trained)
-
-            grads, result = jax.eval_shape(run, ready, trained, stats, inputs, key)
-            assert shape_of(grads) == shape_of(trained)
-            assert shape_of(result.stats) == shape_of(stats)
-            assert {x.shape for x in result.metrics.values()} == {()}
-            inputs |= result.carry
-        exported = jax.eval_shape(stage.finish, ready, stats)
-        for group in stage.exports:
-            assert shape_of(exported[group]) == shape_of(shapes[group])
-        panel = jax.eval_shape(stage.panel, exported, batch, key)
-        assert {"hr", "output"} <= panel.keys()
-        assert {image.shape for image in panel.values()} == {(4, 64, 64, 3)}
+        assert "discriminator" not in stage.trains
+        small.check_stage(method, stage, batch)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +203,7 @@ def test_every_stage_fits_together(tiny, losses, kind, gan):
 )
 def test_a_control_module_that_does_not_fit_is_refused(tiny, network, message):
     control = MultiscaleConfig(network=dataclasses.replace(tiny.tokenizer, **network))
-    parts = {f.name: getattr(tiny, f.name) for f in dataclasses.fields(tiny)}
+    parts = small.fields(tiny)
     with pytest.raises(ValueError, match=message):
         RealSRTMultiscale(RealSRTMultiscaleConfig(**parts, control=control))
 
@@ -266,10 +221,10 @@ def test_losses_that_do_not_exist_are_named(values, message):
         registry.build("realsrt", {}, losses=values)
 
 
-@pytest.mark.parametrize("kind", [RealSRT, RealSRTTuned, RealSRTMultiscale])
-def test_control_learns_from_the_image_it_renders(tiny, losses, kind):
+@pytest.mark.parametrize("name", KINDS)
+def test_control_learns_from_the_image_it_renders(tiny, losses, name):
     """The loss, taken apart for the adaptive weight, has the gradient of the whole."""
-    method = built(kind, tiny, losses, adversarial_weight=0.0, pixel="l2")
+    method = small.build(name, tiny, losses, adversarial_weight=0.0, pixel="l2")
     hr = jax.random.uniform(jax.random.key(1), (2, 64, 64, 3))
     batch = {"hr": hr, "lr": hr.reshape(2, 16, 4, 16, 4, 3).mean((2, 4))}
     key = jax.random.key(2)
@@ -301,8 +256,8 @@ def test_control_learns_from_the_image_it_renders(tiny, losses, kind):
     found, expected = both(params)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6)
-    last = expected["control"]["decoder" if kind is RealSRTMultiscale else "zero"]
+    last = expected["control"]["decoder" if name == RealSRTMultiscale.name else "zero"]
     assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(last))
-    if kind is RealSRTTuned:
+    if name == RealSRTTuned.name:
         decoder = jax.tree.leaves(expected["tokenizer/decoder"])
         assert all(jnp.abs(leaf).max() > 0 for leaf in decoder)

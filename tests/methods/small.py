@@ -1,0 +1,94 @@
+"""Every registered method, small enough for a test, and what its stages must satisfy."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maskgit_sr.methods.base import TileSpec
+from maskgit_sr.methods.realsrt import RealSRT
+from maskgit_sr.methods.realsrt_variants import (
+    MultiscaleConfig,
+    RealSRTMultiscale,
+    RealSRTMultiscaleConfig,
+    RealSRTTuned,
+    TunedLosses,
+)
+from maskgit_sr.methods.subpixel import Subpixel, SubpixelConfig
+from maskgit_sr.training import weights
+
+
+def fields(value):
+    """A dataclass's fields as keyword arguments of one that derives from it."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def build(name, tiny, losses, **changes):
+    """The method of that name over the tiny networks, with changed losses."""
+    if name == Subpixel.name:
+        return Subpixel(SubpixelConfig(TileSpec((8, 16), 4)))
+    losses = dataclasses.replace(losses, **changes)
+    if name == RealSRT.name:
+        return RealSRT(tiny, losses)
+    tuned = TunedLosses(**fields(losses))
+    if name == RealSRTTuned.name:
+        return RealSRTTuned(tiny, tuned)
+    if name == RealSRTMultiscale.name:
+        control = MultiscaleConfig(1.0, network=tiny.tokenizer)
+        return RealSRTMultiscale(RealSRTMultiscaleConfig(**fields(tiny), control=control), tuned)
+    raise AssertionError(f"{name}: give it a small configuration here")
+
+
+def random_params(method):
+    """Parameters of every bundle group, none of them zero, without compiling their init."""
+    rng = np.random.default_rng(0)
+
+    def fill(shape):
+        if len(shape.shape) == 1:  # norm scales and biases alike
+            return jnp.asarray(rng.uniform(0.5, 1, shape.shape), jnp.float32)
+        deviation = np.prod(shape.shape[:-1]) ** -0.5
+        return jnp.asarray(rng.normal(0, deviation, shape.shape), jnp.float32)
+
+    return jax.tree.map(fill, method.shapes())
+
+
+def shape_of(tree):
+    """Shapes of a tree's leaves."""
+    return jax.tree.map(lambda x: x.shape, tree)
+
+
+def check_stage(method, stage, batch):
+    """Losses, gradients, panel and exports of a stage by shape alone; nothing is computed.
+
+    Args:
+        batch: arrays of an example, as shapes.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = method.shapes()
+    fresh = tuple(dict.fromkeys((*method.groups, *(g for g in stage.trains if "/" not in g))))
+    params, stats = jax.eval_shape(lambda: method.init(jax.random.key(0), fresh))
+    frozen = {name: make() for name, make in stage.frozen.items()}
+    ready = jax.eval_shape(stage.start, params)
+    inputs = {name: batch[name] for name in stage.batch}
+    for phase in stage.phases:
+        trained = {path: weights.part(ready, path) for path in phase.groups}
+
+        def run(ready, trained, stats, inputs, key, phase=phase):
+            def loss(trained):
+                everything = weights.merged({**ready, **frozen}, trained)
+                return phase.loss(everything, stats, inputs, key, jnp.int32(0))
+
+            return jax.grad(loss, has_aux=True)(trained)
+
+        grads, result = jax.eval_shape(run, ready, trained, stats, inputs, key)
+        assert shape_of(grads) == shape_of(trained)
+        assert shape_of(result.stats) == shape_of(stats)
+        assert {x.shape for x in result.metrics.values()} == {()}
+        inputs |= result.carry
+    exported = jax.eval_shape(stage.finish, ready, stats)
+    for group in stage.exports:
+        assert shape_of(exported[group]) == shape_of(shapes[group])
+    panel = jax.eval_shape(stage.panel, exported, batch, key)
+    assert {"hr", "output"} <= panel.keys()
+    assert {image.shape for image in panel.values()} == {batch["hr"].shape}
