@@ -107,9 +107,10 @@ class Trainer:
         """
         began = time.monotonic()
         self._timed = self._pace = None
-        folder = self.workdir / self.name
+        folder, keep = self.workdir / self.name, self.config.keep
+
+        # 1. weights and optimizers at step 0, or the last checkpoint that can be read
         frozen, state = self._prepare()
-        keep = self.config.keep
         checkpoints = checkpoint.Checkpoints(
             folder / "checkpoints", keep.last, keep.best, keep.every
         )
@@ -118,6 +119,8 @@ class Trainer:
         first, steps = int(state.step), self.settings.steps
         _LOG.info("stage %s: step %d of %d\n%s", self.name, first, steps, self._overview(state))
         spent = self._facts.get(self.name, {}).get("seconds", 0.0)
+
+        # 2. steps, until the last one, a full time box or a signal
         writer = Writer(folder, silent=jax.process_index() != 0)
         try:
             with watch.StopSignal() as stop:
@@ -141,6 +144,8 @@ class Trainer:
         finally:
             writer.close()
         checkpoints.close()
+
+        # 3. what the stages after this one take over
         step, seconds = int(state.step), spent + time.monotonic() - began
         path = self._export(frozen, state, step, seconds)
         _LOG.info("stage %s stopped at step %d of %d, groups in %s", self.name, step, steps, path)
@@ -154,7 +159,7 @@ class Trainer:
         writer: Writer,
         over: Callable[[int], bool],
     ) -> TrainState:
-        """The loop itself; the state after the last step that was taken."""
+        """Returns the state after the last step that was taken."""
         config, settings, step = self.config, self.settings, int(state.step)
         steps = settings.steps
         layout = jax.tree.map(lambda x: x.sharding, state)
@@ -162,39 +167,27 @@ class Trainer:
         run_step, flops = None, 0.0
         broken = watch.BrokenSteps(config.max_bad_steps)
         clock = _Clock(step)
-        rate = optimizers.schedule(settings.optimizer, steps)
         try:
             while step < steps and not over(step):
                 with clock.waiting():
                     batch = next(self.iterator)
                 arrays = {name: batch[name] for name in self.stage.batch}
                 placed = sharding.put_batch(arrays, self.mesh)
-                if run_step is None:
+                if run_step is None:  # compiled here, so that the time is not taken for a step's
                     run_step = jitted.lower(state, frozen, placed).compile()
                     flops = (run_step.cost_analysis() or {}).get("flops", 0.0)
                     clock.restart()
                 with self._profiled(step, writer):
                     state, metrics = run_step(state, frozen, placed)
                 step += 1
-                if self._timed is None:
+                if self._timed is None:  # once; after that the host runs ahead of the device
                     jax.block_until_ready(metrics)
                     self._timed = step, time.monotonic()
                 broken.add(step, batch, metrics["in_a_row"])
                 if step % config.log_every == 0 or step == steps:
                     scalars = {name: float(value) for name, value in metrics.items()}
                     scalars["skipped_steps"] = int(state.skipped)
-                    seconds, waited = clock.lap(step)
-                    examples = len(arrays[self.stage.batch[0]]) * jax.process_count()
-                    scalars |= {
-                        "examples_per_second": examples / seconds,
-                        "input_wait_share": waited,
-                        "learning_rate": float(rate(step)),
-                        **watch.utilization(flops, seconds),
-                        **watch.device_memory(),
-                    }
-                    writer.scalars(step, scalars)
-                    left = str(datetime.timedelta(seconds=round(seconds * (steps - step))))
-                    _LOG.info("%s %d/%d, %s left %s", self.name, step, steps, left, _line(scalars))
+                    self._log(writer, step, scalars, len(arrays[self.stage.batch[0]]), clock, flops)
                 score = None
                 if step % config.panel_every == 0 or step == steps:
                     self._draw(writer, step, frozen, state)
@@ -206,11 +199,35 @@ class Trainer:
             if self._timed is not None and step > self._timed[0]:
                 jax.block_until_ready(state.step)
                 self._pace = (time.monotonic() - self._timed[1]) / (step - self._timed[0])
-        except KeyboardInterrupt:  # between steps the state is whole; within one it is given away
+        except KeyboardInterrupt:  # between steps the state is whole; within one it is donated
             if not state.step.is_deleted():
                 checkpoints.save(state, self.iterator)
             raise
         return state
+
+    def _log(
+        self,
+        writer: Writer,
+        step: int,
+        scalars: dict[str, float],
+        batch: int,
+        clock: _Clock,
+        flops: float,
+    ) -> None:
+        """Writes a step's scalars with rates since the last time; ``batch`` is this host's."""
+        seconds, waited = clock.lap(step)
+        rate = optimizers.schedule(self.settings.optimizer, self.settings.steps)
+        scalars |= {
+            "examples_per_second": batch * jax.process_count() / seconds,
+            "input_wait_share": waited,
+            "learning_rate": float(rate(step)),
+            **watch.utilization(flops, seconds),
+            **watch.device_memory(),
+        }
+        writer.scalars(step, scalars)
+        steps = self.settings.steps
+        left = str(datetime.timedelta(seconds=round(seconds * (steps - step))))
+        _LOG.info("%s %d/%d, %s left %s", self.name, step, steps, left, _line(scalars))
 
     @contextlib.contextmanager
     def _profiled(self, step: int, writer: Writer) -> Iterator[None]:
@@ -264,7 +281,7 @@ class Trainer:
                 writer.histogram(step, f"{group}/counts", self._on_host(stats["counts"]))
 
     def _score(self, writer: Writer, step: int, frozen: Params, state: TrainState) -> float | None:
-        """Writes all scores; the one that decides which checkpoint is best, lower being better."""
+        """Writes all scores; returns the one that ranks checkpoints, lower being better."""
         if self.validate is None:
             return None
         scores = self.validate(self.groups(frozen, state))
@@ -273,7 +290,7 @@ class Trainer:
         return scores.get("lpips")
 
     def _on_host(self, tree: Any) -> Any:
-        """NumPy arrays of a tree, whatever hosts and devices its parts lie on."""
+        """Returns a tree as NumPy arrays, all-gathered over hosts and devices."""
         whole = NamedSharding(self.mesh, PartitionSpec())
         return jax.tree.map(np.asarray, jax.device_put(tree, whole))
 
@@ -295,12 +312,12 @@ class Trainer:
         exported = self._on_host({group: groups[group] for group in self.stage.exports})
         if jax.process_index() == 0:
             bundles.write(path, exported, metadata)
-        watch.any_host(False)  # the next stage of every host finds it there
+        watch.any_host(False)  # a barrier: the next stage of every host finds the file
         return path
 
 
 class _Clock:
-    """Seconds a step between two laps, and which share of them was waiting for data."""
+    """Seconds a step between two laps, and the share of them spent waiting for data."""
 
     def __init__(self, step: int):
         self._step, self._waited = step, 0.0
