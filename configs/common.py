@@ -34,7 +34,7 @@ MEANINGS = {
     "data.margin": "HR pixels that are degraded beside those that are kept",
     "data.zoom": "range of the enlargement of HR crops before they are degraded",
     "data.sharpen": "sharpen the HR crop, as Real-ESRGAN does",
-    "data.small": "images smaller than a crop: pad, skip or error",
+    "data.small": "images smaller than a crop: pad or skip",
     "data.contrast": "least contrast of a crop, in levels of 255",
     "data.sharpness": "least sharpness of a crop",
     "data.cache": "keep decoded photographs in memory",

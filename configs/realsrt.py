@@ -31,8 +31,8 @@ Expected hours of base are an estimate, not measured: examples (steps × batch) 
 
 Batches are the published 64, 64, 64 and 8 with one exception: control on v5p-128 has a batch of 64,
 10,000 steps instead of 80,000 and a learning rate of 3.2e-4 instead of 4e-5. On h100x1 and v5e-8
-a batch is worked through in parts (``stage.accumulate``), over each of which the batch statistics
-are taken.
+a batch is worked through in microbatches (``stages.STAGE.accumulate``), over each of which the
+batch statistics are taken.
 Expected score of base on each of them, the paper's: LPIPS 0.2527 on RealSR, 0.2640 on DRealSR.
 """
 
