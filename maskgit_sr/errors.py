@@ -29,10 +29,11 @@ def one_line(
     Raises:
         SystemExit: with code 2 for a `UserError`, else with that of `codes`.
     """
-    known = {UserError: 2, **(codes or {})}
+    known: dict[type[BaseException], int] = {UserError: 2, **(codes or {})}
+    kinds = tuple(known)
     try:
         yield
-    except tuple(known) as error:
+    except kinds as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         print(f"{command}: {'interrupted' if interrupted else line(error)}", file=sys.stderr)
         code = next(code for kind, code in known.items() if isinstance(error, kind))

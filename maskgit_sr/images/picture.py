@@ -18,7 +18,7 @@ from PIL import Image
 from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import decode, encode
-from maskgit_sr.images.samples import cast, peak
+from maskgit_sr.images.samples import cast, color_of, peak
 
 MAX_PIXELS = decode.MAX_PIXELS
 WRITABLE = {
@@ -113,7 +113,7 @@ def from_array(array: np.ndarray) -> Picture:
             raise UserError(f"array: expected floats in [0, 1], found {low:g} to {high:g}")
         array = array.astype(np.float32)
     array = array.reshape(*array.shape[:2], channels)
-    return _from_samples(array, grey=channels < 3, alpha=channels in (2, 4))
+    return _from_samples(array)
 
 
 def to_pil(picture: Picture) -> Image.Image:
@@ -239,15 +239,14 @@ def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _from_decoded(decoded: decode.DecodedImage) -> Picture:
-    channels = decoded.samples.shape[2]
-    picture = _from_samples(decoded.samples, grey=channels < 3, alpha=channels in (2, 4))
+    picture = _from_samples(decoded.samples)
     return dataclasses.replace(picture, icc=decoded.icc, exif=decoded.exif, notes=decoded.notes)
 
 
-def _from_samples(samples: np.ndarray, *, grey: bool, alpha: bool) -> Picture:
-    color = samples[..., :-1] if alpha else samples
-    color = np.repeat(color, 3, axis=2) if grey else np.ascontiguousarray(color)
-    return Picture(color, np.ascontiguousarray(samples[..., -1]) if alpha else None, grey)
+def _from_samples(samples: np.ndarray) -> Picture:
+    channels = samples.shape[2]
+    alpha = np.ascontiguousarray(samples[..., -1]) if channels in (2, 4) else None
+    return Picture(color_of(samples), alpha, grey=channels < 3)
 
 
 def _samples(picture: Picture) -> np.ndarray:

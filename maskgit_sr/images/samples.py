@@ -1,4 +1,4 @@
-"""Samples of images: their full intensity, and the same intensities in another dtype."""
+"""Samples of images: full intensity, RGB alone, the same intensities in another dtype."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ def peak(dtype: DTypeLike) -> int:
     """Returns the sample value of full intensity: 1 for floats, 255 for uint8, 65535 for uint16."""
     dtype = np.dtype(dtype)
     return 1 if dtype.kind == "f" else int(np.iinfo(dtype).max)
+
+
+def color_of(samples: np.ndarray) -> np.ndarray:
+    """Returns the RGB of [H, W, C] samples as [H, W, 3]; C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA.
+
+    Grey becomes three equal channels, alpha is left out.
+    """
+    if samples.shape[2] < 3:
+        return np.repeat(samples[..., :1], 3, axis=2)
+    return np.ascontiguousarray(samples[..., :3])
 
 
 def unit(samples: np.ndarray) -> np.ndarray:
