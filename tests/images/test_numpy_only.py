@@ -7,9 +7,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """
 import importlib, pkgutil, sys
-for name in ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "torch"):
-    sys.modules[name] = None  # its import fails
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "torch"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+
 import data, maskgit_sr.images
+
 found = [*pkgutil.iter_modules(data.__path__, "data.")]
 found += pkgutil.iter_modules(maskgit_sr.images.__path__, "maskgit_sr.images.")
 for module in found:
