@@ -30,13 +30,13 @@ RECORDS, VERSION = "degradations.json", 1
 
 
 def draw(name: str, seed: int, preset: str, height: int, width: int, scale: int) -> Degradation:
-    """The degradation of the HR image called `name`."""
+    """Draws the degradation of the HR image called `name`."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return degradations.draw(rng, preset, height, width, scale)
 
 
 def output_names(names: list[str]) -> list[str]:
-    """The names with the suffix .png.
+    """Returns the names with the suffix .png.
 
     Raises:
       UserError: two images would get the same name.
@@ -49,7 +49,7 @@ def output_names(names: list[str]) -> list[str]:
 
 
 def read_records(path: Path) -> tuple[dict[str, Any], dict[str, Degradation]]:
-    """(preset, seed and scale, record by name of the HR image) of a records file.
+    """Returns (preset, seed and scale, record by name of the HR image) of a records file.
 
     Raises:
       UserError: not such a file.
@@ -110,7 +110,7 @@ def degrade(
 
 
 def _remove(output: Path, folders: list[Path]) -> None:
-    """Takes away the test set that `output` holds: its records first, so that none stay wrong."""
+    """Deletes the test set in `output`, its records first: wrong ones must not stay behind."""
     path = output / RECORDS
     try:
         names = output_names(list(read_records(path)[1])) if path.exists() else []

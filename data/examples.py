@@ -62,7 +62,7 @@ class ExampleSpec:
 
     @classmethod
     def configured(cls, data: Any, crop: int, scale: int = 4) -> ExampleSpec:
-        """From the settings `data` of a config (`configs.common`).
+        """Returns the spec of the settings `data` of a config (`configs.common`).
 
         Raises:
           UserError: a setting out of its range.
@@ -72,7 +72,7 @@ class ExampleSpec:
         return cls(crop=crop, scale=scale, zoom=tuple(data.zoom), **settings)
 
     def make(self, reader: Reader, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """The example of one index.
+        """Makes the example of one index.
 
         Returns:
           dict(hr uint8 [crop, crop, 3], lr uint8 [crop/scale, crop/scale, 3], index int64, id str);
@@ -154,7 +154,7 @@ class ExampleSpec:
 
 
 def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A [size, size, 3] crop at a random place; smaller images are reflected to that size first."""
+    """Returns a [size, size, 3] crop at a random place; smaller images are reflected first."""
     image = reflected(image, size)
     top, left = rng.integers([n - size + 1 for n in image.shape[:2]])
     return image[top : top + size, left : left + size]

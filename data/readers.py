@@ -52,11 +52,11 @@ class Skipped:
         paths.write(path, json.dumps([name, why]))  # of two processes the later one wins
 
     def notes(self) -> dict[str, str]:
-        """What was noted so far: {name: reason}."""
+        """Returns the notes so far: {name: reason}."""
         return dict(map(self._read, self._entries()))
 
     def fresh(self) -> list[str]:
-        """The reasons that this has not returned before."""
+        """Returns the reasons that it has not returned before."""
         entries = [entry for entry in self._entries() if entry not in self._told]
         self._told.update(entries)
         return [self._read(entry)[1] for entry in entries]

@@ -36,13 +36,13 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 def pack(name: str, hr: bytes, lr: bytes = b"") -> bytes:
-    """One record of an id, an encoded image and, of a pair, the encoded LR image."""
+    """Returns one record of an id, an encoded image and, of a pair, the encoded LR image."""
     encoded = name.encode("utf-8", "surrogateescape")  # as file names may need
     return struct.pack("<II", len(encoded), len(hr)) + encoded + hr + lr
 
 
 def unpack(record: bytes) -> tuple[str, bytes, bytes]:
-    """(id, encoded image, encoded LR image or b"") of one record.
+    """Returns (id, encoded image, encoded LR image or b"") of one record.
 
     Raises:
       UserError: not such a record.
@@ -57,10 +57,7 @@ def unpack(record: bytes) -> tuple[str, bytes, bytes]:
 
 
 def write_shard(path: Path, packed: Iterable[bytes]) -> int:
-    """Writes records to one shard; returns its size in bytes.
-
-    The file gets its name when it is whole.
-    """
+    """Writes records to one shard, which appears whole or not at all; returns its size in bytes."""
     from array_record.python import array_record_module
 
     with paths.whole(path) as part:
@@ -74,13 +71,13 @@ def write_shard(path: Path, packed: Iterable[bytes]) -> int:
 
 
 def is_shards(folder: epath.PathLike) -> bool:
-    """Whether a folder looks like one of shards, whole or not."""
+    """Returns whether a folder holds shards, finished or not."""
     folder = epath.Path(folder)
     return (folder / MANIFEST).exists() or any(folder.glob("*.array_record"))
 
 
 def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
-    """The manifest of a folder of shards.
+    """Returns the manifest of a folder of shards.
 
     Raises:
       UserError: missing, of another version or not a manifest.
@@ -169,7 +166,7 @@ class RecordFolder:
 
 
 def encode(image: np.ndarray, jpeg: int = 0) -> bytes:
-    """PNG bytes of uint8 [H, W, 3] RGB, or JPEG of a quality of 1..100 without chroma subsampling.
+    """Returns PNG bytes of uint8 [H, W, 3] RGB, or JPEG of quality 1..100 with full chroma.
 
     Raises:
       UserError: OpenCV cannot encode it.

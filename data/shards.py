@@ -47,11 +47,11 @@ class InspectedImage:
     crops: list[Crop] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
-        """What is remembered of it."""
+        """Returns the columns that are stored of the image: all but its crops."""
         return {name: value for name, value in vars(self).items() if name != "crops"}
 
     def examples(self) -> list[tuple[dict[str, Any], bytes]]:
-        """(what examples.jsonl says, record) of each crop."""
+        """Returns (line of examples.jsonl, packed record) of each crop."""
         found = []
         for crop in self.crops:
             whole = (crop.height, crop.width) == (self.height, self.width)
@@ -66,8 +66,8 @@ class Shards:
     """The output folder: finished shards, each with the rows of the pictures it ends with.
 
     Args:
-      settings: what decides about the bytes; the folder must have been begun with equal ones.
-      inputs: what describes the input folders, likewise.
+      settings: all that determines the bytes; the folder must have been begun with equal ones.
+      inputs: descriptions of the input folders, which must be equal, too.
 
     Raises:
       UserError: the folder was begun differently, or by something else.
@@ -134,7 +134,7 @@ class Shards:
         self._keep(shard, part["pictures"], rows)  # type: ignore[arg-type]
 
     def finish(self) -> dict[str, Any]:
-        """Writes examples, report and manifest, clears what served resuming; the manifest."""
+        """Writes examples, report and manifest, deletes the resume files, returns the manifest."""
         lines = (json.dumps(example) for example in self.examples)
         paths.write(self.folder / records.EXAMPLES, "\n".join(lines) + "\n")
         paths.write(self.folder / "report.csv", report(self.pictures))
@@ -156,11 +156,11 @@ class Shards:
         return manifest
 
     def left_out(self) -> dict[str, int]:
-        """Number of pictures by what was wrong with them."""
+        """Returns the number of images that were left out, by reason."""
         return Counter(row["problem"].partition(":")[0] for row in self.pictures if row["problem"])
 
     def discard(self) -> None:
-        """Takes away a folder in which nothing was made."""
+        """Deletes an output folder in which nothing was made."""
         self._clear()
         self.folder.rmdir()
 
@@ -171,7 +171,7 @@ class Shards:
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
-    """CSV of what was found about every picture, the blurred ones first."""
+    """Returns a CSV of the measurements of every image, the blurred ones first."""
     columns = ("name", "height", "width", "contrast", "sharpness", "problem", "duplicate_of")
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")

@@ -1,8 +1,8 @@
 """Random-access image sources with one interface.
 
 `len(source)`, and `source[i]` → dict(image uint8 [H, W, 3] RGB, id str), or dict(hr, lr, id) where
-LR images come with the photographs. An image that cannot be read raises `UserError`; what to
-do then is the caller's choice (`data.readers`).
+LR images come with the photographs. An image that cannot be read raises `UserError`, which
+`data.readers` passes over.
 
 `open_source` finds the kind from a text: a folder of images, a folder of shards, a list file, pairs
 or a TFDS dataset; local paths or any that etils.epath knows (gs://, s3://).
@@ -38,7 +38,7 @@ class Source(Protocol):
 
 
 def list_images(root: epath.PathLike) -> list[str]:
-    """Relative POSIX paths of all images below `root`, sorted; hidden files are left out.
+    """Returns relative POSIX paths of all images below `root`, sorted; hidden files are left out.
 
     Raises:
       UserError: `root` is not a folder, or holds no image.
@@ -233,7 +233,7 @@ class PairedFolder:
 
 
 def lr_hr_pairs(root: epath.PathLike) -> PairedFolder:
-    """A paired folder that must have LR images.
+    """Returns a paired folder that must have LR images.
 
     Raises:
       UserError: it has none; see `PairedFolder` for the rest.
@@ -245,7 +245,7 @@ def lr_hr_pairs(root: epath.PathLike) -> PairedFolder:
 
 
 def _below(folder: epath.Path, name: str) -> tuple[list[str], list[str]]:
-    """(paths of the images relative to the folder's parent, relative to the folder)."""
+    """Returns (paths of the images relative to the folder's parent, relative to the folder)."""
     names = list_images(folder)
     return [f"{name}/{file}" for file in names], names
 
@@ -313,7 +313,7 @@ def _checked(index: int, length: int) -> int:
 
 
 def open_source(text: str) -> Source:
-    """The source that `text` names.
+    """Returns the source that `text` names.
 
     "tfds:NAME[:SPLIT[:DATA_DIR]]"; a folder with a `manifest.json` of `data.prepare`; a folder with
     HR/LR pairs ("pairs:FOLDER"); any other folder of images; or a text file that lists images.

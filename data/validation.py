@@ -16,7 +16,7 @@ from maskgit_sr.errors import UserError
 def validation_pairs(
     root: epath.PathLike, limit: int | None = None, scale: int = 4
 ) -> Iterator[dict[str, Any]]:
-    """Pairs of a `PairedFolder` in sorted order: dict(lr, hr uint8 [H, W, 3], id str).
+    """Yields the pairs of a `PairedFolder` in sorted order: dict(lr, hr uint8 [H, W, 3], id str).
 
     Without LR images, HR is cut at the right and bottom to a multiple of `scale`, and LR is its
     antialiased bicubic reduction (PIL, MATLAB), rounded to 8 bits.
@@ -41,7 +41,7 @@ def _pairs(source: PairedFolder, limit: int | None, scale: int) -> Iterator[dict
 
 
 def whole_multiple(hr: np.ndarray, scale: int) -> np.ndarray:
-    """Cut at the right and bottom so that both sides are multiples of `scale`.
+    """Cuts HR at the right and bottom so that both sides are multiples of `scale`.
 
     Raises:
       UserError: a side is shorter than `scale`.
