@@ -24,19 +24,19 @@ import cv2
 import numpy as np
 
 from data import degradations, pipeline
-from data.examples import Recipe, random_crop
+from data.examples import ExampleSpec, random_crop
 from data.sources import ImageFolder
 
 MARGIN = {128: 32, 256: 144}
 
 
-def rate(photos: str, recipe: Recipe, batch: int, seconds: float, workers: int) -> float:
+def rate(photos: str, spec: ExampleSpec, batch: int, seconds: float, workers: int) -> float:
     """Examples a second of so many worker processes, measured for so many seconds.
 
     Raises:
         ValueError: as `pipeline.train_iterator` does.
     """
-    batches = pipeline.train_iterator(photos, recipe, batch_size=batch, workers=workers, threads=0)
+    batches = pipeline.train_iterator(photos, spec, batch_size=batch, workers=workers, threads=0)
     # Workers start with full buffers: what they made before does not count.
     for _ in range(1 + 4 * workers):
         next(batches)
@@ -53,15 +53,15 @@ def speeds(photos: str, presets: list[str], batch: int, seconds: float, workers:
     print(f"examples/s, batch {batch}; workers: " + "  ".join(f"{n:6}" for n in workers))
     for preset in presets:
         for crop, margin in MARGIN.items():
-            recipe = Recipe(crop, margin, preset=preset)
-            found = [rate(photos, recipe, batch, seconds, count) for count in workers]
+            spec = ExampleSpec(crop, margin, preset=preset)
+            found = [rate(photos, spec, batch, seconds, count) for count in workers]
             print(f"{preset:12} crop {crop}           " + "  ".join(f"{n:6.1f}" for n in found))
 
 
 def memory(photos: str, examples: int, batch: int) -> None:
     """Prints the resident memory of one worker as it makes examples."""
-    recipe = Recipe(128, 32, preset="realesrgan")
-    batches = pipeline.train_iterator(photos, recipe, batch_size=batch, workers=1)
+    spec = ExampleSpec(128, 32, preset="realesrgan")
+    batches = pipeline.train_iterator(photos, spec, batch_size=batch, workers=1)
     marks = {examples * k // 10 // batch for k in range(11)}
     for step in range(examples // batch + 1):
         next(batches)

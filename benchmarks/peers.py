@@ -23,7 +23,7 @@ import numpy as np
 
 from data.validation import whole_multiple
 from maskgit_sr import DEFAULT_MODEL, images
-from maskgit_sr.errors import UserError
+from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.evaluation import evaluator
 from maskgit_sr.evaluation.evaluator import Read, Sample
 from maskgit_sr.evaluation.report import page as report
@@ -207,7 +207,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="of ncnn")
     parser.add_argument("--output", type=Path, help="folder of scores and pages")
     options = parser.parse_args()
-    try:
+    with one_line("benchmarks.peers"):
         systems: dict[str, System] = {Path(m).stem: ours(m) for m in options.models}
         systems["bicubic"] = bicubic
         if options.peers is not None:
@@ -218,9 +218,6 @@ def main() -> int:
             with tempfile.TemporaryDirectory() as folder:
                 text = run_set(name, options.val / name, systems, Path(folder), options.output)
             print(text, flush=True)
-    except UserError as error:
-        print(f"benchmarks.peers: {error}", file=sys.stderr)
-        return 2
     return 0
 
 

@@ -44,7 +44,7 @@ from maskgit_sr import images
 from maskgit_sr.arrays import Execution, Params, parse_dtype
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.convert.realsrt import map_state
-from maskgit_sr.errors import UserError
+from maskgit_sr.errors import one_line
 from maskgit_sr.inference.mosaic import Mosaic
 from maskgit_sr.inference.upscaler import Upscaler, fetch
 from maskgit_sr.methods import registry
@@ -230,16 +230,13 @@ def main() -> int:
         parser.error("--reference: the public code is base, which --sizes leaves out")
     if given.threads and hasattr(os, "sched_setaffinity"):  # before either runtime counts cores
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.threads])
-    try:
+    with one_line("benchmarks.restoration"):
         reference = None
         if given.reference is not None:
             # else JAX takes most of the memory of a GPU that PyTorch works on as well
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
             reference = Reference(given.reference, given.threads)
         measure(given, reference)
-    except UserError as error:
-        print(f"benchmarks.restoration: {error}", file=sys.stderr)
-        return 2
     return 0
 
 

@@ -14,6 +14,7 @@ import jax
 
 from benchmarks.roofline import Limits
 from benchmarks.scaling_report import table
+from maskgit_sr import paths
 
 Record = dict[str, Any]
 Column = tuple[str, Callable[[Record], str | None]]
@@ -37,10 +38,7 @@ def check(parser: argparse.ArgumentParser, output: Path | None) -> None:
 def write(record: Record, text: str, path: Path) -> None:
     """The record itself to a .json file, ``text`` to any other; no half file is left."""
     content = json.dumps(record, indent=1) if path.suffix == ".json" else text
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(content + "\n", encoding="utf-8")
-    partial.replace(path)
+    paths.write(path, content + "\n")
 
 
 def number(key: str, form: str, unit: float = 1.0) -> Callable[[Record], str | None]:

@@ -6,8 +6,8 @@
 What is timed is the trainer's own step (`training.state.make_step` with the config's optimizers and
 losses, all phases of it, the GAN's from the first step on) on one device, with random weights and
 random images that lie on the device, so that input is not measured. `--photos` measures input by
-itself, examples a second of one worker process of the stage's own recipe, and says how many workers
-the step asks for.
+itself, examples a second of one worker process by the stage's own settings, and says how many
+workers the step asks for.
 
 FLOPs are those of matrix products and convolutions, forward, backward and of all phases, loops
 counted as often as they run; with `--remat` they leave out what is computed twice, as MFU does by
@@ -30,9 +30,9 @@ import numpy as np
 
 from benchmarks import data, roofline, scaling_cases, speed_report, weights
 from configs import realsrt
-from data.examples import Recipe
+from data.examples import ExampleSpec
 from maskgit_sr.arrays import Execution, Params, parse_dtype
-from maskgit_sr.errors import UserError
+from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.losses import perceptual
 from maskgit_sr.methods import registry
 from maskgit_sr.training import state
@@ -122,14 +122,14 @@ def step(
 
 
 def input_rate(photos: str, config: Any, seconds: float) -> float:
-    """Examples a second of one worker process, by the recipe of the stage.
+    """Examples a second of one worker process, made as the stage asks.
 
     Raises:
         UserError: the folder has no usable photograph.
     """
     try:
-        recipe = Recipe.configured(config.data, config.stage.crop)
-        return data.rate(photos, recipe, config.stage.batch, seconds, workers=1)
+        spec = ExampleSpec.configured(config.data, config.stage.crop)
+        return data.rate(photos, spec, config.stage.batch, seconds, workers=1)
     except ValueError as error:
         raise UserError(f"--photos: {error}") from error
 
@@ -156,11 +156,8 @@ def main() -> int:
         if value is not None and value < 1:
             parser.error(f"--{name}: expected at least 1, found {value}")
     speed_report.check(parser, given.output)
-    try:
+    with one_line("benchmarks.training"):
         measure(given)
-    except UserError as error:
-        print(f"benchmarks.training: {error}", file=sys.stderr)
-        return 2
     return 0
 
 

@@ -1,15 +1,16 @@
-"""What the data commands share: one-line errors, whole files, a progress bar."""
+"""What the data commands share: one-line errors and a progress bar."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from maskgit_sr.errors import UserError, one_line
 
 T = TypeVar("T")
 
@@ -26,34 +27,14 @@ class Parser(argparse.ArgumentParser):
         self.name = name
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.name}: {message}", file=sys.stderr)
-        sys.exit(2)
+        with one_line(self.name):
+            raise UserError(message)
 
 
 def run(name: str, command: Callable[[list[str] | None], int]) -> NoReturn:
     """Runs a command; bad input (ValueError, OSError) is one line and exit code 2."""
-    try:
+    with one_line(name, {ValueError: 2, OSError: 2, KeyboardInterrupt: 130}):
         sys.exit(command(None))
-    except (ValueError, OSError) as error:
-        line = str(error).splitlines()[0] if str(error) else repr(error)
-        print(f"{name}: {line}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
-def write_whole(path: Path, data: bytes | str) -> None:
-    """Writes a file that gets its name when it is whole; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        # File names may hold bytes that are no UTF-8.
-        whole = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
-        partial.write_bytes(whole)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def progress(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterator[T]:

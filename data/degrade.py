@@ -21,48 +21,49 @@ import numpy as np
 
 from data import commands, degradations, records
 from data.chain import Degradation
-from data.images import UnreadableImage
 from data.sources import ImageFolder
 from data.validation import whole_multiple
+from maskgit_sr import paths
+from maskgit_sr.errors import UserError
 
 RECORDS, VERSION = "degradations.json", 1
 
 
 def draw(name: str, seed: int, preset: str, height: int, width: int, scale: int) -> Degradation:
-    """The degradation of the HR image called `name`."""
+    """Draws the degradation of the HR image called `name`."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return degradations.draw(rng, preset, height, width, scale)
 
 
 def output_names(names: list[str]) -> list[str]:
-    """The names with the suffix .png.
+    """Returns the names with the suffix .png.
 
     Raises:
-      ValueError: two images would get the same name.
+      UserError: two images would get the same name.
     """
     outputs = [str(PurePosixPath(name).with_suffix(".png")) for name in names]
     if len(set(outputs)) < len(outputs):
         twice = next(name for name in outputs if outputs.count(name) > 1)
-        raise ValueError(f"several HR images would give {twice}")
+        raise UserError(f"several HR images would give {twice}")
     return outputs
 
 
 def read_records(path: Path) -> tuple[dict[str, Any], dict[str, Degradation]]:
-    """(preset, seed and scale, record by name of the HR image) of a records file.
+    """Returns (preset, seed and scale, record by name of the HR image) of a records file.
 
     Raises:
-      ValueError: not such a file.
+      UserError: not such a file.
     """
     try:
         content = json.loads(path.read_text())
         if content["version"] != VERSION or content["version"] is True:
-            raise ValueError(f"version {content['version']}, expected {VERSION}")
+            raise UserError(f"version {content['version']}, expected {VERSION}")
         settings = {key: content[key] for key in ("preset", "seed", "scale")}
         if [type(value) for value in settings.values()] != [str, int, int] or settings["scale"] < 1:
-            raise ValueError(f"preset, seed and scale are {list(settings.values())}")
+            raise UserError(f"preset, seed and scale are {list(settings.values())}")
         return settings, {name: Degradation.from_dict(r) for name, r in content["images"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a file of degradations ({error})") from error
+        raise UserError(f"{path}: not a file of degradations ({error})") from error
 
 
 def degrade(
@@ -75,39 +76,41 @@ def degrade(
     """Writes the LR images and their records; returns {name: reason} of what could not be used.
 
     Raises:
-      ValueError: no image was usable, names that clash, or an image without a record in `given`.
+      UserError: no image was usable, names that clash, or an image without a record in `given`.
     """
     drawn, failed = {}, {}
     names = list(zip(source.names, output_names(source.names), strict=True))
     if given is not None and (missing := sorted(set(source.names) - given.keys())):
-        raise ValueError(f"no record of {missing[0]}")
+        raise UserError(f"no record of {missing[0]}")
     for i, (name, written) in enumerate(commands.progress(names, len(names), "images")):
         try:
-            hr = whole_multiple(source[i]["image"], settings["scale"])
+            image = source[i]["image"]
+        except UserError as error:
+            failed[name] = str(error)
+            continue
+        try:
+            hr = whole_multiple(image, settings["scale"])
             if given is None:
                 record = draw(name=name, height=hr.shape[0], width=hr.shape[1], **settings)
             else:
                 record = given[name]
             lr = record.apply(hr)
-        except UnreadableImage as error:
-            failed[name] = str(error)
-            continue
         except ValueError as error:
             failed[name] = f"{name}: {error}"
             continue
-        commands.write_whole(output / written, records.encode(lr))
+        paths.write(output / written, records.encode(lr))
         if hr_output is not None:
-            commands.write_whole(hr_output / written, records.encode(hr))
+            paths.write(hr_output / written, records.encode(hr))
         drawn[name] = record.to_dict()
     if not drawn:
-        raise ValueError(f"no usable image; {next(iter(failed.values()))}")
+        raise UserError(f"no usable image; {next(iter(failed.values()))}")
     content = {"version": VERSION, **settings, "images": drawn}
-    commands.write_whole(output / RECORDS, json.dumps(content, indent=1, ensure_ascii=False))
+    paths.write(output / RECORDS, json.dumps(content, indent=1, ensure_ascii=False))
     return failed
 
 
 def _remove(output: Path, folders: list[Path]) -> None:
-    """Takes away the test set that `output` holds: its records first, so that none stay wrong."""
+    """Deletes the test set in `output`, its records first: wrong ones must not stay behind."""
     path = output / RECORDS
     try:
         names = output_names(list(read_records(path)[1])) if path.exists() else []

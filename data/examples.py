@@ -14,13 +14,15 @@ import numpy as np
 from data import chain, degradations, operations
 from data.quality import detail
 from data.readers import Reader
+from data.sources import check_scale
+from maskgit_sr.errors import UserError
 
 TRIES = 4  # places in one image before another image is taken
 IMAGES = 64  # images in a row without one good crop before the thresholds must be wrong
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ExampleSpec:
     """How examples are made.
 
     Attributes:
@@ -49,35 +51,35 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.scale < 1 or self.crop < self.scale or self.crop % self.scale:
-            raise ValueError(f"crop must be a multiple of scale {self.scale}, got {self.crop}")
+            raise UserError(f"crop must be a multiple of scale {self.scale}, got {self.crop}")
         if self.margin < 0 or self.margin % self.scale:
-            raise ValueError(f"margin must be a multiple of scale {self.scale}, got {self.margin}")
+            raise UserError(f"margin must be a multiple of scale {self.scale}, got {self.margin}")
         low, high = self.zoom
         if not 1 <= low <= high:
-            raise ValueError(f"zoom must be a range from 1 upwards, got {low:g} to {high:g}")
+            raise UserError(f"zoom must be a range from 1 upwards, got {low:g} to {high:g}")
         if self.preset != "none":
             degradations.named(self.preset)
 
     @classmethod
-    def configured(cls, data: Any, crop: int, scale: int = 4) -> Recipe:
-        """From the settings `data` of a config (`configs.common`).
+    def configured(cls, data: Any, crop: int, scale: int = 4) -> ExampleSpec:
+        """Returns the spec of the settings `data` of a config (`configs.common`).
 
         Raises:
-          ValueError: a setting out of its range.
+          UserError: a setting out of its range.
         """
         names = ("margin", "preset", "sharpen", "contrast", "sharpness")
         settings = {name: getattr(data, name) for name in names}
         return cls(crop=crop, scale=scale, zoom=tuple(data.zoom), **settings)
 
     def make(self, reader: Reader, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """The example of one index.
+        """Makes the example of one index.
 
         Returns:
           dict(hr uint8 [crop, crop, 3], lr uint8 [crop/scale, crop/scale, 3], index int64, id str);
           without lr for the preset "none", unless the source has LR images of its own.
 
         Raises:
-          ValueError: none of `IMAGES` images in a row has a crop over the thresholds, or a pair's
+          UserError: none of `IMAGES` images in a row has a crop over the thresholds, or a pair's
             sizes do not fit.
         """
         image, example = self._image(reader, index, rng)
@@ -106,7 +108,7 @@ class Recipe:
             reader.skipped.note(
                 example["id"], f"{example['id']}: {TRIES} crops in a row flat or blurred"
             )
-        raise ValueError(
+        raise UserError(
             f"{reader.source!r}: no crop of {limit} images has contrast {self.contrast:g} and "
             f"sharpness {self.sharpness:g}; lower these thresholds"
         )
@@ -140,11 +142,7 @@ class Recipe:
     ) -> dict[str, np.ndarray]:
         """The same place of an LR and an HR image that came together."""
         lr, small = example["lr"], self.crop // self.scale
-        if hr.shape[:2] != (lr.shape[0] * self.scale, lr.shape[1] * self.scale):
-            raise ValueError(
-                f"pair {example['id']}: HR {hr.shape[:2]} is not {self.scale} times LR "
-                f"{lr.shape[:2]}"
-            )
+        check_scale(hr.shape, lr.shape, self.scale, f"pair {example['id']}")
         if min(lr.shape[:2]) < small:
             lr, hr = reflected(lr, small), reflected(hr, self.crop)
         top, left = (int(n) for n in rng.integers([n - small + 1 for n in lr.shape[:2]]))
@@ -156,7 +154,7 @@ class Recipe:
 
 
 def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A [size, size, 3] crop at a random place; smaller images are reflected to that size first."""
+    """Returns a [size, size, 3] crop at a random place; smaller images are reflected first."""
     image = reflected(image, size)
     top, left = rng.integers([n - size + 1 for n in image.shape[:2]])
     return image[top : top + size, left : left + size]

@@ -21,15 +21,16 @@ from absl import flags
 from etils import epath
 
 from data import sources
-from data.examples import Recipe
+from data.examples import ExampleSpec
 from data.readers import Reader, Skipped
+from maskgit_sr.errors import UserError
 
 _log = logging.getLogger(__name__)
 
 
 def train_iterator(
     root: str | epath.Path,
-    recipe: Recipe,
+    spec: ExampleSpec,
     *,
     batch_size: int,
     seed: int = 0,
@@ -49,7 +50,7 @@ def train_iterator(
     Args:
       root: see `sources.open_source`; or several with weights, "A*0.7;B*0.3", drawn in these
         proportions, each in permutations of its own.
-      recipe: how an example is made.
+      spec: how an example is made.
       batch_size: examples per batch of this shard.
       seed: of every draw.
       small: images smaller than what is degraded: "pad" reflects them, "skip" passes them over.
@@ -64,34 +65,34 @@ def train_iterator(
       out lr.
 
     Raises:
-      ValueError: a source that is missing, empty or without one usable image, or an argument out
+      UserError: a source that is missing, empty or without one usable image, or an argument out
         of its range.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be in 0..2**32-1, got {seed}")
+        raise UserError(f"seed must be in 0..2**32-1, got {seed}")
     if min(threads, workers) < 0:
-        raise ValueError(f"workers and threads must be at least 0, got {workers}, {threads}")
+        raise UserError(f"workers and threads must be at least 0, got {workers}, {threads}")
     if not 0 <= shard_index < shard_count:
-        raise ValueError(f"shard_index must be in 0..{shard_count - 1}, got {shard_index}")
+        raise UserError(f"shard_index must be in 0..{shard_count - 1}, got {shard_index}")
     if small not in ("pad", "skip"):
-        raise ValueError(f"small must be pad or skip, got {small!r}")
+        raise UserError(f"small must be pad or skip, got {small!r}")
     mixture = sources.parse_mixture(str(root))
     skipped = Skipped()
-    least = recipe.crop + recipe.margin if small == "skip" else 0
+    least = spec.crop + spec.margin if small == "skip" else 0
     readers = [
         Reader(sources.open_source(text), skipped, least=least, cache=cache) for text, _ in mixture
     ]
     for reader in readers:
         if isinstance(reader.source, sources.PairedFolder):
-            reader.source.check_sizes(recipe.scale)
+            reader.source.check_sizes(spec.scale)
         # Raises now, not in the middle of the first step, if nothing is usable.
-        recipe.make(reader, 0, np.random.default_rng(seed))
+        spec.make(reader, 0, np.random.default_rng(seed))
     # Crops are small, and spread over processes or threads already.
     cv2.setNumThreads(0)
 
-    datasets = [_examples(reader, i, recipe, seed) for i, reader in enumerate(readers)]
+    datasets = [_examples(reader, i, spec, seed) for i, reader in enumerate(readers)]
     weights = [weight for _, weight in mixture]
     endless = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
     batches = endless.batch(batch_size, drop_remainder=True)[shard_index::shard_count]
@@ -99,13 +100,13 @@ def train_iterator(
     return Batches(batches, batch_size * shard_count, lengths, skipped, workers, threads)
 
 
-def _examples(reader: Reader, number: int, recipe: Recipe, seed: int) -> grain.MapDataset:
+def _examples(reader: Reader, number: int, spec: ExampleSpec, seed: int) -> grain.MapDataset:
     """The endless shuffled examples of one source; sources with equal seeds would go in step."""
     if number:
         seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
     def make(index: int, rng: np.random.Generator) -> dict[str, Any]:
-        example = recipe.make(reader, index, rng)
+        example = spec.make(reader, index, rng)
         del example["id"]
         return {**example, "source": np.int64(number)}
 
@@ -178,11 +179,11 @@ class Batches(grain.DatasetIterator):
         """Goes on where `get_state` was called.
 
         Raises:
-          ValueError: the examples do not make whole batches.
+          UserError: the examples do not make whole batches.
         """
         position, rest = divmod(state["examples"], self._batch_size)
         if rest:
-            raise ValueError(
+            raise UserError(
                 f"{state['examples']} examples are no whole number of batches of {self._batch_size}"
             )
         if state["lengths"] != self._lengths:

@@ -30,9 +30,9 @@ import cv2
 import numpy as np
 
 from data import commands, quality, recipes, records
-from data.images import UnreadableImage
-from data.shards import Crop, Picture, Shards
+from data.shards import Crop, InspectedImage, Shards
 from data.sources import ImageFolder, PairedFolder, lr_hr_pairs
+from maskgit_sr.errors import UserError
 
 Folder = ImageFolder | PairedFolder
 
@@ -68,15 +68,15 @@ def cut(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int,
     return [(top, left, tall, wide) for top in starts(height) for left in starts(width)]
 
 
-def inspect(folder: Folder, index: int, settings: Settings, label: str) -> Picture:
+def inspect(folder: Folder, index: int, settings: Settings, label: str) -> InspectedImage:
     """Decodes, judges and cuts one picture or pair; duplicates are found later, in order.
 
     `label` stands for the folder in the picture's name.
     """
-    picture = Picture(f"{label}/{folder.names[index]}")
+    picture = InspectedImage(f"{label}/{folder.names[index]}")
     try:
         example = folder[index]
-    except UnreadableImage as error:
+    except UserError as error:
         picture.problem = f"unreadable: {str(error).rpartition(': ')[2]}"
         return picture
     hr = example["hr"] if "hr" in example else example["image"]
@@ -125,7 +125,7 @@ class Duplicates:
         self._settings, self._seen = settings, dict[str, str]()
         self._near = quality.NearDuplicates(settings.near)
 
-    def mark(self, picture: Picture) -> None:
+    def mark(self, picture: InspectedImage) -> None:
         """Sets `problem` and `duplicate_of`."""
         if not picture.digest:
             return
@@ -148,7 +148,7 @@ def licences(folder: Folder, given: str) -> list[str]:
     """Licence of each picture; `given` for all, else the folder's MANIFEST.csv, else "unknown".
 
     Raises:
-      ValueError: a MANIFEST.csv without the two columns.
+      UserError: a MANIFEST.csv without the two columns.
     """
     path = folder.root / "MANIFEST.csv"
     if given or not path.exists():
@@ -156,7 +156,7 @@ def licences(folder: Folder, given: str) -> list[str]:
     text = path.read_bytes().decode("utf-8-sig")  # as spreadsheets save it
     rows = list(csv.DictReader(io.StringIO(text)))
     if rows and not {"file", "licence"} <= rows[0].keys():
-        raise ValueError(f"{path}: expected columns file and licence")
+        raise UserError(f"{path}: expected columns file and licence")
     stated = {row["file"]: row["licence"] for row in rows}
     return [stated.get(name) or "unknown" for name in folder.names]
 
@@ -176,7 +176,7 @@ def prepare(
     """Writes the shards, or goes on with them; returns the manifest.
 
     Raises:
-      ValueError: an output folder of other settings, or no usable picture at all.
+      UserError: an output folder of other settings, or no usable picture at all.
     """
     named = list(zip(folders, labels(folders), strict=True))
     tasks = [(folder, i, label) for folder, label in named for i in range(len(folder))]
@@ -194,10 +194,10 @@ def prepare(
     if shards.manifest is not None:
         return shards.manifest
     for row in shards.pictures:
-        duplicates.mark(Picture(**row))
+        duplicates.mark(InspectedImage(**row))
     done = len(shards.pictures)
 
-    held: list[Picture] = []
+    held: list[InspectedImage] = []
     size = 0
     results = _in_order(tasks[done:], settings, workers)
     bar = commands.progress(results, len(tasks), "pictures", done)
@@ -216,15 +216,15 @@ def prepare(
     if not shards.examples:
         reasons = _counts(shards.left_out())
         shards.discard()
-        raise ValueError(f"no usable picture among {len(tasks)}: {reasons}")
+        raise UserError(f"no usable picture among {len(tasks)}: {reasons}")
     return shards.finish()
 
 
 def _in_order(
     tasks: Sequence[tuple[Folder, int, str]], settings: Settings, workers: int
-) -> Iterator[Picture]:
+) -> Iterator[InspectedImage]:
     """Inspects in threads (decoders and encoders leave Python's lock), a few files ahead."""
-    waiting: deque[Future[Picture]] = deque()
+    waiting: deque[Future[InspectedImage]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for folder, index, label in tasks:
             waiting.append(pool.submit(inspect, folder, index, settings, label))

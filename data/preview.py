@@ -18,6 +18,7 @@ from data import commands, degradations
 from data.examples import random_crop
 from data.readers import Reader, Skipped
 from data.sources import open_source
+from maskgit_sr import paths
 
 _TEXT_WIDTH, _GAP, _FONT_SIZE = 330, 8, 13
 
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     data = io.BytesIO()
     picture.save(data, "PNG")
-    commands.write_whole(options.output, data.getvalue())
+    paths.write(options.output, data.getvalue())
     for note in reader.skipped.notes().values():
         print(f"skipped {note}")
     print(f"{options.count} rows in {options.output}")

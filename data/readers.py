@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from data.images import UnreadableImage
 from data.sources import Source
+from maskgit_sr import paths
+from maskgit_sr.errors import UserError
 
 _log = logging.getLogger(__name__)
 
@@ -48,17 +49,14 @@ class Skipped:
         path = os.path.join(self._folder, hashlib.sha256(os.fsencode(name)).hexdigest())
         if os.path.exists(path) or not os.path.isdir(self._folder):
             return
-        descriptor, partial = tempfile.mkstemp(dir=self._folder, suffix=".partial")
-        with os.fdopen(descriptor, "w") as file:
-            json.dump([name, why], file)
-        os.replace(partial, path)  # equal notes of two processes: the later one wins
+        paths.write(path, json.dumps([name, why]))  # of two processes the later one wins
 
     def notes(self) -> dict[str, str]:
-        """What was noted so far: {name: reason}."""
+        """Returns the notes so far: {name: reason}."""
         return dict(map(self._read, self._entries()))
 
     def fresh(self) -> list[str]:
-        """The reasons that this has not returned before."""
+        """Returns the reasons that it has not returned before."""
         entries = [entry for entry in self._entries() if entry not in self._told]
         self._told.update(entries)
         return [self._read(entry)[1] for entry in entries]
@@ -67,7 +65,7 @@ class Skipped:
         return len(self._entries())
 
     def _entries(self) -> list[str]:
-        return sorted(name for name in os.listdir(self._folder) if not name.endswith(".partial"))
+        return sorted(name for name in os.listdir(self._folder) if not name.startswith("."))
 
     def _read(self, entry: str) -> tuple[str, str]:
         with open(os.path.join(self._folder, entry)) as file:
@@ -98,7 +96,7 @@ class Reader:
         """dict(hr, id), and lr where the source has it.
 
         Raises:
-          ValueError: no image of the source is usable.
+          UserError: no image of the source is usable.
         """
         for step in range(len(self)):
             i = (int(index) + step) % len(self)
@@ -107,7 +105,7 @@ class Reader:
                 return example
         notes = self.skipped.notes()
         reason = f", first {next(iter(notes.values()))}" if notes else ""
-        raise ValueError(f"{self.source!r}: no image is usable{reason}")
+        raise UserError(f"{self.source!r}: no image is usable{reason}")
 
     def _read(self, i: int) -> dict[str, Any] | None:
         if i in self._bad:
@@ -120,10 +118,8 @@ class Reader:
                 example["hr"] = example.pop("image")
             height, width = example["hr"].shape[:2]
             if min(height, width) < self._least:
-                raise UnreadableImage(
-                    f"{example['id']}: {height}x{width} is smaller than {self._least}"
-                )
-        except UnreadableImage as error:
+                raise UserError(f"{example['id']}: {height}x{width} is smaller than {self._least}")
+        except UserError as error:
             self._bad.add(i)
             self.skipped.note(str(error).partition(": ")[0], str(error))
             return None

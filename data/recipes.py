@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from maskgit_sr.errors import UserError
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -40,15 +42,15 @@ def check(name: str, folders: Sequence[Sequence[str]]) -> None:
       folders: paths of the images of each folder, relative to it.
 
     Raises:
-      ValueError: another number.
+      UserError: another number.
     """
     recipe = RECIPES[name]
     found = sum(bool(re.fullmatch(recipe.pattern, path)) for paths in folders for path in paths)
     others = sum(map(len, folders)) - found
     if found != recipe.count:
-        raise ValueError(
+        raise UserError(
             f"--dataset {name}: expected {recipe.count} images, found {found}"
             + (f" and {others} that are not part of it" if others else "")
         )
     if others:
-        raise ValueError(f"--dataset {name}: {others} images in the input are not part of it")
+        raise UserError(f"--dataset {name}: {others} images in the input are not part of it")

@@ -25,8 +25,9 @@ import cv2
 import numpy as np
 from etils import epath
 
-from data import images
-from data.images import UnreadableImage
+from maskgit_sr import paths
+from maskgit_sr.errors import UserError
+from maskgit_sr.images.decode import rgb8
 
 MANIFEST, EXAMPLES, VERSION = "manifest.json", "examples.jsonl", 1
 
@@ -35,16 +36,16 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 def pack(name: str, hr: bytes, lr: bytes = b"") -> bytes:
-    """One record of an id, an encoded image and, of a pair, the encoded LR image."""
+    """Returns one record of an id, an encoded image and, of a pair, the encoded LR image."""
     encoded = name.encode("utf-8", "surrogateescape")  # as file names may need
     return struct.pack("<II", len(encoded), len(hr)) + encoded + hr + lr
 
 
 def unpack(record: bytes) -> tuple[str, bytes, bytes]:
-    """(id, encoded image, encoded LR image or b"") of one record.
+    """Returns (id, encoded image, encoded LR image or b"") of one record.
 
     Raises:
-      ValueError: not such a record.
+      UserError: not such a record.
     """
     if len(record) >= 8:
         name, hr = struct.unpack_from("<II", record)
@@ -52,50 +53,46 @@ def unpack(record: bytes) -> tuple[str, bytes, bytes]:
             start = 8 + name
             text = record[8:start].decode("utf-8", "surrogateescape")
             return text, record[start : start + hr], record[start + hr :]
-    raise ValueError("record is cut short")
+    raise UserError("record is cut short")
 
 
 def write_shard(path: Path, packed: Iterable[bytes]) -> int:
-    """Writes records to one shard; returns its size in bytes.
-
-    The file gets its name when it is whole.
-    """
+    """Writes records to one shard, which appears whole or not at all; returns its size in bytes."""
     from array_record.python import array_record_module
 
-    partial = path.with_name(path.name + ".partial")
-    writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
-    try:
-        for record in packed:
-            writer.write(record)
-    finally:
-        writer.close()
-    partial.replace(path)
+    with paths.whole(path) as part:
+        writer = array_record_module.ArrayRecordWriter(str(part), _WRITER_OPTIONS)
+        try:
+            for record in packed:
+                writer.write(record)
+        finally:
+            writer.close()
     return path.stat().st_size
 
 
 def is_shards(folder: epath.PathLike) -> bool:
-    """Whether a folder looks like one of shards, whole or not."""
+    """Returns whether a folder holds shards, finished or not."""
     folder = epath.Path(folder)
     return (folder / MANIFEST).exists() or any(folder.glob("*.array_record"))
 
 
 def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
-    """The manifest of a folder of shards.
+    """Returns the manifest of a folder of shards.
 
     Raises:
-      ValueError: missing, of another version or not a manifest.
+      UserError: missing, of another version or not a manifest.
     """
     path = epath.Path(folder) / MANIFEST
     if not path.exists():
-        raise ValueError(f"{path}: missing; the folder's shards were not finished by data.prepare")
+        raise UserError(f"{path}: missing; the folder's shards were not finished by data.prepare")
     try:
         manifest = json.loads(path.read_text())
         version, shards = manifest["version"], manifest["shards"]
         complete = all({"file", "examples", "bytes"} <= shard.keys() for shard in shards)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a manifest of shards ({error})") from error
+        raise UserError(f"{path}: not a manifest of shards ({error})") from error
     if version != VERSION or not complete or not shards:
-        raise ValueError(f"{path}: expected a manifest of version {VERSION} that lists shards")
+        raise UserError(f"{path}: expected a manifest of version {VERSION} that lists shards")
     return manifest
 
 
@@ -106,7 +103,7 @@ class RecordFolder:
     reader opens local files only.
 
     Raises:
-      ValueError: no manifest, or a shard that is missing or not as long as the manifest says.
+      UserError: no manifest, or a shard that is missing or not as long as the manifest says.
     """
 
     def __init__(self, folder: epath.PathLike):
@@ -119,7 +116,7 @@ class RecordFolder:
             found = path.stat().length if path.exists() else None
             if found != shard["bytes"]:
                 what = "is missing" if found is None else f"has {found:,} bytes"
-                raise ValueError(f"shard {path}: {what}, the manifest says {shard['bytes']:,}")
+                raise UserError(f"shard {path}: {what}, the manifest says {shard['bytes']:,}")
             paths.append(path)
         if "://" in str(self.folder):
             copies = tempfile.mkdtemp(prefix="shards-")
@@ -129,7 +126,7 @@ class RecordFolder:
         self._reader: Any = None
         readable = len(self._open())
         if readable != self._length:
-            raise ValueError(
+            raise UserError(
                 f"shards {str(self.folder)!r}: hold {readable} examples, the manifest says "
                 f"{self._length}"
             )
@@ -141,7 +138,7 @@ class RecordFolder:
             try:
                 self._reader = array_record_data_source.ArrayRecordDataSource(self._paths)
             except RuntimeError as error:
-                raise ValueError(f"shards {str(self.folder)!r}: {error}") from error
+                raise UserError(f"shards {str(self.folder)!r}: {error}") from error
         return self._reader
 
     def __getstate__(self) -> dict[str, Any]:  # an open file does not travel to a worker
@@ -161,18 +158,18 @@ class RecordFolder:
             (record,) = self._open().__getitems__([index])
             name, hr, lr = unpack(record)
         except (RuntimeError, ValueError) as error:
-            raise UnreadableImage(f"{self.folder}: record {index}: {error}") from error
+            raise UserError(f"{self.folder}: record {index}: {error}") from error
         where = f"{self.folder}: {name}"
         if not lr:
-            return {"image": images.decode(hr, where), "id": name}
-        return {"hr": images.decode(hr, where), "lr": images.decode(lr, where), "id": name}
+            return {"image": rgb8(hr, where), "id": name}
+        return {"hr": rgb8(hr, where), "lr": rgb8(lr, where), "id": name}
 
 
 def encode(image: np.ndarray, jpeg: int = 0) -> bytes:
-    """PNG bytes of uint8 [H, W, 3] RGB, or JPEG of a quality of 1..100 without chroma subsampling.
+    """Returns PNG bytes of uint8 [H, W, 3] RGB, or JPEG of quality 1..100 with full chroma.
 
     Raises:
-      ValueError: OpenCV cannot encode it.
+      UserError: OpenCV cannot encode it.
     """
     if jpeg:
         full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
@@ -181,5 +178,5 @@ def encode(image: np.ndarray, jpeg: int = 0) -> bytes:
         suffix, options = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 4]
     ok, code = cv2.imencode(suffix, image[..., ::-1], options)
     if not ok:
-        raise ValueError(f"cannot encode an image of shape {image.shape}")
+        raise UserError(f"cannot encode an image of shape {image.shape}")
     return code.tobytes()

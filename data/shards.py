@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data import commands, records
+from data import records
+from maskgit_sr import paths
+from maskgit_sr.errors import UserError
 
 _SETTINGS = "settings.json"
 
@@ -29,8 +31,8 @@ class Crop:
 
 
 @dataclass
-class Picture:
-    """One input picture after its checks."""
+class InspectedImage:
+    """An input image after its checks, with the crops that are kept of it."""
 
     name: str
     height: int = 0
@@ -45,11 +47,11 @@ class Picture:
     crops: list[Crop] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
-        """What is remembered of it."""
+        """Returns the columns that are stored of the image: all but its crops."""
         return {name: value for name, value in vars(self).items() if name != "crops"}
 
     def examples(self) -> list[tuple[dict[str, Any], bytes]]:
-        """(what examples.jsonl says, record) of each crop."""
+        """Returns (line of examples.jsonl, packed record) of each crop."""
         found = []
         for crop in self.crops:
             whole = (crop.height, crop.width) == (self.height, self.width)
@@ -64,11 +66,11 @@ class Shards:
     """The output folder: finished shards, each with the rows of the pictures it ends with.
 
     Args:
-      settings: what decides about the bytes; the folder must have been begun with equal ones.
-      inputs: what describes the input folders, likewise.
+      settings: all that determines the bytes; the folder must have been begun with equal ones.
+      inputs: descriptions of the input folders, which must be equal, too.
 
     Raises:
-      ValueError: the folder was begun differently, or by something else.
+      UserError: the folder was begun differently, or by something else.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], inputs: list[dict[str, Any]]):
@@ -84,13 +86,13 @@ class Shards:
             begun = json.loads(path.read_text()) if path.exists() else None
         if begun is not None:
             if begun != wanted:
-                raise ValueError(
+                raise UserError(
                     f"{folder}: was begun with other settings or input; choose an empty folder"
                 )
         elif any(folder.iterdir()):
-            raise ValueError(f"{folder}: expected an empty folder, or one that this command began")
+            raise UserError(f"{folder}: expected an empty folder, or one that this command began")
         else:
-            commands.write_whole(path, json.dumps(wanted, indent=1))
+            paths.write(path, json.dumps(wanted, indent=1))
         self.shards: list[dict[str, Any]] = []
         self.pictures: list[dict[str, Any]] = []
         self.examples: list[dict[str, Any]] = []
@@ -117,7 +119,7 @@ class Shards:
         self.pictures += pictures
         self.examples += examples
 
-    def add(self, pictures: Sequence[Picture]) -> None:
+    def add(self, pictures: Sequence[InspectedImage]) -> None:
         """Writes one shard with all crops of these pictures, if any, and then their rows."""
         found = [example for picture in pictures for example in picture.examples()]
         rows, packed = [row for row, _ in found], [record for _, record in found]
@@ -127,15 +129,15 @@ class Shards:
             size = records.write_shard(self.folder / name, packed)
             shard = {"file": name, "examples": len(packed), "bytes": size}
         part = {"shard": shard, "pictures": [p.row() for p in pictures], "examples": rows}
-        commands.write_whole(self._part(self._parts), json.dumps(part))
+        paths.write(self._part(self._parts), json.dumps(part))
         self._parts += 1
         self._keep(shard, part["pictures"], rows)  # type: ignore[arg-type]
 
     def finish(self) -> dict[str, Any]:
-        """Writes examples, report and manifest, clears what served resuming; the manifest."""
+        """Writes examples, report and manifest, deletes the resume files, returns the manifest."""
         lines = (json.dumps(example) for example in self.examples)
-        commands.write_whole(self.folder / records.EXAMPLES, "\n".join(lines) + "\n")
-        commands.write_whole(self.folder / "report.csv", report(self.pictures))
+        paths.write(self.folder / records.EXAMPLES, "\n".join(lines) + "\n")
+        paths.write(self.folder / "report.csv", report(self.pictures))
         manifest = {
             "version": records.VERSION,
             "settings": self._settings,
@@ -149,26 +151,27 @@ class Shards:
             "licences": Counter(example["licence"] for example in self.examples),
             "shards": self.shards,
         }
-        commands.write_whole(self.folder / records.MANIFEST, json.dumps(manifest, indent=1))
+        paths.write(self.folder / records.MANIFEST, json.dumps(manifest, indent=1))
         self._clear()
         return manifest
 
     def left_out(self) -> dict[str, int]:
-        """Number of pictures by what was wrong with them."""
+        """Returns the number of images that were left out, by reason."""
         return Counter(row["problem"].partition(":")[0] for row in self.pictures if row["problem"])
 
     def discard(self) -> None:
-        """Takes away a folder in which nothing was made."""
+        """Deletes an output folder in which nothing was made."""
         self._clear()
         self.folder.rmdir()
 
     def _clear(self) -> None:
-        for path in (*self.folder.glob("part-*.json"), self.folder / _SETTINGS):
+        half = self.folder.glob(".*.part*")  # of `paths.whole`, when it was killed
+        for path in (*self.folder.glob("part-*.json"), *half, self.folder / _SETTINGS):
             path.unlink(missing_ok=True)
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
-    """CSV of what was found about every picture, the blurred ones first."""
+    """Returns a CSV of the measurements of every image, the blurred ones first."""
     columns = ("name", "height", "width", "contrast", "sharpness", "problem", "duplicate_of")
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")

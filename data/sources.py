@@ -1,8 +1,8 @@
 """Random-access image sources with one interface.
 
 `len(source)`, and `source[i]` → dict(image uint8 [H, W, 3] RGB, id str), or dict(hr, lr, id) where
-LR images come with the photographs. An image that cannot be read raises `UnreadableImage`; what to
-do then is the caller's choice (`data.readers`).
+LR images come with the photographs. An image that cannot be read raises `UserError`, which
+`data.readers` passes over.
 
 `open_source` finds the kind from a text: a folder of images, a folder of shards, a list file, pairs
 or a TFDS dataset; local paths or any that etils.epath knows (gs://, s3://).
@@ -18,12 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
-from data import images, records
-from data.images import UnreadableImage
+from data import records
+from maskgit_sr.errors import UserError
+from maskgit_sr.images import pairing
+from maskgit_sr.images.decode import header_size, rgb8
+from maskgit_sr.images.files import PICTURE_SUFFIXES
+from maskgit_sr.images.samples import cast, color_of
 
-# What LR/HR sets append to the name of a scene: `Canon_001_LR4`, `DSC_1045_x1`, `0801x4`, `a_HR`.
-# `x4` needs a separator or a digit before it, so that a file called `box4` keeps its name.
-_PAIR_SUFFIX = re.compile(r"(?:[_-](?:lr|hr|gt)\d*|[_-]x\d+|(?<=\d)x\d+)$", re.IGNORECASE)
 _LR_FOLDER, _HR_FOLDER = re.compile(r"(^|_)(lr|lq)$", re.I), re.compile(r"(^|_)(hr|gt)$", re.I)
 _LR_FILE, _HR_FILE = re.compile(r"_lr\d*$", re.I), re.compile(r"_(hr|gt)$", re.I)
 
@@ -37,24 +38,24 @@ class Source(Protocol):
 
 
 def list_images(root: epath.PathLike) -> list[str]:
-    """Relative POSIX paths of all images below `root`, sorted; hidden files are left out.
+    """Returns relative POSIX paths of all images below `root`, sorted; hidden files are left out.
 
     Raises:
-      ValueError: `root` is not a folder, or holds no image.
+      UserError: `root` is not a folder, or holds no image.
     """
     root = epath.Path(root)
     if not root.is_dir():
-        raise ValueError(f"image folder {str(root)!r}: not found or not a folder")
+        raise UserError(f"image folder {str(root)!r}: not found or not a folder")
     names = [
         str((folder / name).relative_to(root).as_posix())
         for folder, _, files in root.walk()
         for name in files
-        if PurePosixPath(name).suffix.lower() in images.SUFFIXES and not name.startswith(".")
+        if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith(".")
     ]
     if not names:
-        raise ValueError(
+        raise UserError(
             f"image folder {str(root)!r}: no image found "
-            f"(looked for {' '.join(sorted(images.SUFFIXES))})"
+            f"(looked for {' '.join(sorted(PICTURE_SUFFIXES))})"
         )
     return sorted(names)
 
@@ -63,14 +64,14 @@ def read_image(path: epath.PathLike) -> np.ndarray:
     """Decodes one file to uint8 [H, W, 3] RGB.
 
     Raises:
-      UnreadableImage: the file cannot be read or decoded; the message names it.
+      UserError: the file cannot be read or decoded; the message names it.
     """
     path = epath.Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UnreadableImage(f"{path}: {error.strerror or error}") from error
-    return images.decode(data, str(path))
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    return rgb8(data, str(path))
 
 
 class ImageFiles:
@@ -100,7 +101,7 @@ class ImageFolder(ImageFiles):
     """All images below a folder, in sorted order.
 
     Raises:
-      ValueError: the folder is missing or holds no image.
+      UserError: the folder is missing or holds no image.
     """
 
     def __init__(self, root: epath.PathLike):
@@ -113,28 +114,28 @@ class ImageList(ImageFiles):
     Empty lines and those that start with # are passed over, as is what follows a tab.
 
     Raises:
-      ValueError: the file is missing, or names nothing.
+      UserError: the file is missing, or names nothing.
     """
 
     def __init__(self, path: epath.PathLike):
         path = epath.Path(path)
         if not path.is_file():
-            raise ValueError(f"list of images {str(path)!r}: not found")
+            raise UserError(f"list of images {str(path)!r}: not found")
         lines = (line.partition("\t")[0].strip() for line in path.read_text().splitlines())
         names = [line for line in lines if line and not line.startswith("#")]
         if not names:
-            raise ValueError(f"list of images {str(path)!r}: names no image")
+            raise UserError(f"list of images {str(path)!r}: names no image")
         super().__init__(path.parent, names)
 
 
-def scene_name(path: str) -> str:
-    """Relative path without suffix and without LR/HR/scale marks: `a/P1_x4.png` → `a/P1`."""
-    stem = str(PurePosixPath(path).with_suffix(""))
-    while (shorter := _PAIR_SUFFIX.sub("", stem)) != stem and PurePosixPath(shorter).name:
-        if shorter.endswith("/"):
-            break
-        stem = shorter
-    return stem
+def check_scale(hr: tuple[int, ...], lr: tuple[int, ...], scale: int, where: str) -> None:
+    """Compares the sizes of a pair, each (height, width, …).
+
+    Raises:
+      UserError: HR is not exactly `scale` times LR; the message begins with `where`.
+    """
+    if hr[:2] != (lr[0] * scale, lr[1] * scale):
+        raise UserError(f"{where}: HR {hr[0]}x{hr[1]} is not {scale} times LR {lr[0]}x{lr[1]}")
 
 
 class PairedFolder:
@@ -142,40 +143,40 @@ class PairedFolder:
 
     Three layouts are found: folders `lr` and `hr` (any case, also `test_LR`, `train_HR`, `gt`), as
     DRealSR has them; files `…_LR4.png` and `…_HR.png` side by side at any depth, as RealSR has
-    them; and a folder `hr` alone, when `has_lr` is False. Files are paired by equal names (up to
-    the file suffix), else by equal `scene_name`. `id` is the scene name; `names` are the paths of
-    the HR images.
+    them; and a folder `hr` alone, when `has_lr` is False. Files are paired as by
+    `maskgit_sr.images.pairing`. `id` is the name of the scene; `names` are the paths of the HR
+    images.
 
     Raises:
-      ValueError: missing or empty folder, an HR image without an LR partner (or with several). All
+      UserError: missing or empty folder, an HR image without an LR partner (or with several). All
         name the file.
     """
 
     def __init__(self, root: epath.PathLike):
         self.root = epath.Path(root)
         if not self.root.is_dir():
-            raise ValueError(f"paired folder {str(self.root)!r}: not found or not a folder")
+            raise UserError(f"paired folder {str(self.root)!r}: not found or not a folder")
         folders = sorted(entry.name for entry in self.root.iterdir() if entry.is_dir())
         hr_name, lr_name = (self._folder(folders, kind) for kind in (_HR_FOLDER, _LR_FOLDER))
         if hr_name:
             self.names, hr = _below(self.root / hr_name, hr_name)
             self._lr, lr = _below(self.root / lr_name, lr_name) if lr_name else ([], [])
-            where = lr_name
         else:
             names = list_images(self.root)
             stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
             self.names = hr = [name for name in names if _HR_FILE.search(stems[name])]
             self._lr = lr = [name for name in names if _LR_FILE.search(stems[name])]
-            where = "."
             if not hr:
-                raise ValueError(
+                raise UserError(
                     f"paired folder {str(self.root)!r}: expected folders lr and hr, or files "
                     f"named …_LR4 and …_HR"
                 )
         self.has_lr = bool(lr)
         self._ids = _unique_ids(hr)
         if self.has_lr:
-            self._lr = [self._lr[i] for i in self._partners(hr, lr, hr_name or ".", where or ".")]
+            paths = dict(zip(lr, self._lr, strict=True))
+            partners = self._partners(hr, lr, hr_name or ".", lr_name or ".")
+            self._lr = [paths[name] for name in partners]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -195,75 +196,69 @@ class PairedFolder:
         """Reads the headers of all pairs; unreadable ones are left to whoever reads them.
 
         Raises:
-          ValueError: an HR image is not exactly `scale` times its LR; the message names it.
+          UserError: an HR image is not exactly `scale` times its LR; the message names it.
         """
         for name, hr, lr in zip(self._ids, self.names, self._lr, strict=True):
             try:
-                large, small = (images.size(self.root / path) for path in (hr, lr))
-            except UnreadableImage:
+                large, small = (self._size(path) for path in (hr, lr))
+            except (UserError, OSError):
                 continue
-            if large != (small[0] * scale, small[1] * scale):
-                raise ValueError(
-                    f"paired folder {str(self.root)!r}: {name}: HR {large[0]}x{large[1]} is not "
-                    f"{scale} times LR {small[0]}x{small[1]}"
-                )
+            check_scale(large, small, scale, f"paired folder {str(self.root)!r}: {name}")
+
+    def _size(self, path: str) -> tuple[int, int]:
+        with (self.root / path).open("rb") as file:
+            return header_size(file)
 
     def _folder(self, folders: Iterable[str], kind: re.Pattern[str]) -> str:
         found = [name for name in folders if kind.search(name)]
         if len(found) > 1:
-            raise ValueError(
+            raise UserError(
                 f"paired folder {str(self.root)!r}: several candidates: {', '.join(found)}"
             )
         return found[0] if found else ""
 
-    def _partners(self, hr: list[str], lr: list[str], hr_name: str, lr_name: str) -> list[int]:
-        """Positions in `lr` of the partners of `hr`."""
-        same = {str(PurePosixPath(name).with_suffix("")): i for i, name in enumerate(lr)}
-        scenes: dict[str, list[int]] = {}
-        for i, name in enumerate(lr):
-            scenes.setdefault(scene_name(name), []).append(i)
-        partners = []
+    def _partners(self, hr: list[str], lr: list[str], hr_name: str, lr_name: str) -> list[str]:
+        """Returns the LR partner of each HR image."""
+        found = pairing.partners(hr, lr)
         for name in hr:
-            exact = same.get(str(PurePosixPath(name).with_suffix("")))
-            found = scenes.get(scene_name(name), []) if exact is None else [exact]
-            if len(found) != 1:
-                several = f"several LR partners ({', '.join(lr[i] for i in found)})"
-                what = several if found else "no LR partner"
-                raise ValueError(
-                    f"paired folder {str(self.root)!r}: {hr_name}/{name} has {what} in {lr_name}/"
+            if name not in found:
+                scene = _scene(name).lower()
+                alike = [f"{hr_name}/{other}" for other in hr if _scene(other).lower() == scene]
+                alike += [f"{lr_name}/{other}" for other in lr if _scene(other).lower() == scene]
+                raise UserError(
+                    f"paired folder {str(self.root)!r}: {hr_name}/{name} has no single LR partner "
+                    f"in {lr_name}/; of one name are {', '.join(alike)}"
                 )
-            partners.append(found[0])
-        if twice := {i for i in partners if partners.count(i) > 1}:
-            raise ValueError(
-                f"paired folder {str(self.root)!r}: {lr_name}/{lr[min(twice)]} fits several HR "
-                "images"
-            )
-        return partners
+        return [found[name] for name in hr]
 
 
 def lr_hr_pairs(root: epath.PathLike) -> PairedFolder:
-    """A paired folder that must have LR images.
+    """Returns a paired folder that must have LR images.
 
     Raises:
-      ValueError: it has none; see `PairedFolder` for the rest.
+      UserError: it has none; see `PairedFolder` for the rest.
     """
     pairs = PairedFolder(root)
     if not pairs.has_lr:
-        raise ValueError(f"paired folder {str(root)!r}: holds no LR images")
+        raise UserError(f"paired folder {str(root)!r}: holds no LR images")
     return pairs
 
 
 def _below(folder: epath.Path, name: str) -> tuple[list[str], list[str]]:
-    """(paths of the images relative to the folder's parent, relative to the folder)."""
+    """Returns (paths of the images relative to the folder's parent, relative to the folder)."""
     names = list_images(folder)
     return [f"{name}/{file}" for file in names], names
 
 
 def _unique_ids(names: list[str]) -> list[str]:
-    """Scene names, or the plain stems where scene names would not tell the images apart."""
-    ids = [scene_name(name) for name in names]
+    """Returns scene names, or the plain stems where scene names do not tell the images apart."""
+    ids = [_scene(name) for name in names]
     stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
     return ids if len(set(ids)) == len(ids) else stems
+
+
+def _scene(name: str) -> str:
+    return pairing.scene(str(PurePosixPath(name).with_suffix("")))
 
 
 class TfdsSource:
@@ -278,7 +273,7 @@ class TfdsSource:
       data_dir: where it was prepared; None: TFDS's own default.
 
     Raises:
-      ValueError: not prepared there as ArrayRecord, or without images.
+      UserError: not prepared there as ArrayRecord, or without images.
     """
 
     def __init__(self, name: str, split: str = "train", data_dir: str | None = None):
@@ -290,13 +285,13 @@ class TfdsSource:
             self._data = builder.as_data_source(split)
         except Exception as error:  # TFDS and its builders raise many kinds
             line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise ValueError(
+            raise UserError(
                 f"TFDS dataset {name!r}, split {split!r}: {line}; prepare it with "
                 "`tfds build --file_format=array_record` or give data_dir"
             ) from error
         keys = [key for key in ("hr", "image") if key in builder.info.features]
         if not keys:
-            raise ValueError(f"TFDS dataset {name!r}: has neither 'hr' nor 'image'")
+            raise UserError(f"TFDS dataset {name!r}: has neither 'hr' nor 'image'")
         self._key = keys[0]
 
     def __len__(self) -> int:
@@ -307,11 +302,7 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = _checked(index, len(self))
-        image = np.asarray(self._data[index][self._key])
-        if image.dtype == np.uint16:
-            image = ((image.astype(np.int64) + 128) // 257).astype(np.uint8)
-        if image.shape[2] != 3:
-            image = np.repeat(image[..., :1], 3, 2)
+        image = cast(color_of(np.asarray(self._data[index][self._key])), np.uint8)
         return {"image": image, "id": f"{self.name}/{self.split}/{index}"}
 
 
@@ -322,13 +313,13 @@ def _checked(index: int, length: int) -> int:
 
 
 def open_source(text: str) -> Source:
-    """The source that `text` names.
+    """Returns the source that `text` names.
 
     "tfds:NAME[:SPLIT[:DATA_DIR]]"; a folder with a `manifest.json` of `data.prepare`; a folder with
     HR/LR pairs ("pairs:FOLDER"); any other folder of images; or a text file that lists images.
 
     Raises:
-      ValueError: nothing there, or not usable; the message says what was expected.
+      UserError: nothing there, or not usable; the message says what was expected.
     """
     kind, _, rest = text.partition(":")
     if kind == "tfds":
@@ -342,25 +333,25 @@ def open_source(text: str) -> Source:
         return records.RecordFolder(path) if records.is_shards(path) else ImageFolder(path)
     if path.is_file():
         return ImageList(path)
-    raise ValueError(f"data root {text!r}: no such folder, list file or shards")
+    raise UserError(f"data root {text!r}: no such folder, list file or shards")
 
 
 def parse_mixture(text: str) -> list[tuple[str, float]]:
     """ "A*0.7;B*0.3" → [("A", 0.7), ("B", 0.3)]; a source without a weight counts 1.
 
     Raises:
-      ValueError: no source, or a weight that is not positive.
+      UserError: no source, or a weight that is not positive.
     """
     parts = [part.strip() for part in text.split(";") if part.strip()]
     if not parts:
-        raise ValueError("data root: expected a folder, list file, shards or tfds:NAME, found ''")
+        raise UserError("data root: expected a folder, list file, shards or tfds:NAME, found ''")
     mixture = []
     for part in parts:
         name, star, weight = part.rpartition("*")
         try:
             mixture.append((name, float(weight)) if star else (part, 1.0))
         except ValueError:
-            raise ValueError(f"data root {part!r}: expected a number after *") from None
+            raise UserError(f"data root {part!r}: expected a number after *") from None
         if not mixture[-1][1] > 0:
-            raise ValueError(f"data root {part!r}: expected a weight above 0")
+            raise UserError(f"data root {part!r}: expected a weight above 0")
     return mixture

@@ -9,19 +9,20 @@ import numpy as np
 from etils import epath
 
 from data import degradations
-from data.sources import PairedFolder
+from data.sources import PairedFolder, check_scale
+from maskgit_sr.errors import UserError
 
 
 def validation_pairs(
     root: epath.PathLike, limit: int | None = None, scale: int = 4
 ) -> Iterator[dict[str, Any]]:
-    """Pairs of a `PairedFolder` in sorted order: dict(lr, hr uint8 [H, W, 3], id str).
+    """Yields the pairs of a `PairedFolder` in sorted order: dict(lr, hr uint8 [H, W, 3], id str).
 
     Without LR images, HR is cut at the right and bottom to a multiple of `scale`, and LR is its
     antialiased bicubic reduction (PIL, MATLAB), rounded to 8 bits.
 
     Raises:
-      ValueError: see `PairedFolder`; or HR is not exactly `scale` times its LR.
+      UserError: see `PairedFolder`; or HR is not exactly `scale` times its LR.
     """
     return _pairs(PairedFolder(root), limit, scale)
 
@@ -34,21 +35,18 @@ def _pairs(source: PairedFolder, limit: int | None, scale: int) -> Iterator[dict
             hr = whole_multiple(hr, scale)
             rng = np.random.default_rng(0)  # this preset draws nothing
             lr = degradations.draw(rng, "bicubic", hr.shape[0], hr.shape[1], scale).apply(hr)
-        if hr.shape[:2] != (lr.shape[0] * scale, lr.shape[1] * scale):
-            raise ValueError(
-                f"paired folder {str(source.root)!r}: {pair['id']}: HR {hr.shape[:2]} is not "
-                f"{scale} times LR {lr.shape[:2]}"
-            )
+        where = f"paired folder {str(source.root)!r}: {pair['id']}"
+        check_scale(hr.shape, lr.shape, scale, where)
         yield {"lr": lr, "hr": hr, "id": pair["id"]}
 
 
 def whole_multiple(hr: np.ndarray, scale: int) -> np.ndarray:
-    """Cut at the right and bottom so that both sides are multiples of `scale`.
+    """Cuts HR at the right and bottom so that both sides are multiples of `scale`.
 
     Raises:
-      ValueError: a side is shorter than `scale`.
+      UserError: a side is shorter than `scale`.
     """
     height, width = (n // scale * scale for n in hr.shape[:2])
     if not min(height, width):
-        raise ValueError(f"image of {hr.shape[0]}x{hr.shape[1]} is smaller than the scale {scale}")
+        raise UserError(f"image of {hr.shape[0]}x{hr.shape[1]} is smaller than the scale {scale}")
     return np.ascontiguousarray(hr[:height, :width])

@@ -20,7 +20,7 @@ from data import degradations
 from data.validation import whole_multiple
 from maskgit_sr import DEFAULT_MODEL, images
 from maskgit_sr.cli import results
-from maskgit_sr.errors import UserError
+from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.images import pairing
 from maskgit_sr.images.pairing import Entry
 
@@ -74,11 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="JSON of all scores")
     parser.add_argument("--report", type=Path, help="folder of a page with scores and pictures")
     given = parser.parse_args(argv)
-    try:
+    with one_line("launch.evaluate"):
         return _run(given)
-    except UserError as error:
-        print(f"launch.evaluate: {error}", file=sys.stderr)
-        return 2
 
 
 def _run(given: Any) -> int:

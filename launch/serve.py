@@ -1,6 +1,8 @@
 """Serves a model over HTTP: ``python -m launch.serve --help``."""
 
+import sys
+
 from maskgit_sr.serving.command import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from typing import Any
 from absl import app, flags
 
 from launch.plan import ACCELERATORS, FOLDER, IMAGE, ROOT, RUNNER, STAGES, Plan, make_plan
-from maskgit_sr.errors import UserError
+from maskgit_sr.errors import UserError, one_line
 
 _SOURCES = ("requirements.txt", "pyproject.toml", "README.md", "LICENSE")
 _PACKAGES = ("maskgit_sr", "configs", "data", "launch")
@@ -113,7 +112,7 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Command-line entry; a user's mistake is one line and exit code 2."""
     given = flags.FLAGS
-    try:
+    with one_line("launch.xm"):
         plan = make_plan(
             given.config,
             given.workdir,
@@ -134,9 +133,6 @@ def main(argv: list[str]) -> None:
             raise UserError(
                 "xmanager is not installed: pip install '.[xm]' (or --dry-run)"
             ) from None
-    except UserError as error:
-        print(f"launch.xm: {error}", file=sys.stderr)
-        sys.exit(2)
     xm.run_in_asyncio_loop(_launch)(plan)
 
 

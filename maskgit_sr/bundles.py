@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import struct
-import uuid
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -93,21 +92,7 @@ def write(
     stored = {name: (_NAMES[a.dtype], a.shape, a.tobytes()) for name, a in arrays.items()}
     metadata = dataclasses.replace(metadata, version=FORMAT_VERSION, digest=_digest(stored))
     blob = save(arrays, {_KEY: json.dumps(dataclasses.asdict(metadata), sort_keys=True)})
-    target = epath.Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if paths.is_remote(path):  # a bucket shows whole objects only
-            target.write_bytes(blob)
-            return
-        try:
-            temporary.write_bytes(blob)
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the bundle: {error.strerror or error}") from error
+    paths.write(path, blob)
 
 
 def read_metadata(path: paths.PathLike) -> Metadata:

@@ -26,12 +26,13 @@ import types
 from typing import Any
 
 from maskgit_sr import DEFAULT_MODEL, paths
-from maskgit_sr.cli.messages import DEVICES, DTYPES, check_choice, printable
+from maskgit_sr.cli.messages import DEVICES, DTYPES, check_choice
 from maskgit_sr.cli.upscale import COLOR_FIXES, check_options
-from maskgit_sr.errors import UserError
+from maskgit_sr.errors import UserError, one_line, printable
 from maskgit_sr.images import MAX_PIXELS
 from maskgit_sr.inference import load
 
+_NAME = "launch.beam_upscale"
 PACK = 4  # device calls' worth of tiles in a batch: at most a fifth of them is filled up
 SHOWN = 10  # failures told one by one
 LOCAL = ("directrunner", "fnapirunner", "prismrunner")
@@ -40,7 +41,7 @@ LOCAL = ("directrunner", "fnapirunner", "prismrunner")
 def parser() -> argparse.ArgumentParser:
     """The options that are not Beam's."""
     found = argparse.ArgumentParser(
-        prog="launch.beam_upscale",
+        prog=_NAME,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # what is left over is for Beam
@@ -80,10 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
     try:
-        return _run(given, rest)
-    except UserError as error:
-        _say(str(error))
-        return 2
+        with one_line(_NAME):
+            return _run(given, rest)
     except (Exception, KeyboardInterrupt):  # a worker in this process turns it into another
         if not stopped.is_set():
             raise
@@ -216,7 +215,7 @@ def _check_remote(given: argparse.Namespace) -> None:
 
 
 def _say(line: str) -> None:
-    print(f"launch.beam_upscale: {printable(line)}", file=sys.stderr)
+    print(f"{_NAME}: {printable(line)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 
+from maskgit_sr import errors
 from maskgit_sr.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,19 +25,13 @@ _errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 def reporting() -> Iterator[None]:
     """Turns a mistake of the user into one line and an exit code."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # it warns of every private TIFF tag
-    try:
-        yield
-    except UserError as error:
-        say(one_line(error))
-        raise typer.Exit(2) from None
-    except OSError as error:
-        if not error.filename:
-            raise
-        say(one_line(error))
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        say("interrupted")
-        raise typer.Exit(130) from None
+    with errors.one_line("maskgit-sr", {KeyboardInterrupt: 130}):
+        try:
+            yield
+        except OSError as error:
+            if not error.filename:  # about no file of the user's: a defect
+                raise
+            raise UserError(errors.line(error)) from None
 
 
 def show(table: Table) -> None:
@@ -58,19 +52,8 @@ def plain_table(*columns: str) -> Table:
     return table
 
 
-def one_line(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
-
-
 def say(line: str) -> None:
-    _errors.print(f"maskgit-sr: {printable(line)}", soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """One line, whatever line breaks and escape sequences a file name holds."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    _errors.print(f"maskgit-sr: {errors.printable(line)}", soft_wrap=True)
 
 
 def check_choice(option: str, value: str | None, choices: tuple[str, ...]) -> None:

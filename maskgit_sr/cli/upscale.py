@@ -13,13 +13,11 @@ from maskgit_sr.cli.messages import (
     DEVICES,
     DTYPES,
     check_choice,
-    one_line,
-    printable,
     progress,
     reporting,
     say,
 )
-from maskgit_sr.errors import UserError
+from maskgit_sr.errors import UserError, line, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -128,7 +126,7 @@ def upscale(
                 except (UserError, OSError) as error:
                     if len(jobs) == 1 or (isinstance(error, OSError) and not error.filename):
                         raise
-                    say(one_line(error))
+                    say(line(error))
                     failed += 1
             bars.update(bar, completed=len(todo))
         if len(jobs) > 1:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from maskgit_sr.errors import UserError
+from maskgit_sr import paths
+from maskgit_sr.errors import UserError, one_line
 
 
 def read_state(source: Path) -> dict[str, np.ndarray]:
@@ -86,13 +87,7 @@ def convert(sources: Sequence[Path], target: Path) -> int:
         origin[source.name] = hashlib.sha256(source.read_bytes()).hexdigest()
     if not arrays:
         raise UserError(f"{', '.join(map(str, sources))}: no arrays found")
-    partial = target.with_name(f".{target.name}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, partial, metadata=origin)
-        partial.replace(target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+    paths.write(target, save(arrays, metadata=origin))
     return len(arrays)
 
 
@@ -102,11 +97,8 @@ def main(arguments: Sequence[str]) -> int:
         print("python -m maskgit_sr.convert.networks SOURCE … TARGET.safetensors", file=sys.stderr)
         return 2
     *sources, target = map(Path, arguments)
-    try:
+    with one_line("maskgit_sr.convert.networks"):
         count = convert(sources, target)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
     print(f"{target}: {count} arrays")
     return 0
 

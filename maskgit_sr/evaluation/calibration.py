@@ -22,6 +22,7 @@ from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.errors import UserError
 from maskgit_sr.evaluation import plots
 from maskgit_sr.images.pairing import Entry
+from maskgit_sr.images.samples import unit
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods.base import RestoreOptions
 from maskgit_sr.perceptual import distances as perceptual
@@ -228,7 +229,6 @@ def cut_pair(
     def cut(image: np.ndarray, side: int) -> np.ndarray:
         image = image[: rows * side, : columns * side]
         tiles = image.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
-        peak = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
-        return tiles.reshape(-1, side, side, 3).astype(np.float32) / np.float32(peak)
+        return unit(tiles.reshape(-1, side, side, 3))
 
     return cut(lr, size), cut(hr, size * scale)

@@ -19,11 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskgit_sr import images, metrics
+from maskgit_sr import images, metrics, paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.evaluation import statistics
 from maskgit_sr.images import Picture
 from maskgit_sr.images.pairing import Entry
+from maskgit_sr.images.samples import peak, unit
 from maskgit_sr.metrics.protocols import Protocol
 
 FORMAT = 1
@@ -224,16 +225,13 @@ def _aligned(
     for kind, picture in (("SR", sample.sr), ("HR", sample.hr), ("LR", sample.lr)):
         if picture is not None and picture.color.dtype != np.uint8:
             notes.append(f"{kind} has {picture.color.dtype} samples, scored as they are")
-    references = [None if x is None else _unit(x)[None] for x in (hr, lr)]
-    return _unit(sr)[None], references[0], references[1], notes
+    references = [None if x is None else unit(x)[None] for x in (hr, lr)]
+    return unit(sr)[None], references[0], references[1], notes
 
 
 def _opaque(picture: Picture, kind: str) -> np.ndarray:
     alpha = picture.alpha
-    if (
-        alpha is not None
-        and (alpha < (1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max)).any()
-    ):
+    if alpha is not None and (alpha < peak(alpha.dtype)).any():
         raise UserError(f"{kind} is transparent in parts; scores are of opaque pictures")
     return picture.color
 
@@ -242,11 +240,6 @@ def _colourless(picture: Picture) -> bool:
     """Whether all channels are equal, however the file stores them."""
     color = picture.color
     return picture.grey or bool((color == color[..., :1]).all())
-
-
-def _unit(color: np.ndarray) -> np.ndarray:
-    peak = 1 if color.dtype.kind == "f" else np.iinfo(color.dtype).max
-    return color.astype(np.float32) / np.float32(peak)
 
 
 def _size(array: np.ndarray) -> str:
@@ -303,13 +296,7 @@ def write(result: Mapping[str, Any], path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    paths.write(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from maskgit_sr import images
 from maskgit_sr.evaluation.evaluator import Read, Sample
 from maskgit_sr.images import files
 from maskgit_sr.images.pairing import Entry
+from maskgit_sr.images.samples import cast
 from maskgit_sr.inference.upscaler import Upscaler
 
 PARTS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -115,9 +116,4 @@ def _scored(found: dict[str, np.ndarray], system: str, crop: int) -> dict[str, n
 
 
 def _eight_bits(path: Path) -> np.ndarray:
-    picture = images.read(path)
-    color = picture.color
-    if color.dtype == np.uint8:
-        return color
-    peak = 1.0 if color.dtype.kind == "f" else float(np.iinfo(color.dtype).max)
-    return np.rint(color.astype(np.float32) * (255 / peak)).astype(np.uint8)
+    return cast(images.read(path).color, np.uint8)

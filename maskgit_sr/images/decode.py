@@ -10,7 +10,7 @@ import io
 import struct
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,11 +18,14 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from maskgit_sr.errors import UserError
 from maskgit_sr.images.encode import plain_text
+from maskgit_sr.images.samples import cast, color_of
 
 MAX_PIXELS = 64_000_000
+RGB8_PIXELS = 178_956_970  # photographs for training may be larger; Pillow itself refuses more
 
 # Named, so that Pillow never hands a file to an external program (EPS goes to Ghostscript).
 _READABLE = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "AVIF", "JPEG2000")
+_KINDS = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000"
 _PHOTOMETRIC, _BITS, _EXTRA_SAMPLES = 262, 258, 338
 _ORIENTATION, _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 274, 34665, 34853, 40965
 _SIZE_TAGS, _EXIF_SIZE_TAGS = {256, 257}, {40962, 40963}
@@ -30,7 +33,7 @@ _SIZE_TAGS, _EXIF_SIZE_TAGS = {256, 257}, {40962, 40963}
 _TIFF_KEPT = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, _EXIF_IFD, _GPS_IFD}
 
 
-class Decoded(NamedTuple):
+class DecodedImage(NamedTuple):
     """An upright picture: samples [H, W, C], C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha."""
 
     samples: np.ndarray  # uint8, uint16, or float32 in [0, 1]
@@ -43,7 +46,7 @@ class TooManyPixels(UserError):
     """A picture above the limit of pixels."""
 
 
-def decode_file(path: Path) -> Decoded:
+def decode_file(path: Path) -> DecodedImage:
     """See `images.read`."""
     data = _file_bytes(path)
     try:
@@ -52,15 +55,14 @@ def decode_file(path: Path) -> Decoded:
         raise type(error)(f"{path}: {error}") from error.__cause__
 
 
-def decode_bytes(data: bytes, limit: int = MAX_PIXELS) -> Decoded:
+def decode_bytes(data: bytes, limit: int = MAX_PIXELS) -> DecodedImage:
     """See `images.from_bytes`."""
     if not data:
         raise UserError("expected a picture, found an empty file")
-    Image.init()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=[f for f in _READABLE if f in Image.OPEN])
+            image = Image.open(io.BytesIO(data), formats=_formats())
             check_size(*image.size, limit)
             if image.format == "PNG":
                 Image.open(io.BytesIO(data)).verify()  # decoding does not look at checksums
@@ -72,8 +74,7 @@ def decode_bytes(data: bytes, limit: int = MAX_PIXELS) -> Decoded:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(f"more than the limit of {limit:,} pixels") from error
     except UnidentifiedImageError as error:
-        kinds = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000"
-        raise UserError(f"not a picture that can be decoded ({kinds})") from error
+        raise UserError(f"not a picture that can be decoded ({_KINDS})") from error
     except MemoryError:
         raise
     # Decoders meet a damaged file with whatever exception they stumbled over.
@@ -84,7 +85,26 @@ def decode_bytes(data: bytes, limit: int = MAX_PIXELS) -> Decoded:
     return decoded._replace(notes=notes + decoded.notes)
 
 
-def decode_image(image: Image.Image) -> Decoded:
+def rgb8(data: bytes, name: str, limit: int = RGB8_PIXELS) -> np.ndarray:
+    """Decodes the bytes of the file `name` for training, otherwise as `images.from_bytes` does.
+
+    Returns:
+      uint8 [H, W, 3] RGB: without alpha, deeper samples rounded to 8 bits. The colour profile of
+      an RGB or grey image is not applied.
+
+    Raises:
+      UserError: see `images.read`; more than `limit` pixels, or more than memory holds.
+    """
+    try:
+        samples = decode_bytes(data, limit).samples
+    except UserError as error:
+        raise type(error)(f"{name}: {error}") from error.__cause__
+    except MemoryError as error:  # training goes on with the next file
+        raise UserError(f"{name}: does not fit into memory") from error
+    return cast(color_of(samples), np.uint8)
+
+
+def decode_image(image: Image.Image) -> DecodedImage:
     """See `images.from_pil`."""
     check_size(*image.size)
     try:
@@ -92,6 +112,26 @@ def decode_image(image: Image.Image) -> Decoded:
     except (OSError, SyntaxError) as error:
         raise UserError(f"image: damaged or truncated picture ({error})") from error
     return _decoded(image, None)
+
+
+def header_size(file: BinaryIO) -> tuple[int, int]:
+    """Returns (height, width) of a picture when upright, from the head of its file.
+
+    Raises:
+      UserError: not a picture.
+    """
+    try:
+        with Image.open(file, formats=_formats()) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    except OSError as error:  # Pillow's complaint about files that are no picture is one as well
+        raise UserError(f"not a picture that can be decoded ({_KINDS})") from error
+    return (width, height) if turned else (height, width)
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _READABLE if name in Image.OPEN]
 
 
 def _file_bytes(path: Path) -> bytes:
@@ -158,7 +198,7 @@ def _decode_16_bit(image: Image.Image, data: bytes) -> np.ndarray | None:
     return array
 
 
-def _decoded(image: Image.Image, samples: np.ndarray | None) -> Decoded:
+def _decoded(image: Image.Image, samples: np.ndarray | None) -> DecodedImage:
     """From a loaded image, with its 16-bit samples where Pillow cannot hold them."""
     orientation, exif, notes = _exif(image)
     icc = image.info.get("icc_profile") or None
@@ -174,7 +214,7 @@ def _decoded(image: Image.Image, samples: np.ndarray | None) -> Decoded:
         samples = samples[::-1]
     if orientation in (2, 3, 6, 7):
         samples = samples[:, ::-1]
-    return Decoded(samples, icc, exif, notes)
+    return DecodedImage(samples, icc, exif, notes)
 
 
 def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:

@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from maskgit_sr.images.samples import cast
+
 MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 _MAX_JPEG_EXIF = 65_533  # a JPEG segment counts its bytes in 16 bits
 _STRIP_BYTES = 1 << 20
@@ -35,10 +37,10 @@ def encode(
     lossy = kind in ("JPEG", "WEBP")
     if lossy and samples.dtype != np.uint8:
         notes.append(f"{kind} has 8 bits: {samples.dtype} samples rounded")
-        samples = cast(samples, np.dtype(np.uint8))
+        samples = cast(samples, np.uint8)
     elif samples.dtype.kind == "f":
         notes.append("floats stored as 16 bits")
-        samples = cast(samples, np.dtype(np.uint16))
+        samples = cast(samples, np.uint16)
     if kind == "JPEG" and exif is not None and len(exif) > _MAX_JPEG_EXIF:
         notes.append("EXIF is too long for JPEG and left out")
         exif = None
@@ -64,21 +66,6 @@ def encode(
     buffer = io.BytesIO()
     Image.fromarray(samples[..., 0] if channels == 1 else samples).save(buffer, kind, **options)
     return buffer.getvalue(), tuple(notes)
-
-
-def top(dtype: np.dtype) -> int:
-    """The sample value of full intensity."""
-    return 1 if dtype.kind == "f" else int(np.iinfo(dtype).max)
-
-
-def cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Samples of another type at the same intensities; rounded and clipped for integers."""
-    if array.dtype == dtype:
-        return array
-    scaled = array.astype(np.float32) * np.float32(top(dtype) / top(array.dtype))
-    if dtype.kind != "f":
-        scaled = np.rint(scaled).clip(0, top(dtype))
-    return scaled.astype(dtype)
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

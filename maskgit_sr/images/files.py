@@ -26,7 +26,10 @@ from maskgit_sr.errors import UserError
 FORMATS = ("png", "jpg", "webp", "tif")
 # Which files of a folder are pictures; a file named one by one may be called anything.
 PICTURE_SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jpe .webp .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm .avif .jp2".split()
+    (
+        ".png .jpg .jpeg .jpe .mpo .webp .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm .avif .jp2"
+        " .j2k"
+    ).split()
 )
 _FORMAT_OF = {f".{f}": f for f in FORMATS} | {".jpeg": "jpg", ".tiff": "tif"}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import files
@@ -34,12 +34,14 @@ class Entry:
 
 
 def scene(name: str) -> str:
-    """`Canon_001_LR4_x4` → `canon_001`: a name without what test sets and tools append."""
-    while match := _SUFFIX.search(name):
-        if match.start() == 0:
-            break
-        name = name[: match.start()]
-    return name.lower()
+    """Returns a name without what test sets and tools append: `Canon_001_LR4_x4` → `Canon_001`.
+
+    Args:
+      name: of a file, without its file suffix; folders before it stay as they are.
+    """
+    while (found := _SUFFIX.search(name)) and name[: found.start()].rpartition("/")[2]:
+        name = name[: found.start()]
+    return name
 
 
 def match(
@@ -68,61 +70,67 @@ def match(
     if single:
         paths = {kind: some[0][0] for kind, some in found.items()}
         return [Entry(next(iter(paths.values())).stem, **paths)], []
-    first, *others = found
-    names = {path: relative for path, relative in found[first]}
-    partners = {kind: _partners(names, dict(found[kind])) for kind in others}
+    by_name = {kind: {str(below): path for path, below in some} for kind, some in found.items()}
+    first, *others = by_name
+    fits = {kind: partners(by_name[first], by_name[kind]) for kind in others}
     problems, entries = [], []
-    for path, relative in names.items():
-        missing = [kind for kind in others if path not in partners[kind]]
+    for name, path in by_name[first].items():
+        missing = [kind for kind in others if name not in fits[kind]]
         if missing:
             problems.append(f"{path}: no single partner in --{missing[0]} {given[missing[0]]}")
             continue
-        entries.append(
-            Entry(
-                str(relative.with_suffix("")),
-                **{first: path},
-                **{kind: partners[kind][path] for kind in others},
-            )
-        )
+        files_of = {kind: by_name[kind][fits[kind][name]] for kind in others}
+        entries.append(Entry(_stem(name), **{first: path}, **files_of))
     for kind in others:
-        taken = set(partners[kind].values())
+        taken = set(fits[kind].values())
         problems += [
             f"{path}: no single partner in --{first} {given[first]}"
-            for path, _ in found[kind]
-            if path not in taken
+            for name, path in by_name[kind].items()
+            if name not in taken
         ]
     if not entries:
         raise UserError(
             f"--{others[0]} {given[others[0]]}: no name goes with one in --{first} {given[first]}, "
-            f"such as {next(iter(names.values()))} and {found[others[0]][0][1]}"
+            f"such as {next(iter(by_name[first]))} and {next(iter(by_name[others[0]]))}"
         )
     return entries, problems
 
 
-def _partners(names: dict[Path, Path], others: dict[Path, Path]) -> dict[Path, Path]:
-    """{path of `names`: its partner}; a name that fits several others has none."""
-    found: dict[Path, Path] = {}
-    stem = {path: str(relative.with_suffix("")) for path, relative in (names | others).items()}
-    for key in (str, scene):
-        mine, theirs = (_grouped(paths, stem, key) for paths in (names, others))
-        for name, [path, *more] in mine.items():
-            if path not in found and not more and len(theirs.get(name, ())) == 1:
-                found[path] = theirs[name][0]
-        others = {path: relative for path, relative in others.items() if path not in found.values()}
-        names = {path: relative for path, relative in names.items() if path not in found}
-    begins: dict[Path, list[Path]] = {}
-    for path in names:
-        start = scene(stem[path])
-        fits = [o for o in others if stem[o].lower().startswith((f"{start}_", f"{start}-"))]
+def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Returns the partner of each of `names` among `others`; who fits several has none.
+
+    Args:
+      names, others: paths relative to two folders, with their file suffixes.
+    """
+    found: dict[str, str] = {}
+    names, others = list(names), list(others)
+    for key in (_stem, _scene):
+        mine, theirs = _grouped(names, key), _grouped(others, key)
+        for group, [name, *more] in mine.items():
+            if not more and len(theirs.get(group, ())) == 1:
+                found[name] = theirs[group][0]
+        taken = set(found.values())
+        names = [name for name in names if name not in found]
+        others = [other for other in others if other not in taken]
+    begins: dict[str, list[str]] = {}
+    for name in names:
+        start = _scene(name)
+        fits = [o for o in others if o.lower().startswith((f"{start}_", f"{start}-"))]
         if len(fits) == 1:
-            begins.setdefault(fits[0], []).append(path)
-    return found | {paths[0]: other for other, paths in begins.items() if len(paths) == 1}
+            begins.setdefault(fits[0], []).append(name)
+    return found | {only: other for other, [only, *more] in begins.items() if not more}
 
 
-def _grouped(
-    paths: Iterable[Path], stem: dict[Path, str], key: Callable[[str], str]
-) -> dict[str, list[Path]]:
-    groups: dict[str, list[Path]] = {}
-    for path in paths:
-        groups.setdefault(key(stem[path]), []).append(path)
+def _stem(name: str) -> str:
+    return str(PurePath(name).with_suffix(""))
+
+
+def _scene(name: str) -> str:
+    return scene(_stem(name)).lower()
+
+
+def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(key(name), []).append(name)
     return groups

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import secrets
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import decode, encode
+from maskgit_sr.images.samples import cast, color_of, peak
 
 MAX_PIXELS = decode.MAX_PIXELS
 WRITABLE = {
@@ -112,7 +113,7 @@ def from_array(array: np.ndarray) -> Picture:
             raise UserError(f"array: expected floats in [0, 1], found {low:g} to {high:g}")
         array = array.astype(np.float32)
     array = array.reshape(*array.shape[:2], channels)
-    return _from_samples(array, grey=channels < 3, alpha=channels in (2, 4))
+    return _from_samples(array)
 
 
 def to_pil(picture: Picture) -> Image.Image:
@@ -124,7 +125,7 @@ def to_pil(picture: Picture) -> Image.Image:
     if samples.shape[2] == 1:
         image = Image.fromarray(samples[..., 0])
     else:
-        image = Image.fromarray(encode.cast(samples, np.dtype(np.uint8)))
+        image = Image.fromarray(cast(samples, np.uint8))
     if picture.icc:
         image.info["icc_profile"] = picture.icc
     if picture.exif:
@@ -140,18 +141,17 @@ def to_array(picture: Picture, like: np.ndarray) -> np.ndarray:
     if channels in (2, 4):
         alpha = picture.alpha
         if alpha is None:
-            alpha = np.full(color.shape[:2], encode.top(color.dtype), color.dtype)
+            alpha = np.full(color.shape[:2], peak(color.dtype), color.dtype)
         array = np.concatenate([color, alpha[..., None]], axis=-1)
-    array = encode.cast(array, like.dtype)
+    array = cast(array, like.dtype)
     return array[..., 0] if like.ndim == 2 else np.ascontiguousarray(array)
 
 
 def write(picture: Picture, path: str | os.PathLike[str], *, quality: int = 95) -> tuple[str, ...]:
     """Encodes `picture` in the format of the suffix, .png, .jpg, .jpeg, .webp, .tif or .tiff.
 
-    Missing folders are made. The file appears whole or not at all: it is written beside `path`
-    under a temporary name and renamed. PNG and TIFF are lossless and keep 16 bits (floats become
-    16 bits); `quality`, 1 to 100, is for JPEG and WebP.
+    Missing folders are made, and the file appears whole or not at all. PNG and TIFF are lossless
+    and keep 16 bits (floats become 16 bits); `quality`, 1 to 100, is for JPEG and WebP.
 
     Returns:
       Notes on what the format could not keep.
@@ -165,16 +165,7 @@ def write(picture: Picture, path: str | os.PathLike[str], *, quality: int = 95) 
         data, notes = to_bytes(picture, kind, quality=quality)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error.__cause__
-    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    paths.write(path, data)
     return notes
 
 
@@ -219,7 +210,7 @@ def check_kind(picture: Picture, kind: str, *, scale: float = 1.0) -> None:
     if max(height, width) > limit:
         raise UserError(f"{kind} has at most {limit} pixels a side, found {width}x{height}")
     alpha = picture.alpha
-    if kind == "JPEG" and alpha is not None and (alpha < encode.top(alpha.dtype)).any():
+    if kind == "JPEG" and alpha is not None and (alpha < peak(alpha.dtype)).any():
         raise UserError("JPEG cannot hold transparency; use PNG or WebP")
 
 
@@ -242,21 +233,20 @@ def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
     ]
     out = np.stack(resized, axis=-1)
     if array.dtype != np.uint8:
-        out = out.clip(0, encode.top(array.dtype))
+        out = out.clip(0, peak(array.dtype))
         out = np.rint(out).astype(array.dtype) if array.dtype == np.uint16 else out
     return out[..., 0] if array.ndim == 2 else out
 
 
-def _from_decoded(decoded: decode.Decoded) -> Picture:
-    channels = decoded.samples.shape[2]
-    picture = _from_samples(decoded.samples, grey=channels < 3, alpha=channels in (2, 4))
+def _from_decoded(decoded: decode.DecodedImage) -> Picture:
+    picture = _from_samples(decoded.samples)
     return dataclasses.replace(picture, icc=decoded.icc, exif=decoded.exif, notes=decoded.notes)
 
 
-def _from_samples(samples: np.ndarray, *, grey: bool, alpha: bool) -> Picture:
-    color = samples[..., :-1] if alpha else samples
-    color = np.repeat(color, 3, axis=2) if grey else np.ascontiguousarray(color)
-    return Picture(color, np.ascontiguousarray(samples[..., -1]) if alpha else None, grey)
+def _from_samples(samples: np.ndarray) -> Picture:
+    channels = samples.shape[2]
+    alpha = np.ascontiguousarray(samples[..., -1]) if channels in (2, 4) else None
+    return Picture(color_of(samples), alpha, grey=channels < 3)
 
 
 def _samples(picture: Picture) -> np.ndarray:

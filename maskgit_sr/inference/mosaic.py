@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from maskgit_sr.errors import UserError
+from maskgit_sr.images.samples import peak, unit
 from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.ops.tiles import Blender, pad_reflect, plan_axis
 
@@ -39,7 +40,6 @@ class Mosaic:
         self.side = tile.side(height, width)
         stride = self.side - tile.overlap
         rows, columns = (plan_axis(length, self.side, stride) for length in (height, width))
-        self._peak = peak(color.dtype)
         self._padded = pad_reflect(color, rows, columns)
         self._corners = [(top, left) for top in rows.starts for left in columns.starts]
         self._grid = len(rows.starts), len(columns.starts)
@@ -55,7 +55,7 @@ class Mosaic:
         corners = [self._corners[index] for index in indices]
         side = self.side
         windows = np.stack([self._padded[y : y + side, x : x + side] for y, x in corners])
-        return windows.astype(np.float32) / self._peak
+        return unit(windows)
 
     def add(
         self,
@@ -95,14 +95,9 @@ class Mosaic:
         return np.stack(self._tokens).reshape(*self._grid, *self._tokens[0].shape)
 
 
-def peak(dtype: Any) -> np.float32:
-    """The sample value of full intensity."""
-    return np.float32(1 if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max)
-
-
 def quantize(band: np.ndarray, dtype: Any) -> np.ndarray:
     """Intensities, clipped to [0, 1], as samples of `dtype`."""
     band = np.clip(band, 0, 1)
     if np.issubdtype(dtype, np.floating):
         return band.astype(dtype)
-    return np.rint(band * peak(dtype)).astype(dtype)
+    return np.rint(band * np.float32(peak(dtype))).astype(dtype)

@@ -17,7 +17,8 @@ from maskgit_sr.arrays import Params
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
-from maskgit_sr.inference.mosaic import Mosaic, peak, quantize
+from maskgit_sr.images.samples import peak
+from maskgit_sr.inference.mosaic import Mosaic, quantize
 from maskgit_sr.methods.base import Method, Restored, RestoreOptions
 
 MAX_SCALE = 16.0
@@ -258,5 +259,5 @@ def finish(picture: Picture, color: np.ndarray, scale: float) -> Picture:
         alpha = images.resize(alpha, out_height, out_width)
     if picture.grey:  # the network's slight tints are not part of a grey picture
         luma = color.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-        color = quantize(luma / peak(color.dtype), color.dtype)[..., None].repeat(3, -1)
+        color = quantize(luma / np.float32(peak(color.dtype)), color.dtype)[..., None].repeat(3, -1)
     return dataclasses.replace(picture, color=color, alpha=alpha)

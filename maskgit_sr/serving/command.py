@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from maskgit_sr import DEFAULT_MODEL
-from maskgit_sr.errors import UserError
+from maskgit_sr.errors import UserError, one_line
 
 _AT_LEAST = {
     "max_batch": 1,
@@ -68,11 +68,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Command-line entry; a user's mistake is one line and exit code 2."""
     given = parser().parse_args(argv)
-    try:
+    with one_line("launch.serve"):
         _serve(given)
-    except UserError as error:
-        print(f"launch.serve: {error}", file=sys.stderr)
-        return 2
     return 0
 
 
@@ -103,7 +100,7 @@ def _serve(given: Any) -> None:
         settings={"steps": given.steps, "color_fix": given.color_fix},
     )
 
-    def load() -> None:
+    def start() -> None:
         began = time.monotonic()
         upscaler = maskgit_sr.load(
             given.model, batch=given.max_batch, device=given.device, dtype=given.dtype
@@ -125,7 +122,7 @@ def _serve(given: Any) -> None:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     token = given.token or os.environ.get("MASKGIT_SR_TOKEN")
     application = server.make(app.build(service, token))
-    asyncio.run(server.run(service, application, listening, load, given.grace_s))
+    asyncio.run(server.run(service, application, listening, start, given.grace_s))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,10 @@ def run(upscaler, capsys, monkeypatch):
     def run(*words):
         logs = logging.getLogger()
         before = logs.level, logs.handlers[:]
-        code = beam_upscale.main(["--batch", str(BATCH), *map(str, words)])
+        try:
+            code = beam_upscale.main(["--batch", str(BATCH), *map(str, words)])
+        except SystemExit as end:
+            code = end.code
         assert (logs.level, logs.handlers) == before  # of the caller, as it was
         told = capsys.readouterr()
         return code, told.out, told.err.splitlines()

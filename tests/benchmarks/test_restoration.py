@@ -127,7 +127,8 @@ def test_mistakes(monkeypatch, capsys, arguments, said):
 
 def test_a_folder_that_is_no_checkout(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # as it would set it itself
-    assert run(monkeypatch, "--reference", str(tmp_path)) == 2
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, "--reference", str(tmp_path))
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "expected a checkout of RealSRT" in said
     with pytest.raises(UserError):

@@ -79,6 +79,7 @@ def test_mistakes(monkeypatch, capsys, arguments, said):
 
 
 def test_parts_that_do_not_divide_the_batch(monkeypatch, capsys):
-    assert run(monkeypatch, "--stages", "control", "--accumulate", "3") == 2
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, "--stages", "control", "--accumulate", "3")
     said = capsys.readouterr().err
     assert said == "benchmarks.training: --accumulate: 3 does not divide the batch of 8\n"

@@ -152,5 +152,6 @@ def test_synthetic_sets(sets, tmp_path, capsys):
         scores.append([row["scores"] for row in json.loads(output.read_text())["images"]])
     assert scores[0] == scores[1] and len(scores[0]) == 2
     capsys.readouterr()
-    assert synthetic.main([*command, "--degrade", "heavy"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        synthetic.main([*command, "--degrade", "heavy"])
     assert capsys.readouterr().err.startswith("launch.evaluate: --degrade: preset must be one of")

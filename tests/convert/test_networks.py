@@ -36,13 +36,15 @@ def test_sources_are_joined(states):
 )
 def test_refusals(states, capsys, sources, words):
     target = states / "x.safetensors"
-    assert networks.main([*(str(states / name) for name in sources), str(target)]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        networks.main([*(str(states / name) for name in sources), str(target)])
     assert words in capsys.readouterr().err
     assert not target.exists()
 
 
 def test_targets_are_not_replaced(states, capsys):
-    assert networks.main([str(states / "vgg.pth")] * 2) == 2
+    with pytest.raises(SystemExit, match="2"):
+        networks.main([str(states / "vgg.pth")] * 2)
     assert "exists already" in capsys.readouterr().err
     assert networks.main(["vgg.pth"]) == 2
 

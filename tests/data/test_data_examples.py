@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import degradations, operations
-from data.examples import IMAGES, Recipe, random_crop, reflected
+from data.examples import IMAGES, ExampleSpec, random_crop, reflected
 from data.readers import Reader, Skipped
 
 
@@ -52,7 +52,7 @@ def numbered(height, width):
     st.sampled_from([(1.0, 1.0), (1.0, 1.5), (2.0, 9.0)]),
 )
 def test_sizes_are_right_whatever_the_image(preset, scale, cells, more, height, width, zoom):
-    recipe = Recipe(cells * scale, more * scale, scale, preset, zoom)
+    recipe = ExampleSpec(cells * scale, more * scale, scale, preset, zoom)
     example = make(recipe, noise(height, width))
     assert example["hr"].shape == (cells * scale, cells * scale, 3)
     assert example["hr"].dtype == np.uint8 and example["hr"].flags.c_contiguous
@@ -63,7 +63,7 @@ def test_sizes_are_right_whatever_the_image(preset, scale, cells, more, height, 
 
 
 def test_an_example_is_a_function_of_image_and_generator():
-    recipe, image = Recipe(32, 16), noise(80, 90)
+    recipe, image = ExampleSpec(32, 16), noise(80, 90)
     before = image.copy()
     first, again, other = (make(recipe, image, seed=seed) for seed in (1, 1, 2))
     for name in ("hr", "lr"):
@@ -76,7 +76,7 @@ def test_lr_lies_where_hr_lies():
     smooth = operations.to_bytes(
         operations.resize(noise(9, 9).astype(np.float32) / 255, 96, 96, "bilinear")
     )
-    recipe = Recipe(32, 24, preset="bicubic")
+    recipe = ExampleSpec(32, 24, preset="bicubic")
     for seed in range(20):
         example = make(recipe, smooth, seed=seed)
         rng = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def test_zoom_enlarges_by_factors_of_its_range():
     ramp = np.broadcast_to(np.arange(0, 250, 2, dtype=np.uint8)[None, :, None], (125, 125, 3))
     factors = []
     for seed in range(200):
-        hr = make(Recipe(48, preset="none", zoom=(1.5, 3.0)), ramp, seed=seed)["hr"]
+        hr = make(ExampleSpec(48, preset="none", zoom=(1.5, 3.0)), ramp, seed=seed)["hr"]
         assert hr.shape == (48, 48, 3)
         level = hr.astype(float).mean(-1)
         rows, columns = (np.abs(np.diff(level, axis=i)[8:-8, 8:-8]).mean() for i in (0, 1))
@@ -103,7 +103,9 @@ def test_zoom_enlarges_by_factors_of_its_range():
 
 def test_zoom_of_pairs_is_left_alone():
     lr, hr = noise(12, 12), noise(48, 48, 1)
-    plain, zoomed = (make(Recipe(32, zoom=zoom), (hr, lr)) for zoom in ((1.0, 1.0), (1.5, 3.0)))
+    plain, zoomed = (
+        make(ExampleSpec(32, zoom=zoom), (hr, lr)) for zoom in ((1.0, 1.0), (1.5, 3.0))
+    )
     for name in ("hr", "lr"):
         np.testing.assert_array_equal(plain[name], zoomed[name])
 
@@ -111,40 +113,40 @@ def test_zoom_of_pairs_is_left_alone():
 def test_the_kept_crop_takes_every_place_in_the_margin():
     places = set()
     for seed in range(300):
-        hr = make(Recipe(8, 8, preset="none"), numbered(16, 16), seed=seed)["hr"]
+        hr = make(ExampleSpec(8, 8, preset="none"), numbered(16, 16), seed=seed)["hr"]
         places.add((int(hr[..., 0].min()), int(hr[..., 1].min())))
     assert places == {(top, left) for top in (0, 4, 8) for left in (0, 4, 8)}
 
 
 def test_all_eight_orientations_are_taken():
-    recipe = Recipe(4, preset="none")
+    recipe = ExampleSpec(4, preset="none")
     crops = {make(recipe, numbered(4, 4), seed=s)["hr"].tobytes() for s in range(200)}
     assert len(crops) == 8
 
 
 def test_sharpening_the_target_is_the_chains_own_sharpening(monkeypatch):
     image = noise(64, 64)
-    plain = make(Recipe(64, preset="realesrgan"), image, seed=3)
+    plain = make(ExampleSpec(64, preset="realesrgan"), image, seed=3)
     calls, sharpen = [], operations.usm_sharpen
     monkeypatch.setattr(
         operations, "usm_sharpen", lambda *a, **k: calls.append(1) or sharpen(*a, **k)
     )
-    sharp = make(Recipe(64, preset="realesrgan", sharpen=True), image, seed=3)
+    sharp = make(ExampleSpec(64, preset="realesrgan", sharpen=True), image, seed=3)
     assert len(calls) == 1  # for target and chain together
     np.testing.assert_array_equal(plain["lr"], sharp["lr"])
     expected = operations.to_bytes(sharpen(operations.to_float(plain["hr"])))
     np.testing.assert_array_equal(sharp["hr"], expected)
-    camera = make(Recipe(64, preset="camera", sharpen=True), image, seed=3)
+    camera = make(ExampleSpec(64, preset="camera", sharpen=True), image, seed=3)
     np.testing.assert_array_equal(camera["hr"], expected)
     np.testing.assert_array_equal(
-        camera["lr"], make(Recipe(64, preset="camera"), image, seed=3)["lr"]
+        camera["lr"], make(ExampleSpec(64, preset="camera"), image, seed=3)["lr"]
     )
 
 
 def test_flat_crops_are_passed_over_and_noted():
     half = np.full((64, 64, 3), 128, np.uint8)
     half[:, 32:] = noise(64, 32)
-    recipe = Recipe(16, preset="none", contrast=5)
+    recipe = ExampleSpec(16, preset="none", contrast=5)
     for seed in range(30):
         assert make(recipe, half, seed=seed)["hr"].std() > 4
     flat, skipped = np.full((64, 64, 3), 9, np.uint8), Skipped()
@@ -158,15 +160,15 @@ def test_blurred_crops_are_passed_over():
     blurred = operations.to_bytes(
         operations.resize(noise(3, 3).astype(np.float32) / 255, 64, 64, "bicubic")
     )
-    recipe = Recipe(32, preset="none", sharpness=5)
+    recipe = ExampleSpec(32, preset="none", sharpness=5)
     assert make(recipe, blurred, noise(64, 64))["id"] == "1.png"
-    assert make(Recipe(32, preset="none"), blurred, noise(64, 64))["id"] == "0.png"
+    assert make(ExampleSpec(32, preset="none"), blurred, noise(64, 64))["id"] == "0.png"
 
 
 def test_thresholds_that_nothing_reaches_are_named():
     flat = [np.full((8, 8, 3), 9, np.uint8)] * (IMAGES + 1)
     with pytest.raises(ValueError, match=rf"no crop of {IMAGES} images has contrast 300"):
-        make(Recipe(8, preset="none", contrast=300), *flat)
+        make(ExampleSpec(8, preset="none", contrast=300), *flat)
 
 
 @settings(max_examples=40, deadline=None)
@@ -174,15 +176,15 @@ def test_thresholds_that_nothing_reaches_are_named():
 def test_pairs_are_cut_and_turned_alike(height, width, small, seed):
     lr = numbered(height, width)
     hr = lr.repeat(4, 0).repeat(4, 1)
-    example = make(Recipe(4 * small), (hr, lr), seed=seed)
+    example = make(ExampleSpec(4 * small), (hr, lr), seed=seed)
     assert example["lr"].shape == (small, small, 3)
     if min(height, width) >= small:  # reflection does not commute with repeating pixels
         np.testing.assert_array_equal(example["lr"].repeat(4, 0).repeat(4, 1), example["hr"])
 
 
 def test_pairs_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match=r"pair 0\.png: HR \(16, 20\) is not 4 times LR"):
-        make(Recipe(8), (noise(16, 20), noise(4, 4)))
+    with pytest.raises(ValueError, match=r"pair 0\.png: HR 16x20 is not 4 times LR 4x4"):
+        make(ExampleSpec(8), (noise(16, 20), noise(4, 4)))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_pairs_that_do_not_fit_are_named():
 )
 def test_wrong_recipes_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Recipe(**arguments)
+        ExampleSpec(**arguments)
 
 
 @settings(max_examples=40, deadline=None)

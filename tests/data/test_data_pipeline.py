@@ -14,10 +14,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from data import pipeline
-from data.examples import Recipe
+from data.examples import ExampleSpec
 
 COUNT = 11
-RECIPE = Recipe(crop=32, margin=8, preset="realesrgan")
+RECIPE = ExampleSpec(crop=32, margin=8, preset="realesrgan")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_batch_layout(photos):
         assert image.min() >= 0 and image.max() <= 1
         levels = np.round(image * 255).astype(np.float32)
         assert np.array_equal(levels / np.float32(255), image)
-    alone = next(make(photos, Recipe(32, preset="none")))
+    alone = next(make(photos, ExampleSpec(32, preset="none")))
     assert set(alone) == {"hr", "index", "source"}
 
 
@@ -175,7 +175,7 @@ def test_mixtures_keep_their_proportions(tmp_path):
             image = np.full((16, 16, 3), value, np.uint8)
             cv2.imwrite(str(tmp_path / name / f"{i}.png"), image)
     root = f"{tmp_path}/dark*1;{tmp_path}/light*3"
-    batches = take(make(root, Recipe(16, preset="none"), batch_size=8), 28)
+    batches = take(make(root, ExampleSpec(16, preset="none"), batch_size=8), 28)
     sources = np.concatenate([b["source"] for b in batches])
     assert np.bincount(sources).tolist() == [56, 168]
     hr = np.concatenate([b["hr"] for b in batches])
@@ -195,7 +195,7 @@ def test_bad_files_are_counted_and_named_once(photos, caplog, workers):
     assert all(len(batch["hr"]) == COUNT for batch in batches)
     assert len(iterator.skipped) == 1
     lines = [r.getMessage() for r in caplog.records]
-    assert len(lines) == 1 and "04.png: not an image" in lines[0]
+    assert len(lines) == 1 and "04.png: not a picture" in lines[0]
 
 
 def test_small_images_can_be_skipped(photos):
@@ -217,7 +217,7 @@ def test_training_goes_on_over_every_kind_of_file(tmp_path):
     (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("not an image")
-    iterator = make(tmp_path, Recipe(32, preset="light"), batch_size=8)
+    iterator = make(tmp_path, ExampleSpec(32, preset="light"), batch_size=8)
     batch = next(iterator)
     assert np.isfinite(batch["lr"]).all() and len(iterator.skipped) == 3
     # A grey image of one pixel is all one colour however it is reflected.
@@ -242,7 +242,7 @@ def test_wrong_arguments_are_named(photos, changes, message):
 
 def test_useless_data_is_an_error_before_the_first_batch(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"no image is usable, first .*a\.png: not an image"):
+    with pytest.raises(ValueError, match=r"no image is usable, first .*a\.png: not a picture"):
         make(tmp_path)
     for folder, rows in (("hr", 16), ("lr", 5)):
         (tmp_path / "p" / folder).mkdir(parents=True)
@@ -255,9 +255,10 @@ def test_no_worker_process_stays_behind(photos, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
         "from data import pipeline\n"
-        "from data.examples import Recipe\n"
+        "from data.examples import ExampleSpec\n"
         "if __name__ == '__main__':\n"
-        f"    it = pipeline.train_iterator({str(photos)!r}, Recipe(32), batch_size=2, workers=2)\n"
+        f"    root, spec = {str(photos)!r}, ExampleSpec(32)\n"
+        "    it = pipeline.train_iterator(root, spec, batch_size=2, workers=2)\n"
         "    next(it)\n"  # and ends without closing it
     )
     root = Path(__file__).parents[2]
@@ -278,8 +279,9 @@ def test_batches_are_made_where_jax_is_not_installed(photos):
 import sys
 sys.modules["jax"] = None  # its import fails
 from data import pipeline
-from data.examples import Recipe
-batches = pipeline.train_iterator({str(photos)!r}, Recipe(32), batch_size=2, workers=0, threads=0)
+from data.examples import ExampleSpec
+root, spec = {str(photos)!r}, ExampleSpec(32)
+batches = pipeline.train_iterator(root, spec, batch_size=2, workers=0, threads=0)
 print(next(batches)["lr"].shape)
 """
     root = Path(__file__).parents[2]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from data import commands, prepare, records
 from data.records import RecordFolder
+from maskgit_sr import paths
 from tests.data.prepared import SMALL, command, examples, manifest, save, scene
 
 SHARDS = ("--shard-mb", "0.03", "--drop-near-duplicates")  # about three pictures of `many` in one
@@ -221,7 +222,7 @@ def test_a_run_that_is_killed_at_every_picture(many, finished, tmp_path, monkeyp
     ],
 )
 def test_a_run_killed_between_two_files(many, finished, tmp_path, monkeypatch, name):
-    write = commands.write_whole
+    write = paths.write
 
     def dying(path, data):
         if path.name == name:
@@ -231,7 +232,7 @@ def test_a_run_killed_between_two_files(many, finished, tmp_path, monkeypatch, n
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(commands, "write_whole", dying)
+        patch.setattr(paths, "write", dying)
         command(many, output=tmp_path, more=SHARDS)
     assert command(many, output=tmp_path, more=SHARDS) == 0
     assert contents(tmp_path) == finished
@@ -242,7 +243,7 @@ def test_a_run_killed_within_a_shard(many, finished, tmp_path, monkeypatch):
 
     def dying(path, packed):
         if path.name == "shard-00001.array_record":
-            path.with_name(path.name + ".partial").write_bytes(b"half of it")
+            path.with_name(f".{path.stem}.0123abcd.part.array_record").write_bytes(b"half")
             raise Killed
         return write(path, packed)
 

@@ -4,7 +4,6 @@ import io
 import os
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,7 +99,8 @@ def test_small_and_bad_pictures(tmp_path, capsys):
     assert command(tmp_path / "p", tmp_path / "s.png", *more) == 0
     np.testing.assert_array_equal(read(tmp_path / "s.png")[:20, :24], image)
     assert capsys.readouterr().out.splitlines() == [
-        f"skipped {tmp_path}/p/bad.png: not an image",
+        f"skipped {tmp_path}/p/bad.png: not a picture that can be decoded "
+        "(PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000)",
         f"6 rows in {tmp_path}/s.png",
     ]
 
@@ -167,42 +167,6 @@ def test_many_lines_make_a_row_taller():
 # data.commands
 
 
-def test_whole_files(tmp_path):
-    path = tmp_path / "new" / "folder" / "a.txt"
-    commands.write_whole(path, "naïve\n")
-    assert path.read_bytes() == b"na\xc3\xafve\n"
-    commands.write_whole(path, "\udce9")  # a byte of a file name that is no UTF-8
-    assert path.read_bytes() == b"\xe9"
-    commands.write_whole(path, b"\x00\xff")
-    assert path.read_bytes() == b"\x00\xff" and os.listdir(path.parent) == ["a.txt"]
-
-
-def full(path, data):
-    """Half of it fits on the disk."""
-    with open(path, "wb") as file:
-        file.write(data[: len(data) // 2])
-    raise OSError(28, "No space left on device")
-
-
-@pytest.mark.parametrize("before", [None, b"old"])
-def test_a_file_that_fails_leaves_nothing_behind(tmp_path, monkeypatch, before):
-    path = tmp_path / "a.txt"
-    if before:
-        path.write_bytes(before)
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(Path, "write_bytes", full)
-        commands.write_whole(path, b"new and longer")
-    assert os.listdir(tmp_path) == (["a.txt"] if before else [])
-    assert before is None or path.read_bytes() == before
-
-
-def test_a_folder_is_not_replaced_by_a_file(tmp_path):
-    (tmp_path / "a").mkdir()
-    with pytest.raises(OSError):
-        commands.write_whole(tmp_path / "a", b"data")
-    assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").is_dir()
-
-
 @pytest.mark.parametrize("line", [[], ["--count", "many"], ["--count", "1", "--colour", "red"]])
 def test_a_parser_error_is_one_line(capsys, line):
     parser = commands.Parser("data.thing", "Does a thing.\n\n    python -m data.thing")
@@ -221,7 +185,7 @@ def test_a_parser_error_is_one_line(capsys, line):
     [
         (ValueError("wrong\nin many\nlines"), 2, "wrong"),
         (ValueError(), 2, "ValueError()"),
-        (FileNotFoundError(2, "No such file", "a.json"), 2, "[Errno 2] No such file: 'a.json'"),
+        (FileNotFoundError(2, "No such file", "a.json"), 2, "a.json: No such file"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), 2, "'utf-8' codec can't decode byte"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data import prepare, quality, recipes
-from data.images import decode
+from maskgit_sr.images.decode import rgb8
 from tests.data.prepared import SMALL, command, examples, manifest, save, scene
 
 
@@ -45,7 +45,7 @@ def differing(one, other):
 )
 def test_digest_is_of_the_pixels_not_the_file(kind, options):
     image = scene(30, 40)
-    copy = decode(encoded(image, kind, **options), "copy")
+    copy = rgb8(encoded(image, kind, **options), "copy")
     assert quality.pixel_digest(copy) == quality.pixel_digest(image)
 
 
@@ -81,9 +81,9 @@ def test_difference_hash_outlives_rescaling_and_recompression(seed):
         "smaller": resized(image, 150, 140),
         "larger": resized(image, 330, 300),
         "squeezed": resized(image, 200, 120),
-        "JPEG": decode(encoded(image, "JPEG", quality=30), "copy"),
+        "JPEG": rgb8(encoded(image, "JPEG", quality=30), "copy"),
         "warmer": warmer,
-        "all": decode(encoded(resized(warmer, 150, 140), "JPEG", quality=60), "copy"),
+        "all": rgb8(encoded(resized(warmer, 150, 140), "JPEG", quality=60), "copy"),
     }
     far = {name: differing(code, quality.difference_hash(copy)) for name, copy in changed.items()}
     assert max(far.values()) <= 12, far  # the default limit
@@ -176,8 +176,9 @@ def test_bad_pictures_are_reported_with_the_reason(tmp_path, drop):
     assert corrupt.startswith("unreadable: ") and len(corrupt) > 15
     assert problems == {
         "p/a good.png": "",
-        "p/d empty.png": "unreadable: empty file",
-        "p/e text.png": "unreadable: not an image",
+        "p/d empty.png": "unreadable: expected a picture, found an empty file",
+        "p/e text.png": "unreadable: not a picture that can be decoded "
+        "(PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000)",
         "p/f small.png": "small: 31x90",
         "p/g flat.png": "flat",
         "p/h blurred.png": "blurred",
@@ -219,7 +220,7 @@ def test_pairs_that_do_not_fit_are_reported(tmp_path):
         "p/b_HR.png": "",
         "p/c_HR.png": "mismatched: HR 70x64, LR 16x16",
         "p/d_HR.png": "mismatched: HR 64x64, LR 80x80",
-        "p/e_HR.png": "unreadable: empty file",
+        "p/e_HR.png": "unreadable: expected a picture, found an empty file",
     }
     assert manifest(tmp_path / "s")["left_out"] == {"mismatched": 3, "unreadable": 1}
 

@@ -7,9 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from data.images import UnreadableImage
 from data.quality import detail
 from data.readers import Reader, Skipped
+from maskgit_sr.errors import UserError
 
 
 class Numbers:
@@ -27,7 +27,7 @@ class Numbers:
     def __getitem__(self, index):
         self.reads += 1
         if index in self.bad:
-            raise UnreadableImage(f"{index}.png: broken")
+            raise UserError(f"{index}.png: broken")
         side = 3 if index in self.small else 8
         return {"image": np.full((side, 8, 3), index, np.uint8), "id": f"{index}.png"}
 

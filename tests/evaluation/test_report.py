@@ -228,7 +228,7 @@ def test_one_image_at_a_time(tmp_path):
 
     def counting(name):
         assert not [one for one in alive if one() is not None]
-        (part,) = tmp_path.glob(".*.part")
+        (part,) = tmp_path.glob(".*.part.html")
         assert not (tmp_path / "index.html").exists()
         made = views(name)
         alive.extend(weakref.ref(array) for array in made.values())

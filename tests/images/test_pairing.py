@@ -1,4 +1,4 @@
-"""inference.pairing: whose output belongs to whose reference."""
+"""images.pairing: whose output belongs to whose reference."""
 
 from pathlib import Path
 
@@ -11,16 +11,19 @@ from maskgit_sr.images import pairing
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("Canon_001_LR4", "canon_001"),
-        ("Canon_001_HR", "canon_001"),
-        ("DSC_1045_x1", "dsc_1045"),
+        ("Canon_001_LR4", "Canon_001"),
+        ("Canon_001_HR", "Canon_001"),
+        ("DSC_1045_x1", "DSC_1045"),
         ("0801x4_out", "0801"),
-        ("img_001_SRF_4_HR", "img_001_srf_4"),
+        ("img_001_SRF_4_HR", "img_001_SRF_4"),
         ("a/b_SR", "a/b"),
         ("img_001", "img_001"),  # a number is a name
         ("box4", "box4"),
         ("_x4", "_x4"),
         ("baby-4x_restored", "baby"),
+        ("sub/P1_x4", "sub/P1"),
+        ("sub/_x4", "sub/_x4"),
+        ("a_LR_x4", "a"),
     ],
 )
 def test_scene(name, expected):
@@ -52,6 +55,13 @@ def test_equal_names_then_scenes_then_beginnings(tmp_path):
         ("img_3", "img_3_mytool-v2.png", "img_3.png", "img_3x4.png"),
         ("img_33", "img_33_mytool-v2.png", "img_33.png", "img_33x4.png"),
     ]
+
+
+def test_capitals_do_not_keep_names_apart(tmp_path):
+    assert pairing.partners(["A_HR.png", "b.png"], ["B_x4.png", "a_lr4.PNG"]) == {
+        "A_HR.png": "a_lr4.PNG",
+        "b.png": "B_x4.png",
+    }
 
 
 def test_sub_folders_are_part_of_a_name(tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -192,7 +193,7 @@ def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, s
                 file.write(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(images.Path if step == "write_bytes" else images.os, step, full)
+    monkeypatch.setattr(Path if step == "write_bytes" else os, step, full)
     with pytest.raises(UserError, match="x.png: cannot be written .No space left on device"):
         images.write(images.from_array(gradient()), path)
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"] and path.read_bytes() == b"old"
@@ -213,7 +214,7 @@ def test_interrupt_removes_the_temporary_file(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(images.os, "replace", interrupt)
+    monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         images.write(images.from_array(gradient()), tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []

@@ -114,7 +114,8 @@ def test_a_stop_while_loading(bundle, number):
 )
 def test_mistakes_are_one_line(bundle, capsys, options, message):
     model = [] if "--model" in options else ["--model", str(bundle)]
-    assert command.main([*model, *options]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        command.main([*model, *options])
     said = capsys.readouterr().err
     assert message in said and said.startswith("launch.serve: ") and said.count("\n") == 1
 
@@ -122,7 +123,8 @@ def test_mistakes_are_one_line(bundle, capsys, options, message):
 def test_a_damaged_bundle_is_one_line(tmp_path, capsys):
     path = tmp_path / "broken.safetensors"
     path.write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
-    assert command.main(["--model", str(path), "--port", "0"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--model", str(path), "--port", "0"])
     said = capsys.readouterr().err
     assert said.startswith(f"launch.serve: {path}") and said.count("\n") == 1
 
@@ -130,7 +132,8 @@ def test_a_damaged_bundle_is_one_line(tmp_path, capsys):
 def test_a_port_in_use_is_one_line(bundle, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert command.main(["--model", str(bundle), "--port", str(port)]) == 2
+        with pytest.raises(SystemExit, match="2"):
+            command.main(["--model", str(bundle), "--port", str(port)])
     said = capsys.readouterr().err
     assert said == f"launch.serve: 127.0.0.1 port {port}: cannot listen (Address already in use)\n"
 

@@ -8,12 +8,9 @@ parts; the page runs no other script and loads nothing (its Content-Security-Pol
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import io
-import os
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.evaluation.report import parts
 from maskgit_sr.images import colormaps
@@ -75,29 +73,15 @@ def _check(results: Sequence[Result]) -> None:
 
 
 def _write(path: Path, chunks: Iterable[str]) -> None:
-    @contextlib.contextmanager
-    def naming_the_page() -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with naming_the_page():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = temporary.open("w", encoding="utf-8", newline="\n")
+    with paths.whole(path) as part:
+        with paths.naming(path):
+            file = part.open("w", encoding="utf-8", newline="\n")
         with file:
             for chunk in chunks:  # an OSError of `views` is not about the page
-                with naming_the_page():
+                with paths.naming(path):
                     file.write(chunk)
-            with naming_the_page():
+            with paths.naming(path):
                 file.flush()
-        with naming_the_page():
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- the page

@@ -1,0 +1,42 @@
+"""errors: what ends a command in one line, and what keeps its traceback."""
+
+import pytest
+
+from maskgit_sr.errors import UserError, line, one_line, printable
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("--seed: expected 0, found 1"), 2, "--seed: expected 0, found 1"),
+        (UserError("a\nb\x1b[2J.png: damaged"), 2, "a?b?[2J.png: damaged"),
+        (FileNotFoundError(2, "No such file", "a.json"), 2, "a.json: No such file"),
+        (OSError("unreachable"), 2, "unreachable"),
+        (RuntimeError(), 1, "RuntimeError()"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(capsys, error, code, said):
+    codes = {OSError: 2, RuntimeError: 1, KeyboardInterrupt: 130}
+    with pytest.raises(SystemExit) as end, one_line("a.command", codes):
+        raise error
+    assert end.value.code == code
+    assert capsys.readouterr() == ("", f"a.command: {said}\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), OSError("a defect"), SystemExit(3)])
+def test_all_else_passes_through(capsys, error):
+    with pytest.raises(type(error)) as caught, one_line("a.command"):
+        raise error
+    assert caught.value is error and capsys.readouterr() == ("", "")
+
+
+def test_the_first_class_that_fits_decides():
+    with pytest.raises(SystemExit) as end, one_line("c", {UserError: 3, ValueError: 4}):
+        raise UserError("x")
+    assert end.value.code == 3
+
+
+def test_lines_are_printable():
+    assert printable("naïve 日本\t\udce9") == "naïve 日本??"
+    assert line(ValueError()) == "ValueError()"
