@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -15,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from maskgit_sr import bundles, paths
-from maskgit_sr.errors import UserError
+from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.methods import registry
 from maskgit_sr.models.functional import count
 from maskgit_sr.training import weights
@@ -84,14 +83,11 @@ def main() -> None:
     parser.add_argument("--licence", default="Apache-2.0")
     parser.add_argument("--about", type=Path, help="JSON object with more facts, such as scores")
     arguments = parser.parse_args()
-    try:
+    with one_line("launch.export_bundle", {ValueError: 2, OSError: 2}):
         about = json.loads(arguments.about.read_text()) if arguments.about else {}
         number = export(
             arguments.workdir, arguments.output, arguments.dtype, arguments.licence, about
         )
-    except (UserError, ValueError, OSError) as error:
-        print(f"launch.export_bundle: {error}", file=sys.stderr)
-        sys.exit(2)
     size = arguments.output.stat().length
     print(f"{arguments.output}: {number:,} parameters, {size / 1e6:.1f} MB")
 

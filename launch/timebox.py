@@ -112,10 +112,7 @@ class Plan:
         self.stages.setdefault(name, {}).update(facts)
         if jax.process_index():
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_name(".train.json.part")
-        partial.write_text(json.dumps({"stages": self.stages}, indent=1) + "\n")
-        partial.replace(self._file)
+        paths.write(self._file, json.dumps({"stages": self.stages}, indent=1) + "\n")
 
 
 def shorten(settings: Any, steps: int | None) -> None:

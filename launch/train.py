@@ -15,7 +15,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,12 +26,12 @@ from absl import logging as absl_logging
 from etils import epath
 
 from data import pipeline
-from data.examples import Recipe
+from data.examples import ExampleSpec
 from data.validation import validation_pairs
 from launch import export_bundle, settings, timebox
 from maskgit_sr import paths
 from maskgit_sr.arrays import Execution, Params, parse_dtype
-from maskgit_sr.errors import UserError
+from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.inference import load
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method
@@ -226,7 +225,7 @@ def _iterator(config: Any, stage: Any, method: Method, name: str) -> pipeline.Ba
     try:
         iterator = pipeline.train_iterator(
             data.root,
-            Recipe.configured(data, stage.crop, method.scale),
+            ExampleSpec.configured(data, stage.crop, method.scale),
             batch_size=stage.batch // hosts,
             seed=config.seed,
             small=data.small,
@@ -338,22 +337,9 @@ def narrate() -> None:
         logger.propagate = False
 
 
-@contextlib.contextmanager
-def one_line(command: str) -> Iterator[None]:
-    """Ends the process with a line: code 2 for a user's mistake, 1 for a run that cannot go on."""
-    try:
-        yield
-    except UserError as error:
-        print(f"{command}: {error}", file=sys.stderr)
-        sys.exit(2)
-    except TrainingStopped as error:
-        print(f"{command}: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
 def main(argv: list[str]) -> None:
     """Command-line entry; a user's mistake is one line and exit code 2."""
-    with one_line("launch.train"):
+    with one_line("launch.train", {TrainingStopped: 1}):
         config = flags.FLAGS.config if "config" in flags.FLAGS else None
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}")
