@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.realsrt import STAGES
 from maskgit_sr.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE = "python:3.12-slim"
 FOLDER = "maskgit-sr"
 """Of the sources in the build context; becomes the name of the image."""
-RUNNER = "launch/gcp/train_stages.sh"
+TRAIN = "python -m launch.train"
 _BUCKETS = "gcsfs>=2026.6,<2027"
 
 
@@ -82,30 +81,13 @@ class Plan:
     executor: str
     accelerator: str
     config: str
-    stages: tuple[str, ...]
     runs: tuple[Run, ...]
     image: str = IMAGE
     mounts: tuple[str, ...] = ()
 
-    def commands(self, run: Run) -> list[str]:
-        """The command lines of a run, one a stage."""
-        return [
-            shlex.join(
-                [
-                    *("python", "-m", "launch.train"),
-                    *("--config", with_option(self.config, stage=stage)),
-                    *("--workdir", run.workdir),
-                    *run.arguments,
-                ]
-            )
-            for stage in self.stages
-        ]
-
     def arguments(self, run: Run) -> list[str]:
-        """What the container gets: arguments of train_stages.sh, which runs ``commands``."""
-        stages = ",".join(self.stages)
-        known = ["--config", self.config, "--workdir", run.workdir, "--stages", stages]
-        return [*known, "--", *run.arguments]
+        """Returns what the container gets: arguments of `launch.train`."""
+        return ["--config", self.config, "--workdir", run.workdir, *run.arguments]
 
     def instructions(self) -> list[str]:
         """Dockerfile instructions of the image."""
@@ -130,12 +112,12 @@ class Plan:
         yield f"accelerator: {self.accelerator} ({machine})"
         yield f"docker image: FROM {self.image}"
         yield from (f"  {line}" for line in self.instructions())
-        yield f'  ENTRYPOINT bash {RUNNER} "$@"'
+        yield f'  ENTRYPOINT {TRAIN} "$@"'
         if self.executor == "local":
             yield f"mounts: {', '.join(self.volumes())}"
         for index, run in enumerate(self.runs, 1):
             yield f"run {index} of {len(self.runs)}{': ' if run.name else ''}{run.name}"
-            yield from (f"  {command}" for command in self.commands(run))
+            yield f"  {TRAIN} {shlex.join(self.arguments(run))}"
 
     def volumes(self) -> dict[str, str]:
         """Folders of this machine that a local container sees, under the same paths.
@@ -212,8 +194,8 @@ def run_name(point: dict[str, str]) -> str:
     return ",".join(parts)
 
 
-def check(config: str, stages: Sequence[str], arguments: Sequence[str]) -> None:
-    """Builds each stage's config and looks the overrides up in it, before anything costs money.
+def check(config: str, arguments: Sequence[str]) -> None:
+    """Builds the config and looks the overrides up in it, before anything costs money.
 
     Raises:
         UserError: no such config, a useless option of it, an unknown field, no data root.
@@ -226,17 +208,16 @@ def check(config: str, stages: Sequence[str], arguments: Sequence[str]) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     given = dict(word.removeprefix("--").partition("=")[::2] for word in arguments)
-    for stage in stages:
-        try:
-            found = module.get_config(with_option(config, stage=stage).partition(":")[2])
-        except ValueError as error:
-            raise UserError(f"--config: {error}") from error
-        flat = {f"config.{key}" for key, _ in _fields(found)}
-        for key in given:
-            if key.startswith("config.") and key not in flat:
-                raise UserError(f"--{key}: {name} has no such field")
-        if not (found.data.root or given.get("config.data.root")):
-            raise UserError("--config.data.root: expected a data set, found nothing (after --)")
+    try:
+        found = module.get_config(config.partition(":")[2])
+    except ValueError as error:
+        raise UserError(f"--config: {error}") from error
+    flat = {f"config.{key}" for key, _ in _fields(found)}
+    for key in given:
+        if key.startswith("config.") and key not in flat:
+            raise UserError(f"--{key}: {name} has no such field")
+    if not (found.data.root or given.get("config.data.root")):
+        raise UserError("--config.data.root: expected a data set, found nothing (after --)")
 
 
 def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -253,7 +234,6 @@ def make_plan(
     arguments: Sequence[str] = (),
     executor: str = "local",
     accelerator: str = "cpu",
-    stages: Sequence[str] = STAGES,
     sweeps: Sequence[str] = (),
     mounts: Sequence[str] = (),
     image: str = IMAGE,
@@ -264,18 +244,12 @@ def make_plan(
         UserError: a mistake, in one line.
     """
     machine = ACCELERATORS[accelerator]
-    if unknown := set(stages) - set(STAGES):
-        raise UserError(
-            f"--stages: expected some of {', '.join(STAGES)}, found {sorted(unknown)[0]!r}"
-        )
     if executor == "vertex" and not machine.machine:
         raise UserError(f"--accelerator: Vertex AI has no {accelerator}; use launch/tpu_pod.sh")
     if executor == "vertex" and not workdir.startswith("gs://"):
         raise UserError(f"--workdir: expected gs://BUCKET/FOLDER for Vertex AI, found {workdir!r}")
     if executor == "local" and not machine.local:
         raise UserError("--accelerator: a local container reaches no TPU; use launch/tpu_pod.sh")
-    if "stage=" in config:
-        raise UserError("--config: the stage is chosen by --stages")
     if machine.requirements and "hardware=" not in config:
         config = with_option(config, hardware=accelerator)
     if not workdir.startswith("gs://"):
@@ -286,9 +260,7 @@ def make_plan(
         overrides = tuple(f"--{key}={value}" for key, value in point.items())
         folder = f"{workdir.rstrip('/')}/{name}" if name else workdir
         runs.append(Run(name, folder, (*pairs(arguments), *overrides)))
-    check(config, stages, runs[0].arguments)
+    check(config, runs[0].arguments)
     title = Path(config.partition(":")[0]).stem
     absolute = tuple(os.path.abspath(path) for path in mounts)
-    return Plan(
-        title, executor, accelerator, config, tuple(stages), tuple(runs), image, mounts=absolute
-    )
+    return Plan(title, executor, accelerator, config, tuple(runs), image, mounts=absolute)

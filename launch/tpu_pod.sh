@@ -16,8 +16,8 @@
 #   --validation, --assets    gs://… folders, likewise
 #   --accelerator             v5e-8, v5p-128 (the default), or any type of `gcloud … create`
 #   --runtime                 software version of the TPU VM; default by --accelerator
-#   --config                  default configs/realsrt.py:base,hardware=ACCELERATOR
-#   --stages                  default tokenizer,generator,critic,control
+#   --config                  default configs/realsrt.py:base,hardware=ACCELERATOR; with stage=NAME
+#                             only that stage is trained
 #   --on-demand               no preemption, full price; the default is --spot
 #   --service-account --network --subnetwork   of the workers
 #   --poll SECONDS            between two looks at the slice (30)
@@ -30,7 +30,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 script="tpu_pod"
 source "$root/launch/gcp/common.sh"
 project="" zone="" name="" workdir="" data="" validation="" assets="" accelerator="v5p-128"
-runtime="" config="" stages="tokenizer,generator,critic,control" capacity="--spot"
+runtime="" config="" capacity="--spot"
 service_account="" network="" subnetwork="" poll=30 restarts=100 logs="" keep="" dry=""
 
 die() { # one line, exit code 1: what was asked for did not work
@@ -55,13 +55,13 @@ while (($#)); do
     --spot) capacity="--spot" && shift ;;
     --on-demand) capacity="" && shift ;;
     --project=* | --zone=* | --name=* | --workdir=* | --data=* | --validation=* | --assets=* | \
-      --accelerator=* | --runtime=* | --config=* | --stages=* | --service-account=* | \
-      --network=* | --subnetwork=* | --poll=* | --restarts=* | --logs=*)
+      --accelerator=* | --runtime=* | --config=* | --service-account=* | --network=* | \
+      --subnetwork=* | --poll=* | --restarts=* | --logs=*)
       set -- "${1%%=*}" "${1#*=}" "${@:2}"
       ;;
     --project | --zone | --name | --workdir | --data | --validation | --assets | --accelerator | \
-      --runtime | --config | --stages | --service-account | --network | --subnetwork | --poll | \
-      --restarts | --logs)
+      --runtime | --config | --service-account | --network | --subnetwork | --poll | --restarts | \
+      --logs)
       (($# > 1)) || fail "$1: expected a value, found nothing"
       option="${1#--}"
       declare "${option//-/_}=$2"
@@ -187,7 +187,7 @@ setup() {
 }
 
 train() { # detached, so that it outlives this connection
-  local words=(--config "$config" --workdir "$workdir" --stages "$stages" --)
+  local words=(--config "$config")
   for option in data validation; do
     local key="--config.data.root" value="${!option}"
     [[ "$option" == data ]] || key="--config.data.validation"
@@ -201,7 +201,7 @@ train() { # detached, so that it outlives this connection
     [[ "$word" == "~/"* ]] || word="$(quote "$word")"
     line+=" $word"
   done
-  on_workers "bash maskgit_sr/launch/gcp/worker.sh start $(quote "$workdir/logs")$line"
+  on_workers "bash maskgit_sr/launch/gcp/worker.sh start $(quote "$workdir")$line"
 }
 
 logs() {

@@ -2,11 +2,11 @@
 
     python -m launch.xm --config=configs/realsrt.py:base --workdir=gs://BUCKET/W \\
         --executor=vertex --accelerator=h100x8 \\
-        --sweep=config.stage.optimizer.learning_rate=1e-4,2e-4 --sweep=config.seed=0,1 \\
+        --sweep=config.stages.generator.optimizer.learning_rate=1e-4,2e-4 --sweep=config.seed=0,1 \\
         -- --config.data.root=tfds:div2k
 
-What comes after ``--`` goes to ``launch.train`` as it is. Each run is one job that goes through the
-stages in order (launch/gcp/train_stages.sh), so no launcher has to stay awake between them; the
+What comes after ``--`` goes to ``launch.train`` as it is. Each run is one job that goes through all
+stages (or that of ``stage=`` in the config), so no launcher has to stay awake between them; the
 runs of a sweep (the product of all ``--sweep``) have a folder of the workdir each. ``--dry-run``
 prints what would run and needs no xmanager; ``pip install '.[xm]'`` brings it.
 
@@ -25,7 +25,7 @@ from typing import Any
 
 from absl import app, flags
 
-from launch.plan import ACCELERATORS, FOLDER, IMAGE, ROOT, RUNNER, STAGES, Plan, make_plan
+from launch.plan import ACCELERATORS, FOLDER, IMAGE, ROOT, TRAIN, Plan, make_plan
 from maskgit_sr.errors import UserError, one_line
 
 _SOURCES = ("requirements.txt", "pyproject.toml", "README.md", "LICENSE")
@@ -67,7 +67,7 @@ async def _launch(plan: Plan) -> None:
                 [
                     xm.python_container(
                         executor_spec=executor.Spec(),
-                        entrypoint=xm.CommandList([f'exec bash {RUNNER} "$@"']),
+                        entrypoint=xm.CommandList([f'exec {TRAIN} "$@"']),
                         path=str(folder),
                         base_image=plan.image,
                         docker_instructions=plan.instructions(),
@@ -100,7 +100,6 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run; gs://… for Vertex AI.")
     flags.DEFINE_enum("executor", "local", ["local", "vertex"], "Where it runs.")
     flags.DEFINE_enum("accelerator", "cpu", list(ACCELERATORS), "On what; sets hardware= as well.")
-    flags.DEFINE_list("stages", list(STAGES), "Stages in order.")
     flags.DEFINE_multi_string("sweep", [], "config.KEY=VALUE,VALUE…; all are multiplied.")
     flags.DEFINE_multi_string("mount", [], "Folder that a local container sees, such as the data.")
     flags.DEFINE_string("base_image", IMAGE, "Image to build on; Python 3.11 or newer.")
@@ -119,7 +118,6 @@ def main(argv: list[str]) -> None:
             argv[1:],
             executor=given.executor,
             accelerator=given.accelerator,
-            stages=given.stages,
             sweeps=given.sweep,
             mounts=given.mount,
             image=given.base_image,

@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # Training on one worker of a pod, detached from the connection that started it.
 #
-#   worker.sh start LOGS WORDS…   train_stages.sh in the background; LOGS is gs://… or a folder
+#   worker.sh start WORKDIR WORDS…   launch.train in the background, all stages; logs go to
+#                                    WORKDIR/logs; WORKDIR is gs://… or a folder
 #   worker.sh stop                SIGTERM, and waits until it has saved
 #   worker.sh status              one line: maskgit_sr-status: STATE
 #   worker.sh log [LINES]
 #
-# STATE is absent, running, done, stopped (by a signal), dead (killed outright) or failed CODE.
+# STATE is absent, running, done, stopped (saved before its last step), dead (killed outright) or
+# failed CODE.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 state="${MASKGIT_SR_STATE:-$HOME/run}"
 period="${MASKGIT_SR_LOG_SECONDS:-60}"
+python="${PYTHON:-$HOME/venv/bin/python}"
 mkdir -p "$state"
 
 alive() { # and not a zombie, or another process that has the number after a reboot
@@ -26,28 +29,30 @@ copy_log() {
 }
 
 begin() {
-  local logs="$1" code=0 again keeper
+  local workdir="$1" code=0 again keeper
   child="" interrupted=""
   shift
   # the disk of a preempted worker is gone: what it had to say must leave it in time
-  while sleep "$period"; do copy_log "$logs"; done &
+  while sleep "$period"; do copy_log "$workdir/logs"; done &
   keeper=$!
   trap 'interrupted=1; [[ -z "$child" ]] || kill -TERM "$child" 2>/dev/null' TERM
-  PYTHON="${PYTHON:-$HOME/venv/bin/python}" bash "$here/train_stages.sh" "$@" &
+  cd "$here/../.."
+  "$python" -m launch.train --workdir "$workdir" "$@" &
   child=$!
   wait "$child" || code=$?
-  while [[ -n "$interrupted" ]]; do # as in train_stages.sh
+  while [[ -n "$interrupted" ]]; do # the signal ended `wait`, and the trainer is still saving
     interrupted="" again=0
     wait "$child" || again=$?
-    ((again == 127)) || code=$again
+    ((again == 127)) || code=$again # 127: it had ended just then, and its code is known
   done
+  # a trainer that could not save is a failure, one that the signal itself killed is not
   case "$code" in
-    0) echo done ;;
-    75) echo stopped ;;
+    0) if "$python" -m launch.finished "$workdir"; then echo done; else echo stopped; fi ;;
+    130 | 143) echo stopped ;;
     *) echo "failed $code" ;;
   esac >"$state/status"
   kill "$keeper" 2>/dev/null || true
-  copy_log "$logs"
+  copy_log "$workdir/logs"
 }
 
 command="${1:-}"

@@ -1,17 +1,16 @@
-"""Shell scripts parse, the Dockerfile and the Slurm job say what the rest of the tree expects."""
+"""Shell scripts parse, the Slurm job trains, goes back into the queue, and names mistakes."""
 
 import json
 import os
-import re
-import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from configs import realsrt
+from launch import finished
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
@@ -28,83 +27,35 @@ def test_scripts_parse_and_stop_at_the_first_error(path):
     assert max(map(len, text.splitlines())) <= 100 and len(text.splitlines()) < 400
 
 
-def test_scripts_are_there():
-    names = {path.relative_to(LAUNCH).as_posix() for path in SCRIPTS}
-    assert {"tpu_pod.sh", "slurm/train.sbatch", "gcp/train_stages.sh", "gcp/worker.sh"} <= names
-    pod = (LAUNCH / "tpu_pod.sh").read_text()
-    for name in set(re.findall(r"launch/gcp/\w+\.sh", pod)):
-        assert (ROOT / name).is_file(), name
-    for text in (pod, (LAUNCH / "gcp/train_stages.sh").read_text(), BATCH.read_text()):
-        assert ",".join(realsrt.STAGES) in text
+def write(workdir, **stages):
+    found = {name: {"step": 1, "steps": 1, "finished": done} for name, done in stages.items()}
+    (workdir / "train.json").write_text(json.dumps({"stages": found}))
 
 
-DOCKERFILES = {"Dockerfile": ["launch.train"], "serve/Dockerfile": ["launch.serve", "0.0.0.0"]}
+def test_a_run_is_finished_when_all_its_stages_are(tmp_path):
+    assert not finished.finished(tmp_path)
+    for stages, done in (({"a": True, "b": True}, True), ({"a": True, "b": False}, False)):
+        write(tmp_path, **stages)
+        assert finished.finished(str(tmp_path)) is done
+    write(tmp_path)
+    assert not finished.finished(tmp_path)
 
 
-def instructions(name):
-    text = re.sub(r"\\\n", " ", (LAUNCH / name).read_text())
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return [tuple(line.split(maxsplit=1)) for line in lines]
-
-
-@pytest.mark.parametrize("name", DOCKERFILES)
-def test_dockerfile(name):
-    found = instructions(name)
-    assert found[0] == ("FROM", "python:3.12-slim")
-    assert ("ARG", "EXTRA=cpu") in found
-    entry = json.loads(found[-1][1])  # no shell, so that signals reach python
-    assert found[-1][0] == "ENTRYPOINT" and entry[:2] == ["python", "-m"]
-    assert set(DOCKERFILES[name]) <= set(entry)
-    names = [name for name, _ in found]
-    assert found[names.index("USER")] == ("USER", "maskgit")
-    assert names.index("USER") > max(i for i, name in enumerate(names) if name == "RUN")
-    [choice] = [words for name, words in found if name == "RUN" and "EXTRA" in words]
-    for extra in ("cpu)", "cuda)", "tpu)"):
-        assert extra in choice
-    order = [words for _, words in found]
-    copied = next(i for i, words in enumerate(order) if words.startswith("maskgit_sr "))
-    assert order.index(choice) < copied  # a change of the code must not install everything again
-
-
-def test_dockerfiles_copy_what_the_builder_gets():
-    ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    assert "*" in ignored
-    allowed = {line[1:] for line in ignored if line.startswith("!")}
-    copied = {
-        source
-        for path in DOCKERFILES
-        for name, words in instructions(path)
-        if name == "COPY"
-        for source in words.split()[:-1]
-    }
-    assert copied == allowed
-    assert all((ROOT / name).exists() for name in copied)
-
-
-def test_slurm_header():
-    options = dict(
-        line.removeprefix("#SBATCH --").partition("=")[::2]
-        for line in BATCH.read_text().splitlines()
-        if line.startswith("#SBATCH")
-    )
-    assert options["signal"] == "TERM@120" and "requeue" in options
-    assert options["ntasks-per-node"] == options["gpus-per-node"] == "8"
-    assert options["open-mode"] == "append"  # a requeued job goes on in its log
-    text = BATCH.read_text()
-    first = next(i for i, line in enumerate(text.splitlines()) if line and line[0] != "#")
-    last = max(i for i, line in enumerate(text.splitlines()) if line.startswith("#SBATCH"))
-    assert last < first  # sbatch reads no option after the first command
-    for variable in set(re.findall(r"\$\{([A-Z]+):?-", text)) - {"PYTHON"}:
-        assert re.search(rf"^#   {variable} ", text, re.MULTILINE), variable
+def test_slurm_signals_in_time_and_may_requeue():
+    header = [line for line in BATCH.read_text().splitlines() if line.startswith("#SBATCH --")]
+    assert {"#SBATCH --signal=TERM@120", "#SBATCH --requeue"} <= set(header)
 
 
 @pytest.fixture
 def slurm(tmp_path):
     """train.sbatch in a job that is none: srun notes its words and ends as it is told."""
     for name, body in {
-        "srun": 'printf "%s\\n" "JAX=${JAX_LOCAL_DEVICE_IDS:-}" "$@" >>"$NOTES"; exit "$CODE"',
+        "srun": 'printf "%s\\n" "JAX=${JAX_LOCAL_DEVICE_IDS:-}" "$@" >>"$NOTES"\n'
+        'trap \'sleep 0.3; echo saved >>"$NOTES"; exit "$CODE"\' TERM\n'
+        '[[ -z "${SIGNALS:-}" ]] || for i in {1..500}; do sleep 0.01; done\n'
+        'exit "$CODE"',
         "scontrol": 'echo scontrol "$@" >>"$NOTES"',
-        "bin/python": "exit 1",
+        "bin/python": f'exec {sys.executable} "$@"',
     }.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -120,40 +71,62 @@ def slurm(tmp_path):
             "CODE": str(code),
             "SLURM_SUBMIT_DIR": str(ROOT),
             "SLURM_JOB_ID": "7",
-            "SLURM_CPUS_PER_TASK": "12",
-            "SLURM_NTASKS_PER_NODE": "8",
             "VENV": str(tmp_path),
             **variables,
         }
-        done = subprocess.run(["bash", str(BATCH)], env=settings, capture_output=True, text=True)
-        return done, notes.read_text().splitlines()
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(["bash", str(BATCH)], env=settings, **pipes) as job:
+            for _ in range(int(settings.get("SIGNALS", "0"))):
+                while not notes.read_text():
+                    time.sleep(0.02)
+                time.sleep(0.1)
+                job.send_signal(signal.SIGTERM)
+            _, errors = job.communicate(timeout=20)
+        return job.returncode, errors, notes.read_text().splitlines()
 
     return call
 
 
-def test_slurm_starts_the_stages(slurm):
-    done, words = slurm(DATA="/photos", WORKDIR="/runs/w", ARGS="--config.seed=1 --max_seconds=60")
-    assert done.returncode == 0, done.stderr
+def test_slurm_trains_a_process_a_gpu_or_a_process_a_node(slurm, tmp_path):
+    write(tmp_path, a=True)
+    given = {"DATA": "/photos", "WORKDIR": str(tmp_path), "ARGS": "--config.seed=1 --x=2"}
+    code, errors, words = slurm(**given)
+    assert code == 0, errors
     assert words[0] == "JAX="  # jax gives each process the GPU of its rank
-    joined = shlex.join(words)
-    assert "launch/gcp/train_stages.sh --config configs/realsrt.py:base,hardware=h100x8" in joined
-    assert joined.endswith(
-        "-- --config.data.root /photos --config.data.workers 10 --config.seed=1 --max_seconds=60"
-    )
+    assert words[words.index("-m") + 1 :] == [
+        *("launch.train", "--config", "configs/realsrt.py:base,hardware=h100x8"),
+        *("--workdir", str(tmp_path), "--config.data.root", "/photos"),
+        *("--config.data.workers", "10", "--config.seed=1", "--x=2"),
+    ]
+    alone = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "4", "CONFIG": "c.py:base"}
+    _, _, words = slurm(**given, **alone)
+    assert words[0] == "JAX=0,1,2,3" and "c.py:base" in words
 
 
-def test_slurm_with_one_process_a_node(slurm):
-    _, words = slurm(
-        DATA="d", WORKDIR="w", SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="4", STAGES="critic"
-    )
-    assert words[0] == "JAX=0,1,2,3" and "critic" in words
+@pytest.mark.parametrize(
+    ("code", "done", "ends", "requeued"),
+    [
+        (0, True, 0, False),
+        (0, False, 0, True),
+        (143, False, 0, True),  # the signal came before the trainer listened
+        (2, False, 2, False),
+    ],
+)
+def test_slurm_requeues_what_was_saved_and_not_what_failed(
+    slurm, tmp_path, code, done, ends, requeued
+):
+    write(tmp_path, a=True, b=done)
+    found, _, words = slurm(code=code, DATA="d", WORKDIR=str(tmp_path))
+    assert found == ends
+    assert (words[-1] == "scontrol requeue 7") is requeued
 
 
-def test_slurm_requeues_what_was_saved_and_not_what_failed(slurm):
-    done, words = slurm(code=75, DATA="d", WORKDIR="w")
-    assert done.returncode == 0 and words[-1] == "scontrol requeue 7"
-    done, words = slurm(code=2, DATA="d", WORKDIR="w")
-    assert done.returncode == 2 and words[-1] != "scontrol requeue 7"
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 3)])
+def test_slurm_waits_until_the_trainers_have_saved(slurm, tmp_path, code, ends):
+    # twice, as Slurm may: the second signal must not cut the saving short
+    found, _, words = slurm(code, DATA="d", WORKDIR=str(tmp_path), SIGNALS="2")
+    assert found == ends and "saved" in words
+    assert (words[-1] == "scontrol requeue 7") is (code == 0)
 
 
 @pytest.mark.parametrize(
@@ -166,74 +139,6 @@ def test_slurm_requeues_what_was_saved_and_not_what_failed(slurm):
     ],
 )
 def test_slurm_mistakes_are_one_line(slurm, variables, message):
-    done, words = slurm(**variables)
-    assert done.returncode == 2 and not words
-    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
-
-
-@pytest.fixture
-def stages(tmp_path):
-    """train_stages.sh with a trainer of our own: body → running process."""
-    trainer = tmp_path / "python"
-
-    def start(body, *arguments):
-        trainer.write_text(f"#!/bin/bash\n{body}\n")
-        trainer.chmod(0o755)
-        return subprocess.Popen(
-            ["bash", str(LAUNCH / "gcp/train_stages.sh"), *arguments],
-            env={**os.environ, "PYTHON": str(trainer), "NOTES": str(tmp_path / "notes")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    start.notes = tmp_path / "notes"
-    return start
-
-
-GIVEN = ("--config", "c.py", "--workdir=w", "--stages", "a,b")
-
-
-def test_stages_without_options_of_the_config(stages):
-    process = stages('echo "$4"', *GIVEN)
-    output, _ = process.communicate(timeout=20)
-    assert process.returncode == 0
-    assert [line for line in output.splitlines() if ".py" in line] == [
-        "c.py:stage=a",
-        "c.py:stage=b",
-    ]
-
-
-@pytest.mark.parametrize(("save", "code"), [("exit 0", 75), ("exit 3", 3)])
-def test_a_signal_waits_for_the_trainer(stages, save, code):
-    # twice, as Slurm signals both processes: the second must not cut the saving short
-    body = (
-        f"trap 'sleep 0.3; echo saved >>\"$NOTES\"; {save}' TERM\n"
-        "echo up\nwhile :; do sleep 0.02; done"
-    )
-    process = stages(body, *GIVEN)
-    assert process.stdout is not None
-    while process.stdout.readline().strip() != "up":
-        pass
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=20)
-    assert process.returncode == code and "train_stages: b" not in output
-    assert stages.notes.read_text() == "saved\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "--config is missing"),
-        (("--config", "c"), "--workdir is missing"),
-        (("--config",), "--config: expected a value, found nothing"),
-        (("x",), "unexpected argument 'x'"),
-    ],
-)
-def test_stages_mistakes_are_one_line(stages, arguments, message):
-    process = stages("exit 1", *arguments)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 2 and errors.startswith(f"train_stages: {message}")
-    assert errors.count("\n") == 1
+    code, errors, words = slurm(**variables)
+    assert code == 2 and not words
+    assert errors.startswith(message) and errors.count("\n") == 1
