@@ -106,17 +106,17 @@ def against_reference(photos: str, basicsr: Path, realesrgan: Path, count: int) 
 
 def need(tera: float) -> None:
     """Prints what the training steps of base and small take and ask for."""
-    from benchmarks import scaling_cases
+    from benchmarks import scaling
     from configs import realsrt
 
     for size in ("base", "small"):
-        for stage in ("tokenizer", "generator", "critic", "control"):
-            made = scaling_cases.published(scaling_cases.Case(stage, size=size))
-            batch = realsrt.get_config(f"{size},stage={stage}").stage.batch
-            flops = scaling_cases.step_flops(made)
+        for stage in realsrt.STAGES:
+            made = scaling.step(stage, size=size)
+            flops = made.cost[0]
             asked = tera * 1e12 / flops
             print(
-                f"{size:6} {stage:10} {flops / 1e9:8.0f} GFLOP an example, batch {batch}: "
+                f"{size:6} {stage:10} {flops / 1e9:8.0f} GFLOP an example, "
+                f"batch {made.settings.batch}: "
                 f"{asked:7.0f} examples/s at {tera:g} TFLOP/s"
             )
 

@@ -19,21 +19,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.scaling_model import DEVICES
 from maskgit_sr.training import watch
 
 BANDWIDTH = {
     "H200": 4.8e12,
-    "H100": DEVICES["h100"].bandwidth,
+    "H100": 3.35e12,
     "A100-SXM4-40GB": 1.555e12,
     "A100-PCIE-40GB": 1.555e12,
     "A100": 2.0e12,
     "V100": 0.9e12,
     "TPU v6": 1.64e12,
-    "TPU v5p": DEVICES["v5p"].bandwidth,
-    "TPU v5 lite": DEVICES["v5e"].bandwidth,
-    "TPU v5e": DEVICES["v5e"].bandwidth,
-    "TPU v5": DEVICES["v5p"].bandwidth,
+    "TPU v5p": 2.765e12,
+    "TPU v5 lite": 0.819e12,
+    "TPU v5e": 0.819e12,
+    "TPU v5": 2.765e12,
     "TPU v4": 1.2e12,
 }
 """Bytes a second of a device's memory, by a part of its ``device_kind``, of which the first that

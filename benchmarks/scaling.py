@@ -1,131 +1,126 @@
-"""The scaling plan of docs/scaling.md: FLOPs, bytes, memory and communication of every stage.
+"""What training RealSRT base takes on the machines of configs/hardware.py: docs/scaling.md.
 
-    python -m benchmarks.scaling --records scaling.json
+    MASKGIT_SR_ASSETS=DIR python -m benchmarks.scaling
 
-compiles each stage's step of base for simulated meshes of 1 to 256 devices, one process a case
-(`benchmarks.scaling_cases`, a minute or so each on two cores; what the file holds already is not
-compiled again), and prints the tables of docs/scaling.md. Needs the perceptual nets
-(``MASKGIT_SR_ASSETS``) and no accelerator. ``--mfu``, ``--overlap`` and ``--price`` change what
-the predictions assume, ``--stages`` and ``--devices`` which cases are compiled.
+prints the tables of that page. Nothing is measured or allocated: FLOPs, bytes and memory are
+counted in the traced steps (`benchmarks.steps`), the rest is arithmetic on data sheets. Needs the
+perceptual nets, whose shapes are read from their files, and no accelerator.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
-from typing import Any
+import functools
+from collections.abc import Iterable, Sequence
 
-from benchmarks import scaling_model, scaling_report
-from benchmarks.scaling_model import devices_of, key
-from configs import realsrt
+import jax.numpy as jnp
 
-Records = dict[str, dict[str, Any]]
+from benchmarks import roofline, steps
+from benchmarks.steps import leaves_bytes
+from configs import hardware, realsrt
+from maskgit_sr.arrays import Execution
+from maskgit_sr.models.functional import count
+from maskgit_sr.training import watch
+
+UTILISATION = 0.4
+"""Share of the peak that products are assumed to reach; an estimate, not a measurement."""
+
+DEVICES = {  # by the first part of a machine's name: kind, bytes of memory, bytes/s sent
+    "h100": ("H100", 80e9, 450e9),  # NVLink's 900 GB/s counts both directions
+    "v5e": ("TPU v5e", 16e9, 200e9),  # ICI, all links of a chip
+    "v5p": ("TPU v5p", 95e9, 600e9),
+}
 
 
-def cases(size: str, stages: list[str], devices: list[int]) -> list[dict[str, Any]]:
-    """Every case of the plan, as keyword arguments of ``scaling_cases.Case``."""
-    found: list[dict[str, Any]] = []
+def rates(machine: str) -> tuple[float, float, float]:
+    """Returns (peak FLOP/s, bytes/s of memory, bytes/s sent) of a device of a machine."""
+    kind, _, link = next(found for name, found in DEVICES.items() if machine.startswith(name))
+    peak, bandwidth = (watch.of_kind(t, kind) for t in (watch.PEAK_TFLOPS, roofline.BANDWIDTH))
+    assert peak is not None and bandwidth is not None
+    return 1e12 * peak, bandwidth, link
 
-    def case(stage: str, batch: int, **more: Any) -> None:
-        found.append(dict(size=size, stage=stage, batch=batch, **more))
 
-    published = {
-        stage: int(realsrt.get_config(f"{size},stage={stage}").stage.batch) for stage in stages
+@functools.cache
+def step(stage: str, remat: bool = False, size: str = "base") -> steps.Step:
+    """Returns the step of a published stage in bfloat16."""
+    return steps.abstract(realsrt.get_config(size), stage, Execution(jnp.bfloat16, remat))
+
+
+def seconds(machine: str, stage: str, fused: bool = False) -> float:
+    """Returns the predicted time of a step of base, communication left out.
+
+    The longer of products at ``UTILISATION`` of the peak and traffic at the memory's bandwidth.
+
+    Args:
+        fused: as if memory were never waited for, so that products alone count.
+    """
+    made, (peak, bandwidth, _) = step(stage), rates(machine)
+    batch = realsrt.get_config(f"base,hardware={machine}").stages[stage].batch
+    flops, moved = batch / hardware.find(machine).devices * made.cost
+    optimizer = 2 * leaves_bytes(made.state) + leaves_bytes(made.state.params)
+    memory = 0.0 if fused else (moved + optimizer) / bandwidth
+    return max(flops / (UTILISATION * peak), memory)
+
+
+def hours(machine: str, fused: bool = False) -> list[float]:
+    """Returns the predicted hours of each stage of base, and of all, at the config's batches."""
+    stages = realsrt.get_config(f"base,hardware={machine}").stages
+    found = [stages[s].steps * seconds(machine, s, fused) / 3600 for s in realsrt.STAGES]
+    return [*found, sum(found)]
+
+
+def fits(stage: str, memory: float, remat: bool) -> int:
+    """Returns how many examples of base a device has room for, a tenth of it left free."""
+    made = step(stage, remat)
+    trees = (made.state, made.frozen, made.state.params)  # the last: gradients
+    return int((0.9 * memory - sum(map(leaves_bytes, trees))) / made.kept_bytes)
+
+
+def table(head: str, rows: Iterable[Sequence[object]]) -> str:
+    """Returns a Markdown table, the first column to the left and the others to the right."""
+    names = head.split("|")
+    lines = ["| " + " | ".join(names) + " |", "|---" + "|--:" * (len(names) - 1) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+def report() -> str:
+    """Returns all tables."""
+    published = realsrt.get_config("base").stages
+    sheets, stages, room, time, wire = [], [], [], [], []
+    for name, (kind, memory, link) in DEVICES.items():
+        peak, bandwidth, _ = rates(name)
+        numbers = (peak / 1e12, memory / 1e9, bandwidth / 1e9, link / 1e9)
+        sheets.append((kind, *(f"{x:,.0f}" for x in numbers)))
+    for name in realsrt.STAGES:
+        made, whole = step(name), step(name, remat=True)
+        schedule = f"{published[name].steps:,} × {published[name].batch}"
+        trained, (flops, moved) = count(made.state.params), made.cost
+        megabytes = [leaves_bytes(tree) / 1e6 for tree in (made.state, made.frozen)]
+        numbers = (trained / 1e6, flops / 1e9, moved / 1e9, *megabytes)
+        stages.append((name, schedule, *(f"{x:,.3g}" if x < 100 else f"{x:,.0f}" for x in numbers)))
+        kept = (f"{x.kept_bytes / 1e6:,.0f}" for x in (made, whole))
+        cells = (f"{fits(name, d[1], False)}, {fits(name, d[1], True)}" for d in DEVICES.values())
+        room.append((name, *kept, *cells))
+    for machine in hardware.HARDWARE:
+        spent, n = hours(machine), hardware.find(machine).devices
+        numbers = (*spent, spent[-1] * n, hours(machine, fused=True)[-1])
+        time.append((machine, n, *(f"{x:.1f}" for x in numbers)))
+        sent = 2 * (n - 1) / n * leaves_bytes(step("generator").state.params)
+        both = (sent / rates(machine)[2], seconds(machine, "generator"))
+        wire.append((machine, f"{sent / 1e6:.0f}", *(f"{1e3 * x:.1f}" for x in both)))
+    holds = "|".join(f"{kind} holds, with remat" for kind, _, _ in DEVICES.values())
+    parts = {
+        "Devices": table("device|bf16 TFLOP/s|memory GB|GB/s|links GB/s, one way", sheets),
+        "Stages": table("stage|steps × batch|trained M|GFLOP|GB moved|state MB|frozen MB", stages),
+        "Memory": table(f"stage|kept MB an example|with remat|{holds}", room),
+        "Hours": table(
+            f"hardware|devices|{'|'.join(realsrt.STAGES)}|all|device hours|products alone", time
+        ),
+        "Communication": table("hardware|MB sent a step|ms|step ms", wire),
     }
-    for count in devices:
-        for stage, batch in published.items():
-            # a batch that the mesh does not divide is made one example a device
-            case(stage, max(batch, count), data=count)
-            if count == 1:
-                case(stage, batch, remat=True)
-            if count == 8:
-                case(stage, max(batch, count), fsdp=8)
-        # the widest of the transformers stands for both on the meshes that split it
-        if "generator" in published and count in (8, 256):
-            batch = published["generator"]
-            case("generator", max(batch, count), data=count // 8, fsdp=8, gather=True)
-            case("generator", batch, data=count // 4, tensor=4)
-    return found
-
-
-def compile_case(case: dict[str, Any], limit: float) -> dict[str, Any]:
-    """The record of one case, from a process with as many simulated devices as it needs."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_COMPILATION_CACHE": "false",  # what is not compiled leaves no text to read
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices_of(case)}",
-    }
-    command = [sys.executable, "-m", "benchmarks.scaling_cases", json.dumps(case)]
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=limit
-        )
-    except subprocess.TimeoutExpired:
-        return {"failed": f"not compiled within {limit:.0f} s"}
-    if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1]}
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def collect(wanted: list[dict[str, Any]], path: Path, limit: float) -> Records:
-    """Compiles what ``path`` does not hold, and keeps it there after every case."""
-    records: Records = json.loads(path.read_text()) if path.exists() else {}
-    for number, case in enumerate(wanted, 1):
-        if "cost" in records.get(key(case), {}):
-            continue
-        start = time.monotonic()
-        record = compile_case(case, limit)
-        records[key(case)] = record
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(records, indent=1))
-        partial.replace(path)
-        took = time.monotonic() - start
-        print(
-            f"{number}/{len(wanted)} {took:4.0f} s {record.get('failed', 'compiled')}: {key(case)}",
-            file=sys.stderr,
-            flush=True,
-        )
-    return records
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--records", type=Path, required=True, help="JSON file of compiled cases")
-    parser.add_argument("--size", default="base", choices=realsrt.SIZES)
-    parser.add_argument("--stages", nargs="+", default=list(realsrt.STAGES), choices=realsrt.STAGES)
-    parser.add_argument("--devices", nargs="+", type=int, default=[1, 8, 256, 64])
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds a case may compile")
-    parser.add_argument("--mfu", type=float, default=0.4, help="share of the peak that is reached")
-    parser.add_argument(
-        "--overlap", type=float, default=0.5, help="share of communication hidden by computation"
-    )
-    parser.add_argument(
-        "--price",
-        nargs="+",
-        default=[],
-        metavar="DEVICE=DOLLARS",
-        help="an hour of one device; defaults: "
-        + ", ".join(f"{d.name}={d.price:g}" for d in scaling_model.DEVICES.values()),
-    )
-    options = parser.parse_args()
-    prices = {}
-    for entry in options.price:
-        name, _, dollars = entry.partition("=")
-        if name not in scaling_model.DEVICES or not dollars:
-            parser.error(f"--price: expected DEVICE=DOLLARS, found {entry!r}")
-        prices[name] = float(dollars)
-    wanted = cases(options.size, options.stages, options.devices)
-    records = collect(wanted, options.records, options.limit)
-    assumed = scaling_model.Assumptions(options.mfu, options.overlap, prices)
-    print(scaling_report.report(wanted, records, options.size, assumed))
+    return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts.items())
 
 
 if __name__ == "__main__":
-    main()
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    print(report())

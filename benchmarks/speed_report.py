@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from benchmarks.roofline import Limits
-from benchmarks.scaling_report import table
+from benchmarks.scaling import table
 from maskgit_sr import paths
 
 Record = dict[str, Any]
@@ -57,7 +57,7 @@ def columns(rows: Sequence[Record], wanted: Sequence[Column]) -> str:
     kept = [(head, found) for head, found in cells if any(value is not None for value in found)]
     lines = zip(*(found for _, found in kept), strict=True)
     filled = (["–" if value is None else value for value in line] for line in lines)
-    return table([head for head, _ in kept], filled)
+    return table("|".join(head for head, _ in kept), filled)
 
 
 SHARES: tuple[Column, ...] = (

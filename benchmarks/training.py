@@ -28,86 +28,85 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import data, roofline, scaling_cases, speed_report, weights
+from benchmarks import data, roofline, speed_report, steps, weights
 from configs import realsrt
 from data.examples import ExampleSpec
 from maskgit_sr.arrays import Execution, Params, parse_dtype
 from maskgit_sr.errors import UserError, one_line
-from maskgit_sr.losses import perceptual
-from maskgit_sr.methods import registry
 from maskgit_sr.training import state
 
 
-def config_of(size: str, stage: str, batch: int | None, accumulate: int | None) -> Any:
-    """The config of a stage, its GAN active from the first step on."""
-    config = realsrt.get_config(f"{size},stage={stage}")
-    if "losses" in config.model and "adversarial_start" in config.model.losses:
-        config.model.losses.adversarial_start = 0
-    config.stage.batch = batch or config.stage.batch
-    config.stage.accumulate = accumulate or config.stage.accumulate
+def config_of(size: str, batch: int | None, accumulate: int | None) -> Any:
+    """The config of a size, its GAN active from the first step on."""
+    config = realsrt.get_config(size)
+    if "adversarial_start" in config.losses:
+        config.losses.adversarial_start = 0
+    for stage in config.stages.values():
+        stage.batch = batch or stage.batch
+        stage.accumulate = accumulate or stage.accumulate
     return config
 
 
-def plan(config: Any, dtype: str, remat: bool) -> scaling_cases.Plan:
-    """The stage's step, all of it abstract."""
-    execution = Execution(parse_dtype(dtype), remat)
-    method = registry.build(config.method, config.model.to_dict(), execution)
-    return scaling_cases.plan(method, config.stage_name, config)
-
-
-def begin(made: scaling_cases.Plan, config: Any) -> tuple[state.TrainState, Params]:
+def begin(made: steps.Step, seed: int) -> tuple[state.TrainState, Params]:
     """A state at step 0 with random weights, and the frozen groups.
 
     Raises:
         UserError: the perceptual net of the config is not there.
     """
-    frozen = weights.random({g: s for g, s in made.frozen.items() if g != "perceptual"})
-    if "perceptual" in made.frozen:
-        frozen["perceptual"] = perceptual.build(config.perceptual)
+    frozen = weights.random({group: made.frozen[group] for group in made.stage.needs})
+    frozen |= {group: make() for group, make in made.stage.frozen.items()}
     stats: Params = {}
     if made.stage.fresh_stats:
         shapes = made.method.shapes()
         groups = weights.random({group: shapes[group] for group in made.stage.fresh_stats})
         stats = made.method.continued_stats(groups)
     params = weights.random(made.state.params, seed=1)
-    begun = state.create(made.stage, params, stats, made.chosen, config.seed)
+    begun = state.create(made.stage, params, stats, made.optimizers, seed)
     return jax.device_put((begun, frozen), jax.devices()[0])
 
 
 def step(
-    config: Any, dtype: str, remat: bool, limits: roofline.Limits, steps: int, repeats: int
+    config: Any,
+    name: str,
+    dtype: str,
+    remat: bool,
+    limits: roofline.Limits,
+    turns: int,
+    repeats: int,
 ) -> dict[str, Any]:
     """A record of one stage's step: seconds, FLOPs, bytes and memory.
 
     Args:
-        steps: taken in a row for each of ``repeats`` measurements, of which the median counts.
+        turns: steps in a row for each of ``repeats`` measurements, of which the median counts.
 
     Raises:
         UserError: the perceptual net of the config is not there.
     """
-    made = plan(config, dtype, remat)
-    # what remat computes twice is no part of the model
-    flops = scaling_cases.step_flops(plan(config, dtype, False) if remat else made)
-    batch, began = config.stage.batch, time.perf_counter()
-    current, frozen = begin(made, config)
+    made, plain = (
+        steps.abstract(config, name, Execution(parse_dtype(dtype), again))
+        for again in (remat, False)
+    )
+    flops = plain.cost[0]  # what remat computes twice is no part of the model
+    batch, accumulate = made.settings.batch, made.settings.accumulate
+    began = time.perf_counter()
+    current, frozen = begin(made, config.seed)
     images = {
         name: jax.random.uniform(jax.random.key(index), shape.shape)
         for index, (name, shape) in enumerate(made.batch(batch).items())
     }
-    run = state.make_step(made.stage, made.chosen, made.ema, made.accumulate)
-    compiled = run.lower(current, frozen, images).compile()
+    compiled = made.jitted(accumulate).lower(current, frozen, images).compile()
     ready = time.perf_counter() - began
 
     def several() -> jax.Array:
         nonlocal current
-        for _ in range(steps):
+        for _ in range(turns):
             current, _ = compiled(current, frozen, images)
         return current.step
 
-    seconds = roofline.seconds(several, repeats, least=0.0) / steps
+    seconds = roofline.seconds(several, repeats, least=0.0) / turns
     memory, moved = compiled.memory_analysis(), roofline.moved_bytes(compiled)
     return {
-        "at_a_time": batch // made.accumulate if made.accumulate > 1 else None,
+        "at_a_time": batch // accumulate if accumulate > 1 else None,
         "seconds": seconds,
         "examples_per_second": batch / seconds,
         "flops_an_example": flops,
@@ -121,15 +120,15 @@ def step(
     }
 
 
-def input_rate(photos: str, config: Any, seconds: float) -> float:
+def input_rate(photos: str, config: Any, stage: Any, seconds: float) -> float:
     """Examples a second of one worker process, made as the stage asks.
 
     Raises:
         UserError: the folder has no usable photograph.
     """
     try:
-        spec = ExampleSpec.configured(config.data, config.stage.crop)
-        return data.rate(photos, spec, config.stage.batch, seconds, workers=1)
+        spec = ExampleSpec.configured(config.data, stage.crop)
+        return data.rate(photos, spec, stage.batch, seconds, workers=1)
     except ValueError as error:
         raise UserError(f"--photos: {error}") from error
 
@@ -165,26 +164,27 @@ def measure(given: argparse.Namespace) -> None:
     """Measures, prints, and writes after each stage, so that what was measured is not lost."""
     dtype = np.dtype(parse_dtype(given.dtype)).name
     cases = [
-        (size, config_of(size, stage, given.batch, given.accumulate))
+        (size, stage, config_of(size, given.batch, given.accumulate))
         for size in dict.fromkeys(given.sizes)
         for stage in dict.fromkeys(given.stages)
     ]
-    for _, config in cases:
-        if config.stage.batch % config.stage.accumulate:
+    for _, name, config in cases:
+        stage = config.stages[name]
+        if stage.batch % stage.accumulate:
             raise UserError(
-                f"--accumulate: {config.stage.accumulate} does not divide the batch of "
-                f"{config.stage.batch}"
+                f"--accumulate: {stage.accumulate} does not divide the batch of {stage.batch}"
             )
     limits = roofline.limits([dtype], given.repeats)
     record = speed_report.start(limits, steps=given.steps, repeats=given.repeats, stages=[])
-    for size, config in cases:
-        print(f"{size}, {config.stage_name}", file=sys.stderr, flush=True)
-        row: dict[str, Any] = {"size": size, "stage": config.stage_name, "dtype": dtype}
-        row |= {"batch": config.stage.batch, "remat": given.remat}
+    for size, name, config in cases:
+        print(f"{size}, {name}", file=sys.stderr, flush=True)
+        stage = config.stages[name]
+        row: dict[str, Any] = {"size": size, "stage": name, "dtype": dtype}
+        row |= {"batch": stage.batch, "remat": given.remat}
         if given.photos:  # first, so that a wrong folder is known before anything is compiled
-            row["input_per_worker"] = input_rate(given.photos, config, given.seconds)
+            row["input_per_worker"] = input_rate(given.photos, config, stage, given.seconds)
         try:
-            row |= step(config, dtype, given.remat, limits, given.steps, given.repeats)
+            row |= step(config, name, dtype, given.remat, limits, given.steps, given.repeats)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

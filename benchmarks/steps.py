@@ -1,0 +1,124 @@
+"""A stage's training step as shapes: what it takes is counted, and nothing is allocated."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import flops
+from maskgit_sr import paths
+from maskgit_sr.arrays import Execution, Params
+from maskgit_sr.methods import registry
+from maskgit_sr.methods.base import Method, Stage
+from maskgit_sr.training import optimizers, state, weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a step is made of.
+
+    Attributes:
+        settings: the config's of the stage.
+        optimizers: by trained group.
+        state: shapes of the training state.
+        frozen: shapes of the groups that do not train, perceptual nets included.
+    """
+
+    method: Method
+    stage: Stage
+    settings: Any
+    optimizers: state.Optimizers
+    state: state.TrainState
+    frozen: Params
+
+    def batch(self, many: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes of a batch of ``many`` examples."""
+        sides = {"hr": self.settings.crop, "lr": self.settings.crop // self.method.scale}
+        shapes = {name: (many, sides[name], sides[name], 3) for name in self.stage.batch}
+        return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+
+    def jitted(self, accumulate: int = 1, layout: Any = None) -> jax.stages.Wrapped:
+        """Returns the trainer's own step."""
+        return state.make_step(self.stage, self.optimizers, self.settings.ema, accumulate, layout)
+
+    @functools.cached_property
+    def cost(self) -> np.ndarray:
+        """[FLOPs, bytes] of an example, of all phases, in a batch of 8."""
+        with accelerator():
+            traced = jax.make_jaxpr(self.jitted())(self.state, self.frozen, self.batch(8))
+        return flops.cost(traced.jaxpr) / 8
+
+    @functools.cached_property
+    def kept_bytes(self) -> float:
+        """Bytes of an example that the greediest phase keeps for its backward pass.
+
+        What JAX's differentiation keeps, before XLA computes cheap parts again inside of fusions:
+        an upper bound. The slope between two batches, which takes the parameters out.
+        """
+
+        def kept(many: int) -> list[int]:
+            found, batch = [], self.batch(many)
+            for phase in self.stage.phases:
+
+                def keep(state: Any, frozen: Params, batch: Any, phase: Any = phase) -> Any:
+                    def loss(trained: Params) -> Any:
+                        groups = weights.merged(frozen, {**state.params, **trained})
+                        return phase.loss(groups, state.stats, batch, jax.random.key(0), state.step)
+
+                    trained = {group: state.params[group] for group in phase.groups}
+                    _, pull, result = jax.vjp(loss, trained, has_aux=True)
+                    return pull, result.carry
+
+                with accelerator():
+                    pull, carry = jax.eval_shape(keep, self.state, self.frozen, batch)
+                found.append(leaves_bytes(pull))
+                batch |= carry
+            return found
+
+        return max((b - a) / 2 for a, b in zip(kept(2), kept(4), strict=True))
+
+
+def abstract(config: Any, name: str, execution: Execution) -> Step:
+    """Returns the step of a stage of a config.
+
+    Raises:
+        UserError: a perceptual net is not there, whose file tells its shapes.
+    """
+    settings = config.stages[name]
+    losses = {**config.losses.to_dict(), **settings.losses.to_dict()}
+    method = registry.build(config.method, config.model.to_dict(), execution, losses)
+    stage, shapes = method.stages[name], method.shapes()
+    frozen = {group: shapes[group] for group in stage.needs}
+    frozen |= {group: jax.eval_shape(make) for group, make in stage.frozen.items()}
+    continued = {path: weights.part(shapes, path) for path in stage.continues}
+    chosen = optimizers.for_groups(settings, stage.trains)
+    sources = weights.Sources(method, name, paths.absolute("."), "")
+
+    def begin(frozen: Params, continued: Params) -> state.TrainState:
+        params, stats = sources.start(jax.random.key(0), frozen, continued, {})
+        return state.create(stage, params, stats, chosen, 0)
+
+    begun = jax.eval_shape(begin, frozen, continued)
+    return Step(method, stage, settings, chosen, begun, frozen)
+
+
+def accelerator() -> Any:
+    """Traces what an accelerator would run, where a network asks for the backend."""
+    return mock.patch.object(jax, "default_backend", lambda: "tpu")
+
+
+def leaves_bytes(tree: Any, places: Any = None) -> int:
+    """Returns the bytes of a tree of shapes, those on one device if shardings are given."""
+    leaves = jax.tree.leaves(tree)
+    spots = jax.tree.leaves(places) if places is not None else [None] * len(leaves)
+    return sum(
+        math.prod(spot.shard_shape(leaf.shape) if spot else leaf.shape) * leaf.dtype.itemsize
+        for leaf, spot in zip(leaves, spots, strict=True)
+    )
