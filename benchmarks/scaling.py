@@ -73,7 +73,7 @@ def fits(stage: str, memory: float, remat: bool) -> int:
     """Returns how many examples of base a device has room for, a tenth of it left free."""
     made = step(stage, remat)
     trees = (made.state, made.frozen, made.state.params)  # the last: gradients
-    return int((0.9 * memory - sum(map(leaves_bytes, trees))) / made.kept_bytes)
+    return max(0, int((0.9 * memory - sum(map(leaves_bytes, trees))) / made.kept_bytes))
 
 
 def table(head: str, rows: Iterable[Sequence[object]]) -> str:
@@ -89,7 +89,7 @@ def report() -> str:
     sheets, stages, room, time, wire = [], [], [], [], []
     for name, (kind, memory, link) in DEVICES.items():
         peak, bandwidth, _ = rates(name)
-        numbers = (peak / 1e12, memory / 1e9, bandwidth / 1e9, link / 1e9)
+        numbers: Sequence[float] = (peak / 1e12, memory / 1e9, bandwidth / 1e9, link / 1e9)
         sheets.append((kind, *(f"{x:,.0f}" for x in numbers)))
     for name in realsrt.STAGES:
         made, whole = step(name), step(name, remat=True)

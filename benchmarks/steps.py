@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import flops
+from launch.settings import losses
 from maskgit_sr import paths
 from maskgit_sr.arrays import Execution, Params
 from maskgit_sr.methods import registry
@@ -91,9 +92,8 @@ def abstract(config: Any, name: str, execution: Execution) -> Step:
     Raises:
         UserError: a perceptual net is not there, whose file tells its shapes.
     """
-    settings = config.stages[name]
-    losses = {**config.losses.to_dict(), **settings.losses.to_dict()}
-    method = registry.build(config.method, config.model.to_dict(), execution, losses)
+    settings, model = config.stages[name], config.model.to_dict()
+    method = registry.build(config.method, model, execution, losses(config, name))
     stage, shapes = method.stages[name], method.shapes()
     frozen = {group: shapes[group] for group in stage.needs}
     frozen |= {group: jax.eval_shape(make) for group, make in stage.frozen.items()}

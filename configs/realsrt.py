@@ -19,15 +19,15 @@ Without it nothing is changed. v5p-128 means 64 chips, which are 64 jax devices.
     launch/tpu_pod.sh all --project P --zone Z --name N --accelerator v5p-128 \
         --workdir gs://BUCKET/W --data gs://BUCKET/PHOTOS
 
-Expected hours of base are an estimate, not measured: examples (steps × batch) × GFLOP an example
-(tokenizer 1133, generator 990, critic 1075, control 2621) at 40 % of the peak in bfloat16 (H100
-989, v5e 197, v5p 459 TFLOP/s), with data that keeps up:
+Expected hours of base are an estimate, not measured (docs/scaling.md): every step takes as long as
+its products at 40 % of the bfloat16 peak or as its memory traffic, whichever is longer, with data
+that keeps up. Of the token stages and of control it is the traffic, most of it that of attention:
 
     hardware  devices  mesh (data×fsdp)  tokenizer  generator  critic  control  hours in all
-    v5e-8           8  8×1                     1.4       22.3    24.3      0.7          48.7
-    v5p-128        64  64×1                    0.1        1.2     1.3      0.0           2.6
-    h100x8          8  8×1                     0.3        4.4     4.8      0.1           9.7
-    h100x1          1  1×1                     2.2       35.6    38.6      1.2          77.6
+    v5e-8           8  8×1                     1.4       33.9    39.0      1.0          75.3
+    v5p-128        64  64×1                    0.1        1.5     1.6      0.0           3.2
+    h100x8          8  8×1                     0.3        8.3     9.5      0.3          18.3
+    h100x1          1  1×1                     2.2       64.9    75.2      2.0         144.3
 
 Batches are the published 64, 64, 64 and 8 with one exception: control on v5p-128 has a batch of 64,
 10,000 steps instead of 80,000 and a learning rate of 3.2e-4 instead of 4e-5. On h100x1 and v5e-8

@@ -15,10 +15,12 @@ CODE = 75  # EX_TEMPFAIL: try again later
 
 
 def finished(workdir: paths.PathLike) -> bool:
-    """Returns True if ``train.json`` of the workdir holds stages and all of them are finished."""
+    """Returns True if all stages that the last command was to train are finished."""
     path = paths.absolute(workdir) / "train.json"
-    stages = json.loads(path.read_text())["stages"] if path.exists() else {}
-    return bool(stages) and all(stage["finished"] for stage in stages.values())
+    if not path.exists():  # stopped before the end of its first stage
+        return False
+    found = json.loads(path.read_text())
+    return all(found["stages"].get(name, {}).get("finished") for name in found["order"])
 
 
 if __name__ == "__main__":

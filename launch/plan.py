@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from launch import settings
 from maskgit_sr.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -200,32 +199,10 @@ def check(config: str, arguments: Sequence[str]) -> None:
     Raises:
         UserError: no such config, a useless option of it, an unknown field, no data root.
     """
-    name, _, _ = config.partition(":")
-    path = ROOT / name
-    spec = importlib.util.spec_from_file_location("_config_of_launch_xm", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise UserError(f"--config: expected a file of {ROOT.name}, found {name!r}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    given = dict(word.removeprefix("--").partition("=")[::2] for word in arguments)
-    try:
-        found = module.get_config(config.partition(":")[2])
-    except ValueError as error:
-        raise UserError(f"--config: {error}") from error
-    flat = {f"config.{key}" for key, _ in _fields(found)}
-    for key in given:
-        if key.startswith("config.") and key not in flat:
-            raise UserError(f"--{key}: {name} has no such field")
-    if not (found.data.root or given.get("config.data.root")):
+    found = settings.load(config)
+    settings.check_paths(arguments, found)
+    if not found.data.root and not any(w.startswith("--config.data.root=") for w in arguments):
         raise UserError("--config.data.root: expected a data set, found nothing (after --)")
-
-
-def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if hasattr(value, "items"):
-            yield from _fields(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def make_plan(

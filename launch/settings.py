@@ -70,7 +70,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     words, name = _without_config(list(argv))
     if name:
         config = load(name)
-        _check_paths(words, config)
+        check_paths(words, config)
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
     try:
         return values(words)
@@ -94,7 +94,7 @@ def _without_config(words: list[str]) -> tuple[list[str], str]:
     return words, ""
 
 
-def _check_paths(words: Sequence[str], config: Any) -> None:
+def check_paths(words: Sequence[str], config: Any) -> None:
     """Raises UserError for an override of a field that the config does not have."""
     for word in words:
         match = re.fullmatch(r"--?config\.([^=]+)(=.*)?", word, re.DOTALL)

@@ -2,7 +2,8 @@
 
 A stage trains a little to see how fast the machine is, then as many steps as fit its share, so that
 its learning rate comes to its end in time. What it leaves over goes to the stages after it. The
-plan is kept in ``train.json``, so that the same command goes on along the same schedules.
+plan is kept in ``train.json``, so that the same command goes on along the same schedules, and that
+a launcher can tell whether it has to (`launch.finished`).
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Plan:
             left = watch.from_first_host(end - self._clock())
             share = shares[name] / sum(shares[other] for other in waiting[index:])
             if left == float("inf"):
-                self._take(name, None, left, 0.0)
+                self.take(name, None, left, 0.0)
                 continue
             _LOG.info("stage %s: %.0f s of %.0f s", name, max(0.0, share * left), max(0.0, left))
             self._within(name, max(0.0, share * left))
@@ -84,7 +85,7 @@ class Plan:
         # Steps that would be enough: the config's, or those that an earlier run has planned.
         aim = self.stages.get(name, {}).get("planned", self._steps[name])
         probe = min(max(PROBE_SECONDS, PROBE_SHARE * seconds), MOST_PROBE * seconds) or ONE_STEP
-        outcome = self._take(name, aim, 0.0, probe)
+        outcome = self.take(name, aim, 0.0, probe)
         # All hosts must decide alike, and their clocks differ.
         left = watch.from_first_host(seconds - (self._clock() - began))
         if outcome.finished or outcome.pace is None or left <= 0:
@@ -94,9 +95,14 @@ class Plan:
         fits = int(watch.from_first_host((left - start) * MARGIN / outcome.pace))
         planned = min(aim, outcome.step + max(1, fits))
         self._note(name, planned=planned)
-        self._take(name, planned, left, ONE_STEP)
+        self.take(name, planned, left, ONE_STEP)
 
-    def _take(self, name: str, steps: int | None, limit: float, at_least: float) -> Outcome:
+    def take(self, name: str, steps: int | None, limit: float, at_least: float) -> Outcome:
+        """Trains one stage as ``run`` does, and notes where it then stands.
+
+        Raises:
+            Interrupted: a signal asked to stop; everything is saved.
+        """
         outcome = self._run(name, steps, limit, at_least)
         self._note(
             name,
@@ -112,7 +118,8 @@ class Plan:
         self.stages.setdefault(name, {}).update(facts)
         if jax.process_index():
             return
-        paths.write(self._file, json.dumps({"stages": self.stages}, indent=1) + "\n")
+        found = {"order": list(self._steps), "stages": self.stages}
+        paths.write(self._file, json.dumps(found, indent=1) + "\n")
 
 
 def shorten(settings: Any, steps: int | None) -> None:

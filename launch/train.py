@@ -69,13 +69,13 @@ def train(config: Any, workdir: paths.PathLike, max_seconds: float) -> str:
         timebox.shorten(own.stages[name], steps)
         return run_stage(own, name, folder, seconds, at_least)
 
+    plan = timebox.Plan({name: config.stages[name].steps for name in config.order}, folder, run)
     if len(config.order) == 1:
         (name,) = config.order
-        outcome = run(name, None, max_seconds, 0.0)
+        outcome = plan.take(name, None, max_seconds, 0.0)
         return f"{outcome.groups}: stage {name}, step {outcome.step}"
-    lengths = {name: config.stages[name].steps for name in config.order}
     shares = {name: config.stages[name].share for name in config.order}
-    left = timebox.Plan(lengths, folder, run).train(shares, max_seconds)
+    left = plan.train(shares, max_seconds)
     path = folder / f"{config.name}.safetensors"
     number = 0
     if jax.process_index() == 0:

@@ -1,5 +1,7 @@
 """The sizes of the configs as tiny networks."""
 
+import dataclasses
+
 import ml_collections
 import pytest
 
@@ -13,10 +15,12 @@ def tiny_sizes(monkeypatch, method):
 
     def tiny_config(argument):
         config = get(argument)
+        config.method = method.name
         config.model = ml_collections.ConfigDict(method.describe())
-        config.model.losses.adversarial_start = 1000
-        config.perceptual = "none"
-        config.stage.update(crop=64, batch=2)
+        config.losses = ml_collections.ConfigDict(dataclasses.asdict(method.losses))
+        config.losses.adversarial_start = 1000
+        for stage in config.stages.values():
+            stage.update(crop=64, batch=2)
         config.data.margin = 0
         return config
 

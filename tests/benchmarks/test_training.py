@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import data, scaling_cases, training
+from benchmarks import data, steps, training
 from benchmarks.roofline import Limits
-from maskgit_sr.methods import registry
+from maskgit_sr.arrays import Execution
 
 
 def run(monkeypatch, *arguments):
@@ -31,23 +31,21 @@ def test_a_run(tiny_sizes, monkeypatch, tmp_path, capsys):
 
 def test_the_gan_takes_part_from_the_first_step_on(tiny_sizes):
     """Both of its phases move: the discriminator learns, and the adaptive weight is there."""
-    config = training.config_of("base", "tokenizer", None, None)
-    assert config.model.losses.adversarial_start == 0
-    method = registry.build(config.method, config.model.to_dict())
-    made = scaling_cases.plan(method, "tokenizer", config)
-    begun, frozen = training.begin(made, config)
+    config = training.config_of("base", None, None)
+    assert config.losses.adversarial_start == 0
+    made = steps.abstract(config, "tokenizer", Execution())
+    begun, frozen = training.begin(made, config.seed)
     before = jax.tree.map(jnp.copy, begun.params["discriminator"])
     images = {name: jnp.ones(shape.shape) for name, shape in made.batch(2).items()}
-    step = scaling_cases.state.make_step(made.stage, made.chosen, made.ema)
-    after, metrics = step(begun, frozen, images)
+    after, metrics = made.jitted()(begun, frozen, images)
     assert metrics["tokenizer/adaptive_weight"] > 0 and int(after.skipped) == 0
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after.params["discriminator"])
     assert any(jax.tree.leaves(moved))
 
 
 def test_the_batch_and_its_parts_are_the_configs_unless_given(tiny_sizes):
-    assert training.config_of("base", "critic", None, None).stage.batch == 2
-    found = training.config_of("base", "critic", 8, 4).stage
+    assert training.config_of("base", None, None).stages.critic.batch == 2
+    found = training.config_of("base", 8, 4).stages.critic
     assert (found.batch, found.accumulate) == (8, 4)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 import time
 from typing import Any
 
@@ -12,24 +10,12 @@ import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks import scaling_cases
+from benchmarks import steps
 from configs import realsrt
 from maskgit_sr.arrays import Execution, parse_dtype
-from maskgit_sr.methods import registry
-from maskgit_sr.methods.base import Method
 from maskgit_sr.training import sharding
 
 Mesh = tuple[int, int, int]
-
-
-def method(config: Any) -> Method:
-    """The config's method; equal ones are built once."""
-    return _method(config.method, config.model.to_json(), config.dtype, config.remat)
-
-
-@functools.cache
-def _method(name: str, model: str, dtype: str, remat: bool) -> Method:
-    return registry.build(name, json.loads(model), Execution(parse_dtype(dtype or None), remat))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,43 +67,46 @@ class Report:
         return found
 
 
-def compiled(config: Any, shape: Mesh) -> Report:
-    """The step of ``config``, with its own batch, for a mesh of that shape; nothing is allocated.
+def compiled(config: Any, stage: str, shape: Mesh) -> Report:
+    """The step of a stage, with its own batch, for a mesh of that shape; nothing is allocated.
 
     Traced as on an accelerator, partitioned for the mesh, and compiled for CPUs.
     """
     before = {id(array) for array in jax.live_arrays()}
     mesh = sharding.make_mesh(*shape)
-    made = scaling_cases.plan(method(config), config.stage_name, config)
-    batch = made.batch(config.stage.batch)
+    made = steps.abstract(config, stage, Execution(parse_dtype(config.dtype or None), config.remat))
+    settings = made.settings
+    batch = made.batch(settings.batch)
     layout = sharding.shardings(made.state, mesh)
     split = NamedSharding(mesh, sharding.BATCH)
     places = (layout, sharding.shardings(made.frozen, mesh), dict.fromkeys(batch, split))
 
     start = time.process_time()
-    lowered = scaling_cases.lower(made, mesh, config.stage.batch, gather=True)
+    given = tuple(map(_placed, (made.state, made.frozen, batch), places))
+    with steps.accelerator():
+        lowered = made.jitted(settings.accumulate, layout).lower(*given)
     middle = time.process_time()
     program = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
     end = time.process_time()
 
-    given = _by_path((made.state, made.frozen, batch))
+    leaves = _by_path((made.state, made.frozen, batch))
     read = [place is not None for place in _by_path(program.input_shardings[0]).values()]
-    parts = zip(read, given.values(), jax.tree.leaves(places), strict=True)
+    parts = zip(read, leaves.values(), jax.tree.leaves(places), strict=True)
     _, metrics = program.out_info
     wanted = jax.tree.leaves((layout, dict.fromkeys(metrics, NamedSharding(mesh, P()))))
     ranks = [leaf.ndim for leaf in jax.tree.leaves(program.out_info)]
     found = _by_path(program.output_shardings).items()
     memory, cost = program.memory_analysis(), program.cost_analysis()
-    gflop = realsrt.GFLOP[config.stage_name] * config.stage.batch / config.stage.accumulate
+    gflop = realsrt.GFLOP[stage] * settings.batch / settings.accumulate
     return Report(
         mesh=shape,
-        predicted=sum(scaling_cases.leaves_bytes(x, p) for known, x, p in parts if known),
+        predicted=sum(steps.leaves_bytes(x, p) for known, x, p in parts if known),
         arguments=memory.argument_size_in_bytes,
-        state=scaling_cases.leaves_bytes(made.state, layout),
+        state=steps.leaves_bytes(made.state, layout),
         donated=memory.alias_size_in_bytes,
         share=cost["flops"] * mesh.size / (gflop * 1e9),
         traffic=cost["bytes accessed"],
-        unread=[path for path, known in zip(given, read, strict=True) if not known],
+        unread=[path for path, known in zip(leaves, read, strict=True) if not known],
         moved=[
             path
             for (path, a), b, rank in zip(found, wanted, ranks, strict=True)
@@ -125,6 +114,14 @@ def compiled(config: Any, shape: Mesh) -> Report:
         ],
         allocated=len({id(array) for array in jax.live_arrays()} - before),
         seconds=(middle - start, end - middle),
+    )
+
+
+def _placed(tree: Any, places: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        tree,
+        places,
     )
 
 

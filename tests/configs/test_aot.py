@@ -3,12 +3,13 @@
 tests/drills/aot.py compiles the steps of all stages of base; that takes minutes.
 """
 
-import functools
+from pathlib import Path
 
 import jax
 import pytest
 
-from benchmarks import scaling_cases
+from benchmarks import scaling
+from benchmarks.steps import leaves_bytes
 from configs import hardware, realsrt
 from maskgit_sr.models.functional import count
 from maskgit_sr.training import optimizers, sharding
@@ -35,12 +36,6 @@ def perceptual(tmp_path_factory):
         yield
 
 
-@functools.cache
-def plan(size, stage):
-    config = realsrt.get_config(f"{size},stage={stage}")
-    return scaling_cases.plan(ahead.method(config), stage, config)
-
-
 def shapes(tree):
     """Structure, shapes and dtypes."""
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), tree)
@@ -57,17 +52,16 @@ TRAINED = {  # parameters, discriminators included
 @pytest.mark.parametrize("size", realsrt.SIZES)
 def test_the_state_of_every_size_and_stage(size, stage):
     """Parameters, two moments and the moving average of what is exported, in float32."""
-    made = plan(size, stage)
-    state, wired = made.state, made.method.stages[stage]
+    made = scaling.step(stage, size=size)
+    state, wired = made.state, made.stage
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state))
     assert set(state.params) == set(wired.trains) and set(state.stats) == set(wired.fresh_stats)
-    assert shapes(state.ema) == {
-        group: tree for group, tree in shapes(state.params).items() if group in wired.exports
-    }
+    exported = {path for path in state.params if path.partition("/")[0] in wired.exports}
+    assert shapes(state.ema) == {path: shapes(state.params[path]) for path in exported}
     trained, averaged, kept = (count(tree) for tree in (state.params, state.ema, state.stats))
     assert trained == TRAINED[size][realsrt.STAGES.index(stage)]
     # what is left are counters: steps, those of the optimizers, and a key
-    left = scaling_cases.leaves_bytes(state) - 4 * (3 * trained + averaged + kept)
+    left = leaves_bytes(state) - 4 * (3 * trained + averaged + kept)
     assert 0 < left < 50
 
 
@@ -76,30 +70,40 @@ def test_the_state_of_every_size_and_stage(size, stage):
 @pytest.mark.parametrize("size", realsrt.SIZES)
 def test_the_state_is_the_same_on_every_machine(size, stage, machine):
     """So that checkpoints move between them; and its mesh divides the batch and its parts."""
-    config = realsrt.get_config(f"{size},stage={stage},hardware={machine}")
-    method = ahead.method(config)
-    wired, alone = method.stages[stage], plan(size, stage).state
-    assert shapes(method.shapes()) == shapes(plan(size, stage).method.shapes())
-    chosen = {g: optimizers.build(config.stage.optimizer, config.stage.steps) for g in wired.trains}
+    config = realsrt.get_config(f"{size},hardware={machine}")
+    settings, alone = config.stages[stage], scaling.step(stage, size=size)
+    assert config.model == realsrt.get_config(size).model
+    chosen = optimizers.for_groups(settings, alone.stage.trains)
     state = jax.eval_shape(
-        lambda params, stats: create(wired, params, stats, chosen, config.seed),
-        alone.params,
-        alone.stats,
+        lambda params, stats: create(alone.stage, params, stats, chosen, config.seed),
+        alone.state.params,
+        alone.state.stats,
     )
-    assert shapes(state) == shapes(alone)
+    assert shapes(state) == shapes(alone.state)
     mesh = jax.sharding.AbstractMesh(tuple(config.mesh.values()), tuple(config.mesh))
-    part = (config.stage.batch // config.stage.accumulate, config.stage.crop)
+    part = (settings.batch // settings.accumulate, settings.crop)
     split = jax.sharding.NamedSharding(mesh, sharding.BATCH).shard_shape(part)
-    assert split == (part[0] // hardware.HARDWARE[machine].devices, config.stage.crop)
+    assert split == (part[0] // hardware.HARDWARE[machine].devices, settings.crop)
     # no axis of these meshes splits a parameter
     layout = sharding.shardings(state, mesh)
-    assert scaling_cases.leaves_bytes(state, layout) == scaling_cases.leaves_bytes(state)
+    assert leaves_bytes(state, layout) == leaves_bytes(state)
 
 
 def test_the_published_step_compiles():
     """The tokenizer's, with its GAN; a device's arguments to the byte."""
-    report = ahead.compiled(realsrt.get_config("stage=tokenizer,hardware=h100x8"), (4, 2, 1))
-    assert not report.faults()
-    assert report.unread == ["2/lr"]
-    whole = scaling_cases.leaves_bytes(plan("base", "tokenizer").state)
+    report = ahead.compiled(realsrt.get_config("hardware=h100x8"), "tokenizer", (4, 2, 1))
+    assert not report.faults() and not report.unread
+    whole = leaves_bytes(scaling.step("tokenizer").state)
     assert whole / 2 < report.state < 0.51 * whole
+
+
+def test_hours_are_those_of_the_page_and_of_the_config():
+    page = Path(__file__).resolve().parents[2] / "docs/scaling.md"
+    lines = f"{page.read_text()}\n{realsrt.__doc__}".replace("|", " ").splitlines()
+    for name in hardware.HARDWARE:
+        numbers = [f"{hours:.1f}" for hours in scaling.hours(name)]
+        rows = [" ".join(line.split()) for line in lines if line.split()[:1] == [name]]
+        assert len(rows) == 3, rows  # on the page also what gradients take
+        assert sum(" ".join(numbers) in row for row in rows) == 2, (numbers, rows)
+    for stage, gflop in realsrt.GFLOP.items():
+        assert scaling.step(stage).cost[0] == pytest.approx(1e9 * gflop, rel=1e-3)

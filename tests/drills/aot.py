@@ -43,7 +43,7 @@ def begin(folder: str) -> None:
 def check(stage: str) -> ahead.Report:
     """The report of one stage's step."""
     hardware, mesh = CASES[stage]
-    return ahead.compiled(realsrt.get_config(f"stage={stage},hardware={hardware}"), mesh)
+    return ahead.compiled(realsrt.get_config(f"hardware={hardware}"), stage, mesh)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ import ml_collections
 import pytest
 
 from launch import timebox
+from launch.finished import finished
 from maskgit_sr.training.loop import Outcome
 
 SHARES = {"tokenizer": 40, "generator": 25, "critic": 10, "control": 25}
@@ -123,3 +124,14 @@ def test_shorter_runs_warm_up_and_average_for_less_long():
         whole = settings()
         timebox.shorten(whole, steps)
         assert whole == settings()
+
+
+def test_launchers_are_told_of_the_stages_of_the_last_command(tmp_path):
+    with pytest.raises(timebox.Interrupted):
+        made(Machine(interrupt=1), tmp_path).train(SHARES, 600.0)
+    assert not finished(tmp_path)
+    made(Machine(), tmp_path, {"critic": 10}).take("critic", 10, 600.0, 0.0)
+    assert finished(tmp_path)
+    with pytest.raises(timebox.Interrupted):
+        made(Machine(interrupt=1), tmp_path).train(SHARES, 600.0)
+    assert not finished(tmp_path)

@@ -206,7 +206,8 @@ def worker(tmp_path):
     trainer.write_text(
         f"#!/bin/bash\n"
         f'[[ "$2" != launch.finished ]] || exec {sys.executable} "$@"\n'
-        'end() { echo "{\\"stages\\": {\\"a\\": {\\"finished\\": $1}}}" >"$HOME/w/train.json"; }\n'
+        """end() { echo '{"order": ["a"], "stages": {"a": {"finished": '"$1"'}}}' """
+        """>"$HOME/w/train.json"; }\n"""
         'mkdir -p "$HOME/w" && echo "$@" >>"$HOME/ran"\n'
         "trap 'echo saved >>\"$HOME/ran\"; end false; exit 0' TERM\n"
         '[[ ! -f "$HOME/code" ]] || exit "$(<"$HOME/code")"\n'
