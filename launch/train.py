@@ -12,6 +12,7 @@ stages leaves a bundle, W/NAME.safetensors.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -219,13 +220,13 @@ def _check_model(config: Any, name: str, saved: epath.Path) -> None:
 def _iterator(config: Any, stage: Any, method: Method, name: str) -> pipeline.Batches:
     """Returns this host's training batches."""
     data, hosts = config.data, jax.process_count()
-    if "lr" not in method.stages[name].batch:  # such a stage sees photographs as they are
-        data = data.copy_and_resolve_references()
-        data.update(preset="none", margin=0)
     try:
+        spec = ExampleSpec.configured(data, stage.crop, method.scale)
+        if "lr" not in method.stages[name].batch:  # such a stage sees photographs as they are
+            spec = dataclasses.replace(spec, preset="none", margin=0)
         iterator = pipeline.train_iterator(
             data.root,
-            ExampleSpec.configured(data, stage.crop, method.scale),
+            spec,
             batch_size=stage.batch // hosts,
             seed=config.seed,
             small=data.small,
