@@ -65,7 +65,7 @@ class Plan:
             UserError: what the trainer ends with.
         """
         end = self._clock() + seconds
-        waiting = [name for name in self._steps if not self._finished(name)]
+        waiting = [name for name in self._steps if not self._finished(name, seconds)]
         for index, name in enumerate(waiting):
             left = watch.from_first_host(end - self._clock())
             share = shares[name] / sum(shares[other] for other in waiting[index:])
@@ -74,10 +74,14 @@ class Plan:
                 continue
             _LOG.info("stage %s: %.0f s of %.0f s", name, max(0.0, share * left), max(0.0, left))
             self._within(name, max(0.0, share * left))
-        return [name for name in waiting if not self._finished(name)]
+        return [name for name in waiting if not self._finished(name, seconds)]
 
-    def _finished(self, name: str) -> bool:
-        return bool(self.stages.get(name, {}).get("finished"))
+    def _finished(self, name: str, seconds: float) -> bool:
+        """Returns True if a stage needs no more: without a time box, than its config's steps."""
+        found = self.stages.get(name, {})
+        if seconds == float("inf"):
+            return bool(found.get("step", 0) >= self._steps[name])
+        return bool(found.get("finished"))
 
     def _within(self, name: str, seconds: float) -> None:
         """One stage to the end of a schedule that fits the time, or as far as it comes."""

@@ -111,6 +111,20 @@ def test_without_a_box_every_stage_takes_its_own_schedule(tmp_path):
     assert noted(tmp_path)["control"] == {"step": 9, "steps": 9, "finished": True}
 
 
+def test_a_run_without_a_box_goes_on_where_a_short_one_ended(tmp_path):
+    machine, steps = Machine(), dict.fromkeys(SHARES, 2000)
+    assert made(machine, tmp_path, steps).train(SHARES, 600.0) == []
+    short = dict(machine.step)
+    assert max(short.values()) < 2000
+    assert made(machine, tmp_path, steps).train(SHARES, 600.0) == []
+    assert machine.step == short  # the plan of the time box is fulfilled
+    machine.run = lambda name, total, *_: (
+        machine.calls.append(name) or Outcome(machine.step[name], 2000, True, None)
+    )
+    assert made(machine, tmp_path, steps).train(SHARES, float("inf")) == []
+    assert machine.calls[-4:] == list(SHARES)
+
+
 def settings():
     return ml_collections.ConfigDict(dict(steps=10_000, ema=0.999, optimizer=dict(warmup=1000)))
 
