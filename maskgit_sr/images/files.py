@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +53,9 @@ def plan(
     inputs: Sequence[str],
     output: str | None = None,
     *,
+    scale: Callable[[], float],
     format: str | None = None,
     suffix: str | None = None,
-    scale: float = 4.0,
     skip_existing: bool = False,
     overwrite: bool = False,
     confidence: bool = False,
@@ -66,9 +66,10 @@ def plan(
       inputs: files, folders (searched with their sub-folders, without hidden files) and patterns
         of `*`, `?`, `[...]` and `**`.
       output: file or folder.
+      scale: returns the scale, for the name of an output beside its input. It is called only where
+        there is such an output, since a model's own scale takes long to find out.
       format: one of `FORMATS`; by default that of an output file name, and png in a folder.
       suffix: goes between the name and its suffix, in a folder or beside the input.
-      scale: for the name of an output beside its input.
       skip_existing: mark jobs whose output exists as skipped.
       overwrite: allow existing outputs.
       confidence: `confidence_path` of every output will be written, too.
@@ -209,14 +210,20 @@ def _is_folder(output: str) -> bool:
     return Path(output).suffix.lower() not in PICTURE_SUFFIXES and not os.path.lexists(output)
 
 
-def _beside(source: Path, format: str | None, suffix: str | None, scale: float) -> Path:
+def _beside(
+    source: Path, format: str | None, suffix: str | None, scale: Callable[[], float]
+) -> Path:
     if suffix is None:
-        suffix = f"_x{scale:g}"
+        suffix = f"_x{scale():g}"
     return source.with_name(f"{source.stem}{suffix}.{format or 'png'}")
 
 
 def _in_folder(
-    found: _Found, folder: Path, format: str | None, suffix: str | None, scale: float
+    found: _Found,
+    folder: Path,
+    format: str | None,
+    suffix: str | None,
+    scale: Callable[[], float],
 ) -> Path:
     target = folder / found.name
     if os.path.realpath(target.parent) == os.path.realpath(found.source.parent):

@@ -29,6 +29,7 @@ class ModelInfo:
     path: Path
     method: str
     scale: int
+    provides: tuple[str, ...]
     parameters: int
     size_bytes: int
     licence: str
@@ -48,6 +49,7 @@ def list_models() -> list[ModelInfo]:
                 path,
                 metadata.method,
                 metadata.scale,
+                tuple(sorted(registry.build(metadata.method, metadata.config).provides)),
                 sum(leaf.size for leaf in flatten(params).values()),
                 path.stat().st_size,
                 metadata.licence,
@@ -76,6 +78,15 @@ def resolve(name: paths.PathLike) -> paths.PathLike:
     if path.suffix or os.sep in text:
         raise UserError(f"model: no such bundle: {text}")
     raise UserError(f"model: expected a path or one of {', '.join(shipped)}, found {text!r}")
+
+
+def read_metadata(model: paths.PathLike) -> bundles.Metadata:
+    """Returns what the bundle of a model says of itself, without reading its arrays.
+
+    Raises:
+        UserError: as `resolve` and `bundles.read_metadata` do.
+    """
+    return bundles.read_metadata(resolve(model))
 
 
 def pick_device(name: str | None) -> jax.Device:
@@ -121,6 +132,8 @@ def load(
         method = registry.build(metadata.method, metadata.config, execution)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    if metadata.scale != method.scale:
+        raise UserError(f"{path}: scale: expected {method.scale}, found {metadata.scale}")
     params, metadata = bundles.read(path, method.shapes())
     _check_finite(params, path)
     size = (1 if place.platform == "cpu" else 32) if batch is None else batch

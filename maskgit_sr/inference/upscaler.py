@@ -145,7 +145,7 @@ class Upscaler:
             raise UserError(f"scale: expected above 0 and at most {MAX_SCALE:g}, found {asked:g}")
         return asked
 
-    def options(self, *, confidence: bool | None = None, **given: Any) -> RestoreOptions:
+    def options(self, /, *, confidence: bool | None = None, **given: Any) -> RestoreOptions:
         """Returns the static choices of :meth:`__call__`, checked.
 
         Raises:

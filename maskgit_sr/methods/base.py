@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Execution, Image, Keys, Params, Scalar, TokenGrid
@@ -169,15 +170,18 @@ def make_options(cls: type[O], name: str, provides: frozenset[str], given: dict[
 
     Raises:
         ValueError: an option that the method lacks, naming those it has; confidence asked of a
-            method that provides none; or a value out of range.
+            method that provides none; or a value of another type or out of range.
     """
-    known = [field.name for field in dataclasses.fields(cls)]
-    for option in given:
-        if option not in known:
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    values = {}
+    for option, value in given.items():
+        if option not in defaults:
             raise ValueError(
-                f"{option}: {name} has no such option; expected one of {', '.join(known)}"
+                f"{option}: {name} has no such option; expected one of {', '.join(defaults)}"
             )
-    chosen = cls(**{option: value for option, value in given.items() if value is not None})
+        if value is not None:
+            values[option] = fit(option, value, defaults[option])
+    chosen = cls(**values)
     if chosen.confidence and "confidence" not in provides:
         raise ValueError(f"confidence: {name} has none")
     return chosen
@@ -203,15 +207,25 @@ def from_mapping(cls: Any, values: Mapping[str, Any], where: str) -> Any:
             if not isinstance(value, Mapping):
                 raise ValueError(f"{where}.{name}: expected a mapping, found {value!r}")
             value = from_mapping(type(default), value, f"{where}.{name}")
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(default, float) and type(value) is int:
-            value = float(value)
-        if type(value) is not type(default):
-            kind = type(default).__name__
-            raise ValueError(f"{where}.{name}: expected {kind}, found {value!r}")
-        arguments[name] = value
+        arguments[name] = fit(f"{where}.{name}", value, default)
     return cls(**arguments)
+
+
+def fit(name: str, value: Any, default: Any) -> Any:
+    """Returns ``value`` as the type of ``default``: a list as a tuple, a whole number as a float.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, list):
+        value = tuple(value)
+    elif isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        raise ValueError(f"{name}: expected {type(default).__name__}, found {value!r}")
+    return value
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -260,7 +274,7 @@ class Method(Protocol):
     def continued_stats(self, params: Params) -> Params:
         """Returns the statistics to go on with from trained groups, for groups that keep any."""
 
-    def options(self, **given: Any) -> RestoreOptions:
+    def options(self, /, **given: Any) -> RestoreOptions:
         """Returns the method's own options, None standing for a default; see `make_options`."""
 
     def restore(
@@ -312,7 +326,7 @@ class MethodBase:
         """Returns nothing: there are no statistics."""
         return {}
 
-    def options(self, **given: Any) -> Any:
+    def options(self, /, **given: Any) -> Any:
         """Returns the options, None standing for a default; raises as `make_options` does."""
         return make_options(self.options_class, self.name, self.provides, given)
 

@@ -158,7 +158,7 @@ class RealSRT(vq.VQMethod):
     def _control(self) -> Network[Any]:
         return Network(lambda rngs: control.Control(self.config.tokenizer, **self.run, rngs=rngs))
 
-    def options(self, **given: Any) -> RealSRTOptions:
+    def options(self, /, **given: Any) -> RealSRTOptions:
         """Returns the options; ``steps`` and ``schedule`` default to the model's own."""
         own = {"steps": self.config.steps, "schedule": self.config.schedule}
         given = {name: value for name, value in given.items() if value is not None}

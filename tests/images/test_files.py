@@ -1,5 +1,6 @@
 """Which output an input gets, and every command line that is refused before anything runs."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import files
 from maskgit_sr.images.files import Job
+
+plan = functools.partial(files.plan, scale=lambda: 4.0)
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def pairs(jobs):
 
 def refuses(message, *args, **options):
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        files.plan(*args, **options)
+        plan(*args, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -43,14 +46,14 @@ def refuses(message, *args, **options):
     ("options", "target"),
     [
         ({}, "one_x4.png"),
-        ({"scale": 2.5}, "one_x2.5.png"),
+        ({"scale": lambda: 2.5}, "one_x2.5.png"),
         ({"format": "webp"}, "one_x4.webp"),
         ({"suffix": "-big"}, "one-big.png"),
         ({"suffix": ""}, "one.png"),
     ],
 )
 def test_without_output_it_goes_beside_the_input(tree, options, target):
-    assert files.plan(["one.jpg"], None, **options) == [Job(Path("one.jpg"), Path(target))]
+    assert plan(["one.jpg"], None, **options) == [Job(Path("one.jpg"), Path(target))]
 
 
 @pytest.mark.parametrize(
@@ -69,11 +72,11 @@ def test_without_output_it_goes_beside_the_input(tree, options, target):
     ],
 )
 def test_output_is_a_name_or_a_folder(tree, output, options, target):
-    assert pairs(files.plan(["one.jpg"], output, **options)) == [("one.jpg", target)]
+    assert pairs(plan(["one.jpg"], output, **options)) == [("one.jpg", target)]
 
 
 def test_a_file_named_by_the_user_may_have_any_suffix(tree):
-    assert pairs(files.plan(["notes.txt", ".hidden.png"], "out")) == [
+    assert pairs(plan(["notes.txt", ".hidden.png"], "out")) == [
         ("notes.txt", "out/notes.png"),
         (".hidden.png", "out/.hidden.png"),
     ]
@@ -83,7 +86,7 @@ def test_a_file_named_by_the_user_may_have_any_suffix(tree):
 
 
 def test_a_folder_keeps_its_sub_folders_and_leaves_out_what_is_hidden(tree):
-    assert pairs(files.plan(["in"], "out")) == [
+    assert pairs(plan(["in"], "out")) == [
         ("in/a.png", "out/a.png"),
         ("in/sub/b.jpeg", "out/sub/b.png"),
         ("in/sub/deep/c.webp", "out/sub/deep/c.png"),
@@ -103,35 +106,35 @@ def test_a_folder_keeps_its_sub_folders_and_leaves_out_what_is_hidden(tree):
 )
 def test_patterns(tree, pattern, expected):
     for prefix in ("", f"{tree}/"):
-        jobs = files.plan([prefix + pattern], "out")
+        jobs = plan([prefix + pattern], "out")
         assert [str(job.target) for job in jobs] == [f"out/{name}.png" for name in expected]
 
 
 def test_a_pattern_of_one_match_may_have_an_output_name(tree):
-    assert pairs(files.plan(["*.jpg"], "x.png")) == [("one.jpg", "x.png")]
+    assert pairs(plan(["*.jpg"], "x.png")) == [("one.jpg", "x.png")]
 
 
 def test_an_existing_name_with_brackets_is_no_pattern(tree):
     (tree / "a[1].png").touch()
-    assert pairs(files.plan(["a[1].png"], "out")) == [("a[1].png", "out/a[1].png")]
+    assert pairs(plan(["a[1].png"], "out")) == [("a[1].png", "out/a[1].png")]
 
 
 def test_a_file_found_twice_is_restored_once(tree):
-    jobs = files.plan(["in/a.png", "in", "./in/a.png", "in/*.png"], "out")
+    jobs = plan(["in/a.png", "in", "./in/a.png", "in/*.png"], "out")
     assert [str(job.source) for job in jobs] == ["in/a.png", "in/sub/b.jpeg", "in/sub/deep/c.webp"]
 
 
 @pytest.mark.parametrize("source", ["in", "in/**/*"])
 def test_outputs_below_the_input_are_not_inputs_of_the_next_run(tree, source):
-    first = files.plan([source], "in/out")
+    first = plan([source], "in/out")
     for job in first:
         job.target.parent.mkdir(parents=True, exist_ok=True)
         job.target.touch()
-    assert pairs(files.plan([source], "in/out", overwrite=True)) == pairs(first)
+    assert pairs(plan([source], "in/out", overwrite=True)) == pairs(first)
 
 
 def test_output_in_the_input_folder_is_told_apart_by_its_name(tree):
-    assert [str(job.target) for job in files.plan(["in"], "in")] == [
+    assert [str(job.target) for job in plan(["in"], "in")] == [
         "in/a_x4.png",
         "in/sub/b_x4.png",
         "in/sub/deep/c_x4.png",
@@ -146,13 +149,13 @@ def test_existing_outputs(tree):
     (tree / "out" / "one.png").touch()
     inputs = ["one.jpg", "two.PNG"]
     refuses("out/one.png: exists already; use --overwrite", inputs, "out")
-    assert [job.skipped for job in files.plan(inputs, "out", skip_existing=True)] == [True, False]
-    assert [job.skipped for job in files.plan(inputs, "out", overwrite=True)] == [False, False]
+    assert [job.skipped for job in plan(inputs, "out", skip_existing=True)] == [True, False]
+    assert [job.skipped for job in plan(inputs, "out", overwrite=True)] == [False, False]
 
 
 def test_existing_confidence_map_is_protected_as_well(tree):
     (tree / "x_confidence.png").touch()
-    assert len(files.plan(["one.jpg"], "x.jpg")) == 1
+    assert len(plan(["one.jpg"], "x.jpg")) == 1
     refuses("x_confidence.png: exists already", ["one.jpg"], "x.jpg", confidence=True)
     (tree / "in" / "a_confidence.png").touch()
     both = "out/a_confidence.png: output of both in/a.png and in/a_confidence.png"
@@ -229,6 +232,6 @@ def test_any_file_name_gets_its_own_output(tmp_path_factory, names):
     if not visible:
         refuses("no pictures", [str(folder)], str(folder / "out"))
         return
-    jobs = files.plan([str(folder)], str(folder / "out"))
+    jobs = plan([str(folder)], str(folder / "out"))
     assert sorted(job.target.name for job in jobs) == sorted(f"{name}.png" for name in visible)
     assert all(job.target.parent == folder / "out" for job in jobs)
