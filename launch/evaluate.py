@@ -1,4 +1,4 @@
-"""Restores photographs that were degraded here, and scores the result.
+"""Degrades photographs, restores them, and scores the result.
 
     python -m launch.evaluate --model realsrt-nano --hr PHOTOS --degrade realesrgan --seed 0
 
@@ -28,10 +28,13 @@ from maskgit_sr.images.pairing import Entry
 def degrade(
     entries: list[Entry], folder: Path, preset: str, scale: int, seed: int
 ) -> tuple[list[Entry], list[str]]:
-    """Writes LR and cut HR pictures of all entries; those that cannot be read give a line.
+    """Writes LR and cut HR images of all entries.
+
+    Returns:
+        Entries of the written files, and one line for each image that could not be degraded.
 
     Raises:
-        UserError: unknown preset, or no picture could be degraded.
+        UserError: unknown preset, or no image could be degraded.
     """
     try:
         settings = degradations.named(preset)
@@ -55,7 +58,7 @@ def degrade(
             images.write(images.from_array(array), paths[kind])
         found.append(Entry(entry.name, hr=paths["hr"], lr=paths["lr"]))
     if not found:
-        raise UserError(f"no picture could be degraded: {problems[0]}")
+        raise UserError(f"no image could be degraded: {problems[0]}")
     return found, problems
 
 
@@ -100,7 +103,7 @@ def _run(given: Any) -> int:
             {"seed": given.seed},
             keep,
             system=Path(given.model).stem,
-            source={"hr": given.hr, "degrade": given.degrade, "seed": given.seed},
+            source={"hr": given.hr, "degrade": given.degrade},
             problems=problems,
         )
         return results.finish(result, pairs, given.output, given.report, keep)

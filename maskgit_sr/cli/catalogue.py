@@ -22,15 +22,15 @@ def models(
     with reporting():
         import maskgit_sr
 
-        known = maskgit_sr.list_models()
+        shipped = maskgit_sr.list_models()
         if name is None:
-            _print_models(known)
+            _print_models(shipped)
             return
-        for info in known:
+        for info in shipped:
             if info.name == name:
                 typer.echo(info.card.rstrip())
                 return
-        names = ", ".join(info.name for info in known) or "none"
+        names = ", ".join(info.name for info in shipped) or "none"
         raise UserError(f"models: expected one of {names}, found '{name}'")
 
 
@@ -55,15 +55,18 @@ def convert_realsrt(
             typer.echo(f"{key}: {value}")
 
 
-def _print_models(known: list[Any]) -> None:
-    table = plain_table("name", "method", "scale", "params", "size", "licence", "scores")
-    for column in (1, 5, 6):
+def _print_models(shipped: list[Any]) -> None:
+    table = plain_table(
+        "name", "method", "scale", "provides", "params", "size", "licence", "scores"
+    )
+    for column in (1, 3, 6, 7):
         table.columns[column].justify = "left"
-    for info in known:
+    for info in shipped:
         table.add_row(
             info.name,
             info.method,
             f"x{info.scale}",
+            ", ".join(info.provides) or "–",
             f"{info.parameters / 1e6:.1f} M",
             f"{info.size_bytes / 1e6:.1f} MB",
             info.licence,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,14 @@ from maskgit_sr.cli.messages import plain_table, progress, say, show
 from maskgit_sr.errors import UserError
 
 if TYPE_CHECKING:
-    from maskgit_sr.evaluation.evaluator import Read
+    from maskgit_sr.evaluation.evaluator import Reader
     from maskgit_sr.images.pairing import Entry
     from maskgit_sr.inference.upscaler import Upscaler
     from maskgit_sr.metrics.protocols import Protocol
 
 
 def protocol(name: str, metrics: str | None, border: int | None, crop: int | None) -> Protocol:
-    """A preset with what the options change of it.
+    """Returns a preset, changed as the options say.
 
     Raises:
         UserError: unknown preset, a negative number, or no metric.
@@ -35,20 +36,22 @@ def protocol(name: str, metrics: str | None, border: int | None, crop: int | Non
     return protocols.find(name).changed(names, border, crop)
 
 
-def score(entries: Sequence[Entry], read: Read, protocol: Protocol, **known: Any) -> dict[str, Any]:
-    """`evaluator.evaluate` of all entries, with a bar."""
+def score(
+    entries: Sequence[Entry], read: Reader, protocol: Protocol, **more: Any
+) -> dict[str, Any]:
+    """Returns `evaluator.evaluate` of all entries, which takes ``more`` too; shows a bar."""
     from maskgit_sr.evaluation import evaluator
 
     given = [kind for kind in ("hr", "lr") if all(getattr(e, kind) is not None for e in entries)]
     with progress() as bars:
-        bar = bars.add_task(known["system"][:30], total=len(entries), speed="")
+        bar = bars.add_task(more["system"][:30], total=len(entries), speed="")
         return evaluator.evaluate(
             [entry.name for entry in entries],
             read,
             protocol,
             given=given,
             progress=lambda done, _: bars.update(bar, completed=done),
-            **known,
+            **more,
         )
 
 
@@ -58,12 +61,30 @@ def restore_and_score(
     protocol: Protocol,
     options: Mapping[str, Any],
     keep: Path | None = None,
-    **known: Any,
+    *,
+    source: Mapping[str, Any],
+    **more: Any,
 ) -> dict[str, Any]:
-    """Scores of what the model makes of every LR picture; `keep` takes the pictures."""
+    """Restores every LR image, scores the results and returns the scores.
+
+    Args:
+        options: ``seed``, and options of the method.
+        keep: folder that takes the restored images.
+        source: where the images come from; seed and all options are kept with it.
+        **more: as `evaluator.evaluate` takes.
+    """
     from maskgit_sr.evaluation import restoring
 
-    return score(entries, restoring.from_model(upscaler, entries, options, keep), protocol, **known)
+    own = {name: value for name, value in options.items() if name != "seed"}
+    resolved = dataclasses.asdict(upscaler.options(confidence=False, **own))
+    del resolved["confidence"]  # it changes nothing that is scored
+    return score(
+        entries,
+        restoring.from_model(upscaler, entries, options, keep),
+        protocol,
+        source={**source, "seed": options["seed"], **resolved},
+        **more,
+    )
 
 
 def finish(
@@ -73,12 +94,14 @@ def finish(
     report: Path | None,
     keep: Path | None = None,
 ) -> int:
-    """Tells, writes and shows a result; the exit code, 1 where a picture could not be scored.
+    """Prints, writes and shows a result; returns the exit code.
+
+    It is 0 if every image was scored, 1 if some were, 2 if none was.
 
     Args:
         output: JSON file of all scores.
         report: folder of the page.
-        keep: where `restore_and_score` has put the pictures; None: they are the entries' own.
+        keep: where `restore_and_score` has put the images; None: they are the entries' own.
     """
     from maskgit_sr.evaluation import evaluator
 
@@ -106,7 +129,10 @@ def finish(
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> None:
-    """Means: of one system with their intervals, of several a row each; then what is measured."""
+    """Prints the means, of one system with their intervals, of several a row each.
+
+    What each metric measures follows.
+    """
     specs: dict[str, Any] = {}
     for result in results:
         specs |= result["protocol"]["metrics"]

@@ -22,12 +22,22 @@ from maskgit_sr.cli.messages import (
     say,
     show,
 )
+from maskgit_sr.cli.options import (
+    Batch,
+    Device,
+    Dtype,
+    MethodOptions,
+    Model,
+    Seed,
+    Steps,
+    Temperature,
+    check_numbers,
+    method_options,
+)
 from maskgit_sr.errors import UserError
 
 if TYPE_CHECKING:
     from maskgit_sr.images.pairing import Entry
-
-STUDIES = ("parts", "steps")
 
 _HR = typer.Option("--hr", help="Folder (or file) of references.")
 _LR = typer.Option("--lr", help="Folder (or file) of the inputs.")
@@ -89,9 +99,7 @@ def score(
 def evaluate(
     lr: Annotated[str, _LR],
     hr: Annotated[str | None, _HR] = None,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Name of a bundle, see 'models', or its path.")
-    ] = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     protocol: Annotated[str, _PROTOCOL] = "realsrt",
     metrics: Annotated[str | None, _METRICS] = None,
     border: Annotated[int | None, _BORDER] = None,
@@ -103,38 +111,29 @@ def evaluate(
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Instead: does the confidence mean anything?"),
+        typer.Option(metavar="DIR", help="Instead: measure what the confidence foretells."),
     ] = None,
     ablation: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(STUDIES),
-            help="Instead: without critic and control, or with 1 to 16 decoding steps.",
+            metavar="NAME", help="Instead: a study of the method; realsrt: parts or steps."
         ),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Decoding steps. (default: the model's)")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same output.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Randomness of the tokens, 0 for none.")] = 0.0,
+    steps: Steps = None,
+    seed: Seed = 0,
+    temperature: Temperature = None,
+    option: MethodOptions = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many pictures.")] = None,
-    batch: Annotated[
-        int | None, typer.Option(help="Tiles per device call. (default: by device)")
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="|".join(DEVICES), help="Where to run. (default: the best there is)"),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(metavar="|".join(DTYPES), help="Precision. (default: by device)"),
-    ] = None,
+    batch: Batch = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Restore pictures with a model and score them."""
     with reporting():
-        check_choice("--ablation", ablation, STUDIES)
         check_choice("--device", device, DEVICES)
         check_choice("--dtype", dtype, DTYPES)
+        check_numbers(steps, seed, temperature, batch)
+        own = method_options(option, steps=steps, temperature=temperature)
         if limit is not None and limit < 1:
             raise UserError(f"--limit: expected at least 1, found {limit}")
         if hr is None and (calibration or ablation):
@@ -146,9 +145,9 @@ def evaluate(
         entries, problems = pairing.match(hr=hr, lr=lr)
         entries = entries[:limit]
         upscaler = maskgit_sr.load(model, batch=batch, device=device, dtype=dtype)
-        options = {"steps": steps, "seed": seed, "temperature": temperature}
+        upscaler.options(confidence=False, **own)  # before anything is decoded
         if calibration is not None:
-            _calibrate(upscaler, entries, calibration, options)
+            _calibrate(upscaler, entries, calibration, {"seed": seed, **own})
             return
 
         def run(changed: Mapping[str, Any], system: str, keep: Path | None) -> dict[str, Any]:
@@ -156,15 +155,17 @@ def evaluate(
                 upscaler,
                 entries,
                 chosen,
-                {**options, **changed},
+                {"seed": seed, **own, **changed},
                 keep,
                 system=system,
-                source={"lr": lr, "hr": hr, "model": model, **options, **changed},
+                source={"lr": lr, "hr": hr, "model": model},
                 problems=problems,
             )
 
         if ablation is not None:
-            _ablate(run, ablation, output)
+            from maskgit_sr.evaluation import restoring
+
+            _ablate(run, restoring.study(upscaler.method, ablation), output)
             return
         with tempfile.TemporaryDirectory() as folder:
             keep = save or (Path(folder) if report is not None else None)
@@ -224,12 +225,12 @@ def _calibrate(
 
 def _ablate(
     run: Callable[[Mapping[str, Any], str, Path | None], dict[str, Any]],
-    study: str,
+    study: Sequence[tuple[str, Mapping[str, Any]]],
     output: Path | None,
 ) -> None:
-    from maskgit_sr.evaluation import evaluator, restoring
+    from maskgit_sr.evaluation import evaluator
 
-    found = [run(changed, name, None) for name, changed in restoring.study(study)]
+    found = [run(changed, name, None) for name, changed in study]
     for line in found[0]["problems"]:
         say(line)
     results.table(found)
@@ -238,7 +239,10 @@ def _ablate(
             slug = re.sub(r"[^a-z0-9]+", "-", result["system"].lower()).strip("-")
             name = f"{output.stem}-{slug}.json"
             evaluator.write(result, output.with_name(name))
-        if study == "steps":
+        if all("steps" in changed for _, changed in study):
             from maskgit_sr.evaluation import plots
 
-            typer.echo(plots.steps(found, output.with_suffix(".png")))
+            # a line of the plot is what the runs differ in beside their steps
+            rest = [{k: v for k, v in changed.items() if k != "steps"} for _, changed in study]
+            lines = [", ".join(map(str, options.values())) for options in rest]
+            typer.echo(plots.steps(found, lines, output.with_suffix(".png")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +15,18 @@ from maskgit_sr.cli.messages import (
     progress,
     reporting,
     say,
+)
+from maskgit_sr.cli.options import (
+    Batch,
+    Device,
+    Dtype,
+    MethodOptions,
+    Model,
+    Seed,
+    Steps,
+    Temperature,
+    check_numbers,
+    method_options,
 )
 from maskgit_sr.errors import UserError, line, printable
 
@@ -36,46 +47,44 @@ def upscale(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", help="File or folder. (default: NAME_x4.png beside a single input)"
+            "--output",
+            "-o",
+            help="File or folder. (default: NAME_xSCALE.png beside a single input)",
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Name of a bundle, see 'models', or its path.")
-    ] = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     scale: Annotated[
-        float, typer.Option(help=f"Output size over input size, up to {MAX_SCALE}.")
-    ] = 4.0,
-    steps: Annotated[
-        int | None, typer.Option(help="Decoding steps. (default: the model's)")
+        float | None,
+        typer.Option(
+            help=f"Output size over input size, up to {MAX_SCALE}. (default: the model's)"
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same output.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Randomness of the tokens, 0 for none.")] = 0.0,
+    steps: Steps = None,
+    seed: Seed = 0,
+    temperature: Temperature = None,
     confidence: Annotated[
         bool,
         typer.Option("--confidence", help="Also write NAME_confidence.png, bright where sure."),
     ] = False,
     color_fix: Annotated[
-        str,
-        typer.Option(metavar="|".join(COLOR_FIXES), help="How colours are matched to the input."),
-    ] = "adain",
+        str | None,
+        typer.Option(
+            metavar="|".join(COLOR_FIXES),
+            help="How colours are matched to the input. (default: the method's)",
+        ),
+    ] = None,
+    option: MethodOptions = None,
     format: Annotated[
         str | None,
         typer.Option(metavar="png|jpg|webp|tif", help="Format of outputs in a folder: png."),
     ] = None,
     suffix: Annotated[
-        str | None, typer.Option(help="Appended to names. (default: none, _x4 beside the input)")
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(help="Tiles per device call. (default: by device)")
-    ] = None,
-    device: Annotated[
         str | None,
-        typer.Option(metavar="|".join(DEVICES), help="Where to run. (default: the best there is)"),
+        typer.Option(help="Appended to names. (default: none, _xSCALE beside the input)"),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(metavar="|".join(DTYPES), help="Precision. (default: by device)"),
-    ] = None,
+    batch: Batch = None,
+    device: Device = None,
+    dtype: Dtype = None,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave outputs that exist.")
     ] = False,
@@ -85,19 +94,31 @@ def upscale(
 ) -> None:
     """Restore pictures, a single one or whole folders."""
     with reporting():
-        check_options(scale, steps, seed, temperature, batch)
+        if scale is not None and not 0 < scale <= MAX_SCALE:  # false for NaN too
+            raise UserError(
+                f"--scale: expected more than 0 and at most {MAX_SCALE}, found {scale:g}"
+            )
+        check_numbers(steps, seed, temperature, batch)
         check_choice("--color-fix", color_fix, COLOR_FIXES)
         check_choice("--device", device, DEVICES)
         check_choice("--dtype", dtype, DTYPES)
+        own = method_options(option, steps=steps, temperature=temperature, color_fix=color_fix)
 
         from maskgit_sr.images import files
+
+        def final_scale() -> float:
+            if scale is not None:
+                return scale
+            from maskgit_sr.inference import load
+
+            return load.read_metadata(model).scale
 
         jobs = files.plan(
             inputs,
             output,
+            scale=final_scale,
             format=format,
             suffix=suffix,
-            scale=scale,
             skip_existing=skip_existing,
             overwrite=overwrite,
             confidence=confidence,
@@ -107,14 +128,8 @@ def upscale(
             import maskgit_sr
 
             upscaler = maskgit_sr.load(model, batch=batch, device=device, dtype=dtype)
-        options = {
-            "scale": scale,
-            "steps": steps,
-            "seed": seed,
-            "temperature": temperature,
-            "color_fix": color_fix,
-            "confidence": confidence,
-        }
+            upscaler.options(confidence=confidence, **own)  # before anything is decoded
+        options = {"scale": scale, "seed": seed, "confidence": confidence, **own}
         failed = 0
         with progress() as bars:
             bar = bars.add_task("", total=len(todo), speed="")
@@ -146,7 +161,7 @@ def _restore(upscaler: Any, job: Job, options: dict[str, Any], meter: Meter) -> 
     picture = images.read(job.source)
     for note in picture.notes:
         say(f"{job.source}: {note}")
-    images.check_target(picture, job.target, scale=options["scale"])
+    images.check_target(picture, job.target, scale=upscaler.scale(options["scale"]))
     try:
         restoration = upscaler.restore(picture, progress=meter.tiles, **options)
     except UserError as error:
@@ -157,21 +172,6 @@ def _restore(upscaler: Any, job: Job, options: dict[str, Any], meter: Meter) -> 
         height, width = restoration.picture.color.shape[:2]
         grey = images.from_confidence(restoration.confidence, height, width)
         images.write(grey, files.confidence_path(job.target))
-
-
-def check_options(
-    scale: float, steps: int | None, seed: int, temperature: float, batch: int | None
-) -> None:
-    if not 0 < scale <= MAX_SCALE:  # false for NaN too
-        raise UserError(f"--scale: expected more than 0 and at most {MAX_SCALE}, found {scale:g}")
-    if steps is not None and steps < 1:
-        raise UserError(f"--steps: expected at least 1, found {steps}")
-    if not 0 <= seed < 2**32:
-        raise UserError(f"--seed: expected 0 to 4294967295, found {seed}")
-    if not 0 <= temperature < math.inf:
-        raise UserError(f"--temperature: expected a number from 0 up, found {temperature:g}")
-    if batch is not None and batch < 1:
-        raise UserError(f"--batch: expected at least 1, found {batch}")
 
 
 class Meter:

@@ -1,7 +1,7 @@
-"""Does the confidence mean anything? The critic's, against what it is meant to foresee.
+"""Calibration: how well a method's confidence foretells the quality of what it restores.
 
-For every token of every tile that lies wholly in a picture: its confidence, whether it is the token
-that the reference has there, and how far the restored picture is from the reference around it
+For every token of every window that lies wholly in an image: its confidence, whether it is the
+token that the reference has there, and how far the restored image is from the reference around it
 (LPIPS as a map, averaged over the token's pixels).
 """
 
@@ -18,13 +18,12 @@ import numpy as np
 
 from maskgit_sr import images
 from maskgit_sr.arrays import Params
-from maskgit_sr.decoding.policies import Policy
 from maskgit_sr.errors import UserError
 from maskgit_sr.evaluation import plots
+from maskgit_sr.evaluation.restoring import check_pair
 from maskgit_sr.images.pairing import Entry
 from maskgit_sr.images.samples import unit
 from maskgit_sr.inference.upscaler import Upscaler
-from maskgit_sr.methods.base import RestoreOptions
 from maskgit_sr.perceptual import distances as perceptual
 
 BINS = 10
@@ -38,24 +37,28 @@ def measure(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Numbers of all pictures together, and a line for each that could not be used.
+    """Returns `summarise` of all images together, and a line for each that could not be used.
 
     Args:
-        options: ``steps`` (None: the model's), ``seed`` and ``temperature`` of the decoding.
+        options: ``seed``, and options of the method.
 
     Raises:
-        UserError: a model without a critic, no LPIPS weights, or no picture as large as a tile.
+        UserError: a method without confidence or tokens, an option that it lacks, no LPIPS
+            weights, or no image as large as a window.
     """
-    if "critic" not in upscaler.params:
-        raise UserError("--calibration: this model has no critic")
-    run = _compiled(upscaler, options)
+    method = upscaler.method
+    if missing := sorted({"confidence", "tokens"} - method.provides):
+        raise UserError(f"--calibration: {method.name} provides no {' and no '.join(missing)}")
+    own = {name: value for name, value in options.items() if name != "seed"}
+    run = _compiled(upscaler, own)
     key = jax.random.key(int(options["seed"]))
+    side = method.tile.sides[0]
     rows, problems = [], []
     for index, entry in enumerate(entries):
         try:
             assert entry.lr is not None and entry.hr is not None
             lr, hr = (images.read(path).color for path in (entry.lr, entry.hr))
-            lr, hr = cut_pair(lr, hr, upscaler.method.tile.size, upscaler.method.scale)
+            lr, hr = cut_pair(lr, hr, side, method.scale)
         except (UserError, OSError) as error:
             problems.append(f"{entry.name}: {error}")
         else:
@@ -65,7 +68,7 @@ def measure(
         if progress is not None:
             progress(index + 1, len(entries))
     if not rows:
-        raise UserError(f"--calibration: no picture could be used: {problems[0]}")
+        raise UserError(f"--calibration: no image could be used: {problems[0]}")
     confidence, correct, distance = (
         np.concatenate(parts).ravel() for parts in zip(*rows, strict=True)
     )
@@ -73,7 +76,7 @@ def measure(
 
 
 def summarise(confidence: np.ndarray, correct: np.ndarray, distance: np.ndarray) -> dict[str, Any]:
-    """What confidences in [0, 1], right tokens (0 or 1) and local LPIPS [n] say together.
+    """Summarises confidences in [0, 1], right tokens (0 or 1) and local LPIPS, each [n].
 
     Returns:
         tokens, accuracy; ``auroc`` of the confidence for right tokens, and for tokens whose local
@@ -120,9 +123,9 @@ def summarise(confidence: np.ndarray, correct: np.ndarray, distance: np.ndarray)
 
 
 def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties half.
+    """Returns the area under the ROC curve, None with only positives or only negatives.
 
-    None where there are only positives or only negatives.
+    It is the chance that a positive scores above a negative, ties counting half.
     """
     from scipy import stats
 
@@ -135,7 +138,7 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """The numbers in words."""
+    """Returns the numbers in words."""
 
     def say(value: float | None) -> str:
         return "–" if value is None else f"{value:.3f}"
@@ -151,10 +154,10 @@ def lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
-    """calibration.json and calibration.png in `folder`.
+    """Writes calibration.json and calibration.png to `folder` and returns their paths.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: they cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,16 +169,8 @@ def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _compiled(upscaler: Upscaler, options: Mapping[str, Any]) -> Callable[..., Any]:
-    method: Any = upscaler.method  # one with tokens, as its critic shows
-    config = upscaler.metadata.config
-    steps = config.get("steps", 4) if options["steps"] is None else options["steps"]
-    try:
-        policy = Policy(
-            steps, "critic", config.get("schedule", "sqrt"), options["temperature"], score=True
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    choice = RestoreOptions(policy, control="control" in upscaler.params)
+    method: Any = upscaler.method  # one that provides tokens has `tokenize`
+    choice = upscaler.options(confidence=True, **options)
     lpips = perceptual.load_lpips("alex")
 
     @jax.jit
@@ -204,7 +199,7 @@ def _compiled(upscaler: Upscaler, options: Mapping[str, Any]) -> Callable[..., A
 def _one(
     run: Callable[..., Any], size: int, lr: np.ndarray, hr: np.ndarray, key: Any, at: int
 ) -> tuple[np.ndarray, ...]:
-    """The tiles from `at` on; a short last batch is filled up, so that one compilation serves."""
+    """Runs the windows from `at` on; a short last batch is filled up, to compile only once."""
     count = min(size, len(lr) - at)
     take = np.minimum(np.arange(at, at + size), len(lr) - 1)
     found = jax.device_get(run(lr[take], hr[take], take.astype(np.uint32), key))
@@ -214,17 +209,17 @@ def _one(
 def cut_pair(
     lr: np.ndarray, hr: np.ndarray, size: int, scale: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tiles side by side that lie wholly in the picture: LR and HR float32 in [0, 1].
+    """Returns windows side by side that lie wholly in the image, float32 in [0, 1].
+
+    LR is [n, size, size, 3], HR [n, scale·size, scale·size, 3].
 
     Raises:
-        UserError: HR is not `scale` times LR, or LR smaller than a tile.
+        UserError: HR is not `scale` times LR, or LR is smaller than a window.
     """
-    sizes = [f"{kind} {x.shape[1]}x{x.shape[0]}" for kind, x in (("LR", lr), ("HR", hr))]
-    if hr.shape[:2] != tuple(scale * side for side in lr.shape[:2]):
-        raise UserError(f"{sizes[1]} is not {scale} times {sizes[0]}")
+    check_pair(lr, hr, scale)
     rows, columns = (side // size for side in lr.shape[:2])
     if not rows or not columns:
-        raise UserError(f"{sizes[0]} is smaller than a tile of {size}")
+        raise UserError(f"LR {lr.shape[1]}x{lr.shape[0]} is smaller than a window of {size}")
 
     def cut(image: np.ndarray, side: int) -> np.ndarray:
         image = image[: rows * side, : columns * side]

@@ -1,6 +1,6 @@
-"""Scores of a set of pictures, with the protocol that each was taken under.
+"""Scores of a set of images, with the protocol that each was taken under.
 
-`evaluate` takes pictures one at a time, from files or from a model, so that memory does not grow
+`evaluate` takes images one at a time, from files or from a model, so that memory does not grow
 with their number, and goes on when one of them cannot be scored. Its result is plain JSON.
 """
 
@@ -34,7 +34,7 @@ _PACKAGES = ("maskgit_sr", "jax", "numpy", "scipy", "pillow", "opencv-python-hea
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What one scene is scored from; hr and lr are there if any metric needs them."""
+    """The images of one scene; hr and lr are there if any metric needs them."""
 
     name: str
     sr: Picture
@@ -42,12 +42,13 @@ class Sample:
     lr: Picture | None = None
 
 
-Read = Callable[[int], Sample]
+Reader = Callable[[int], Sample]
+"""Index of a scene → its images; raises UserError or OSError where they cannot be read."""
 Progress = Callable[[int, int], None]
 
 
-def from_files(entries: Sequence[Entry]) -> Read:
-    """Reads the files of an entry; its `sr` must be there."""
+def from_files(entries: Sequence[Entry]) -> Reader:
+    """Returns a reader of the files of an entry; its `sr` must be there."""
 
     def read(index: int) -> Sample:
         entry = entries[index]
@@ -63,7 +64,7 @@ def from_files(entries: Sequence[Entry]) -> Read:
 
 def evaluate(
     names: Sequence[str],
-    read: Read,
+    read: Reader,
     protocol: Protocol,
     *,
     system: str,
@@ -74,16 +75,16 @@ def evaluate(
     assets: str | Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Scores of every picture and their summary, as plain JSON values.
+    """Returns the scores of every image and their summary, as plain JSON values.
 
     Args:
-        names: of the pictures, for messages.
-        read: index → sample; its UserError or OSError costs this picture only.
-        system: what made the pictures.
+        names: names of the images, for messages.
+        read: reads one scene; its UserError or OSError costs this scene only.
+        system: name of what made the images.
         source: where they come from, to be kept with the scores.
         given: which of "hr" and "lr" the samples have; metrics that need another are left out, and
             so are those whose weights are absent, each with a line in `problems`.
-        problems: lines that are known already.
+        problems: lines of scenes that were lost before, such as files without a partner.
         crop_to_min: where SR and HR differ in size, cut both at the right and bottom.
 
     Raises:
@@ -135,12 +136,14 @@ def evaluate(
 def _metrics(
     protocol: Protocol, given: Sequence[str], assets: str | Path | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """The metrics that can be measured, and one line for each that cannot."""
+    """Returns the metrics that can be measured, and one line for each that cannot."""
     needed = {"reference": "hr", "lr": "lr", "set": "hr"}
     possible, lines = [], []
     for name in protocol.metrics:
         if name not in metrics.SPECS:
-            raise UserError(f"--metrics: expected of {', '.join(metrics.SPECS)}, found '{name}'")
+            raise UserError(
+                f"--metrics: expected one of {', '.join(metrics.SPECS)}, found '{name}'"
+            )
         kind = needed.get(metrics.SPECS[name].needs)
         if kind is not None and kind not in given:
             lines.append(f"{name}: left out, it needs --{kind}")
@@ -189,7 +192,7 @@ def _row(
 def _aligned(
     sample: Sample, crop: int, crop_to_min: bool
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, list[str]]:
-    """[1, H, W, 3] float32 in [0, 1] of SR, HR and LR over the same part of the scene."""
+    """Returns SR, HR and LR over the same part of the scene, [1, H, W, 3] float32 in [0, 1]."""
     notes: list[str] = []
     sr, hr = _opaque(sample.sr, "SR"), None
     scale = 1
@@ -237,7 +240,7 @@ def _opaque(picture: Picture, kind: str) -> np.ndarray:
 
 
 def _colourless(picture: Picture) -> bool:
-    """Whether all channels are equal, however the file stores them."""
+    """Returns True if all channels are equal, however the file stores them."""
     color = picture.color
     return picture.grey or bool((color == color[..., :1]).all())
 
@@ -247,15 +250,15 @@ def _size(array: np.ndarray) -> str:
 
 
 def _of_set(metric: Any, count: int, lines: list[str]) -> dict[str, float | int | None]:
-    unknown: dict[str, float | int | None] = {"mean": None, "low": None, "high": None, "n": 0}
+    nothing: dict[str, float | int | None] = {"mean": None, "low": None, "high": None, "n": 0}
     try:
         value = float(metric.value())
     except ValueError as error:  # too few pictures
         lines.append(f"{metric.spec.name}: {error}")
-        return unknown
+        return nothing
     if not math.isfinite(value):
         lines.append(f"{metric.spec.name} is {value}")
-        return unknown
+        return nothing
     return {"mean": value, "low": None, "high": None, "n": count}
 
 
@@ -291,7 +294,7 @@ def _hardware() -> str:
 
 
 def write(result: Mapping[str, Any], path: Path) -> None:
-    """The result as JSON, whole or not at all.
+    """Writes the result as JSON, whole or not at all.
 
     Raises:
         UserError: the file cannot be written.
@@ -300,10 +303,10 @@ def write(result: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A result that `write` wrote.
+    """Returns a result that `write` wrote.
 
     Raises:
-        UserError: not there, or something else.
+        UserError: there is no such file, or it holds something else.
     """
     try:
         result = json.loads(path.read_text())

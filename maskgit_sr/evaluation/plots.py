@@ -12,11 +12,11 @@ _SIZE = 3.4  # inches a panel
 
 
 def calibration(found: Mapping[str, Any], path: Path) -> Path:
-    """Reliability diagram, counts and risk–coverage curves of `calibration.summarise`."""
+    """Draws reliability, counts and risk–coverage curves of `calibration.summarise`; the path."""
     figure, axes = _figure(3)
     confidence, share, count = zip(*found["reliability"], strict=True)
     axes[0].plot([0, 1], [0, 1], color="0.7", linestyle="--", label="perfect")
-    axes[0].plot(confidence, share, marker="o", label="critic")
+    axes[0].plot(confidence, share, marker="o", label="measured")
     axes[0].set(xlabel="confidence", ylabel="share of right tokens", xlim=(0, 1), ylim=(0, 1))
     axes[0].legend(frameon=False)
     bins = found["bins"]
@@ -32,21 +32,26 @@ def calibration(found: Mapping[str, Any], path: Path) -> Path:
     return _save(figure, path)
 
 
-def steps(results: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Every metric over the number of decoding steps, a line a kind of confidence."""
+def steps(results: Sequence[Mapping[str, Any]], lines: Sequence[str], path: Path) -> Path:
+    """Draws every metric over the number of steps; the path.
+
+    Args:
+        results: of `evaluator.evaluate`; each has ``steps`` in its ``source``.
+        lines: of each result, the name of the line that it belongs to.
+    """
     names = [n for n, s in results[0]["summary"].items() if s["mean"] is not None]
     figure, axes = _figure(len(names))
     for axis, name in zip(axes, names, strict=True):
-        for policy in dict.fromkeys(result["source"]["policy"] for result in results):
-            rows = [r for r in results if r["source"]["policy"] == policy]
+        for line in dict.fromkeys(lines):
+            rows = [r for r, own in zip(results, lines, strict=True) if own == line]
             axis.plot(
                 [r["source"]["steps"] for r in rows],
                 [r["summary"][name]["mean"] for r in rows],
                 marker="o",
-                label=f"{policy} confidence",
+                label=line,
             )
         spec = results[0]["protocol"]["metrics"][name]
-        axis.set(xlabel="decoding steps T", ylabel=name, title=f"{spec['better']} is better")
+        axis.set(xlabel="steps T", ylabel=name, title=f"{spec['better']} is better")
         axis.set_xticks(sorted({result["source"]["steps"] for result in results}))
     axes[0].legend(frameon=False)
     return _save(figure, path)

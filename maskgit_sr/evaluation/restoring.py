@@ -1,4 +1,4 @@
-"""Pictures that a model restores, as the evaluator and its report take them."""
+"""Images that a model restores, as the evaluator and its report take them."""
 
 from __future__ import annotations
 
@@ -9,30 +9,33 @@ from typing import Any
 import numpy as np
 
 from maskgit_sr import images
-from maskgit_sr.evaluation.evaluator import Read, Sample
+from maskgit_sr.errors import UserError
+from maskgit_sr.evaluation.evaluator import Reader, Sample
 from maskgit_sr.images import files
 from maskgit_sr.images.pairing import Entry
 from maskgit_sr.images.samples import cast
 from maskgit_sr.inference.upscaler import Upscaler
-
-PARTS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("generator confidence", {"policy": "generator", "control": False}),
-    ("+ critic", {"policy": "critic", "control": False}),
-    ("+ control", {"policy": "critic", "control": True}),
-)
-"""RealSRT's ablation (a), (b), (c)."""
-STEPS = (1, 2, 3, 4, 6, 8, 12, 16)
+from maskgit_sr.methods.base import Method
 
 
-def study(name: str) -> list[tuple[str, dict[str, Any]]]:
-    """(name, options of `Upscaler.restore`) of every run of a study, "parts" or "steps"."""
-    if name == "parts":
-        return list(PARTS)
-    return [
-        (f"{policy} T={steps}", {"policy": policy, "steps": steps})
-        for policy in ("critic", "generator")
-        for steps in STEPS
-    ]
+def study(method: Method, name: str) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Returns (name, options of `Upscaler.restore`) of every run of one of the method's studies.
+
+    Raises:
+        UserError: the method has no such study.
+    """
+    if not method.studies:
+        raise UserError(f"--ablation: {method.name} has no studies")
+    if name not in method.studies:
+        raise UserError(f"--ablation: expected one of {', '.join(method.studies)}, found '{name}'")
+    return method.studies[name]
+
+
+def check_pair(lr: np.ndarray, hr: np.ndarray, scale: int) -> None:
+    """Raises UserError if the HR image [sH, sW, 3] is not ``scale`` times the LR image [H, W, 3]."""
+    if hr.shape[:2] != tuple(scale * side for side in lr.shape[:2]):
+        sizes = [f"{kind} {x.shape[1]}x{x.shape[0]}" for kind, x in (("HR", hr), ("LR", lr))]
+        raise UserError(f"{sizes[0]} is not {scale} times {sizes[1]}")
 
 
 def from_model(
@@ -40,43 +43,47 @@ def from_model(
     entries: Sequence[Entry],
     options: Mapping[str, Any],
     keep: Path | None = None,
-) -> Read:
-    """Restores the `lr` of an entry.
+) -> Reader:
+    """Returns a reader that restores the `lr` of an entry.
 
     Args:
         options: of `Upscaler.restore`.
-        keep: folder that takes the outputs and their confidence maps.
+        keep: folder that takes the outputs, and their confidence maps if the method provides any.
     """
+    method = upscaler.method
+    confidence = keep is not None and "confidence" in method.provides
 
     def read(index: int) -> Sample:
         entry = entries[index]
         assert entry.lr is not None
         lr = images.read(entry.lr)
         hr = None if entry.hr is None else images.read(entry.hr)
-        restored = upscaler.restore(lr, confidence=keep is not None, **options)
+        if hr is not None:
+            check_pair(lr.color, hr.color, method.scale)
+        restored = upscaler.restore(lr, confidence=confidence, **options)
         if keep is not None:
             target = kept_file(keep, entry)
             images.write(restored.picture, target)
-            assert restored.confidence is not None
-            grey = images.from_confidence(restored.confidence, *restored.confidence.shape)
-            images.write(grey, files.confidence_path(target))
+            if restored.confidence is not None:
+                grey = images.from_confidence(restored.confidence, *restored.confidence.shape)
+                images.write(grey, files.confidence_path(target))
         return Sample(entry.name, restored.picture, hr, lr)
 
     return read
 
 
 def kept_file(folder: Path, entry: Entry) -> Path:
-    """Where `from_model` keeps the output of an entry."""
+    """Returns where `from_model` keeps the output of an entry."""
     return folder / f"{entry.name}.png"
 
 
 def views(
     entry: Entry, system: str, kept: Path | None = None, crop: int = 0
 ) -> dict[str, np.ndarray]:
-    """Pictures of an entry in the order of a report: LR, bicubic, the output, HR, confidence.
+    """Returns images of an entry in the order of a report: LR, bicubic, output, HR, confidence.
 
-    uint8 [H, W, 3], the confidence uint8 [H, W] at the size of LR; what there is no file of is
-    left out.
+    Each is uint8 [H, W, 3], the confidence uint8 [H, W] at the size of LR. An image without a file
+    is left out.
 
     Args:
         crop: side of the square from the centre that was scored; 0: all. Output and HR of other
@@ -94,12 +101,14 @@ def views(
     if entry.hr is not None:
         found["HR"] = _eight_bits(entry.hr)
     if kept is not None and output is not None:
-        found["confidence"] = _eight_bits(files.confidence_path(output))[..., 0]
+        path = files.confidence_path(output)
+        if path.exists():  # only of methods that provide it
+            found["confidence"] = _eight_bits(path)[..., 0]
     return found if color is None else _scored(found, system, crop)
 
 
 def _scored(found: dict[str, np.ndarray], system: str, crop: int) -> dict[str, np.ndarray]:
-    """The part that was scored; LR and confidence are as many times smaller as they are."""
+    """Returns the part that was scored; LR and confidence are cut in their own smaller pixels."""
     height, width = found[system].shape[:2]
     if "HR" in found:
         height, width = min(height, found["HR"].shape[0]), min(width, found["HR"].shape[1])

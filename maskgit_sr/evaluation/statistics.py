@@ -1,4 +1,4 @@
-"""What a mean over pictures is worth: bootstrap intervals, and paired comparison of two systems."""
+"""Bootstrap intervals of a mean over images, and the paired comparison of two systems."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ RESAMPLES = 9999
 
 
 def summary(values: Sequence[float]) -> dict[str, float | int | None]:
-    """{mean, low, high, n}: the mean and its 95 % percentile bootstrap interval over pictures.
+    """Returns {mean, low, high, n}: the mean and its 95 % percentile bootstrap interval.
 
-    The interval says how the mean would move with other pictures of the same kind; it is None for
-    fewer than two. Always the same for the same values.
+    The interval says how the mean would move with other images of the same kind; it is None for
+    fewer than two. The same values always give the same interval.
     """
     if not len(values):
         return {"mean": None, "low": None, "high": None, "n": 0}
@@ -40,15 +40,15 @@ def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Paired differences, second − first, of two results of `evaluator.evaluate`.
+    """Returns paired differences, second − first, of two results of `evaluator.evaluate`.
 
-    Only pictures that both have a score for count. `p` is of the two-sided Wilcoxon signed-rank
+    Only images that both have a score for count. `p` is of the two-sided Wilcoxon signed-rank
     test, that differences are as often and as far above as below 0; `better` is "first", "second"
     or "neither" at p < 0.05.
 
     Returns:
-        {metric: {first, second, difference, low, high, n, wins, p, better}}; `wins` are the
-        pictures on which the second is better.
+        {metric: {first, second, difference, low, high, n, wins, p, better}}; `wins` is the number
+        of images on which the second is better.
 
     Raises:
         UserError: no metric, or no picture in common, or a metric measured in two ways.
