@@ -36,14 +36,15 @@ def photograph(side: int) -> np.ndarray:
 def measure(
     model: str, side: int, runs: int, batch: int | None, device: str | None
 ) -> dict[str, Any]:
-    """Seconds, tiles and peak memory (bytes) of one input size in this process."""
+    """Returns seconds, tiles and peak memory (bytes) of one input size in this process."""
     import maskgit_sr
+    from maskgit_sr import images
 
     upscaler = maskgit_sr.load(model, batch=batch, device=device)
     picture = photograph(side)
     before = _peak()
     began = time.perf_counter()
-    tokens = upscaler(picture, confidence=False).tokens
+    upscaler(picture, confidence=False)
     first = time.perf_counter() - began
     seconds = []
     for _ in range(runs):
@@ -52,7 +53,10 @@ def measure(
         seconds.append(time.perf_counter() - began)
     return {
         "side": side,
-        "tiles": tokens.shape[0] * tokens.shape[1],
+        "tiles": upscaler.mosaic(
+            images.from_array(picture), upscaler.options(confidence=False)
+        ).count,
+        "scale": upscaler.method.scale,
         "first": first,
         "seconds": statistics.median(seconds),
         "peak": _peak(),
@@ -109,7 +113,7 @@ def main() -> None:
             f"{row['tiles'] / row['seconds']:.1f}",
             f"{row['peak'] / 1e6:.0f}",
             f"{(row['peak'] - row['before']) / 1e6:.0f}",
-            f"{side * side * 3 * 17 / 1e6:.0f}",
+            f"{side * side * 3 * (1 + row['scale'] ** 2) / 1e6:.0f}",
         )
     table.title = f"{arguments.model}, {rows[0]['device']}, batches of {rows[0]['batch']} tiles"
     Console().print(table)

@@ -25,7 +25,7 @@ from data.validation import whole_multiple
 from maskgit_sr import DEFAULT_MODEL, images
 from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.evaluation import evaluator
-from maskgit_sr.evaluation.evaluator import Read, Sample
+from maskgit_sr.evaluation.evaluator import Reader, Sample
 from maskgit_sr.evaluation.report import page as report
 from maskgit_sr.images import pairing
 from maskgit_sr.images.pairing import Entry
@@ -81,10 +81,16 @@ def ncnn_network(folder: Path, name: str, threads: int) -> System:
 
 
 def ours(model: str) -> System:
-    """A bundle of this package at its defaults."""
+    """Returns a bundle of this package at its defaults.
+
+    Raises:
+        UserError: it cannot be loaded, or enlarges by another scale than the peers.
+    """
     import maskgit_sr
 
     upscaler = maskgit_sr.load(model)
+    if upscaler.method.scale != SCALE:
+        raise UserError(f"{model}: expected scale {SCALE}, found {upscaler.method.scale}")
     return lambda lr: np.asarray(upscaler(lr, confidence=False).image)
 
 
@@ -117,8 +123,8 @@ def outputs(system: System, entries: Sequence[Entry], folder: Path) -> float:
     return float(np.median(times[1:] or times))
 
 
-def reader(entries: Sequence[Entry], folder: Path) -> Read:
-    """Samples of outputs that `outputs` has written."""
+def reader(entries: Sequence[Entry], folder: Path) -> Reader:
+    """Returns a reader of the outputs that `outputs` has written."""
 
     def read(index: int) -> Sample:
         entry = entries[index]

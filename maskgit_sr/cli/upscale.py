@@ -49,7 +49,7 @@ def upscale(
         typer.Option(
             "--output",
             "-o",
-            help="File or folder. (default: NAME_xSCALE.png beside a single input)",
+            help="File or folder. (default: beside a single input, NAME_x4.png by scale)",
         ),
     ] = None,
     model: Model = DEFAULT_MODEL,
@@ -80,7 +80,7 @@ def upscale(
     ] = None,
     suffix: Annotated[
         str | None,
-        typer.Option(help="Appended to names. (default: none, _xSCALE beside the input)"),
+        typer.Option(help="Appended to names. (default: none, _x4 beside the input)"),
     ] = None,
     batch: Batch = None,
     device: Device = None,

@@ -32,7 +32,7 @@ def study(method: Method, name: str) -> tuple[tuple[str, dict[str, Any]], ...]:
 
 
 def check_pair(lr: np.ndarray, hr: np.ndarray, scale: int) -> None:
-    """Raises UserError if the HR image [sH, sW, 3] is not ``scale`` times the LR image [H, W, 3]."""
+    """Raises UserError unless HR [sH, sW, 3] is ``scale`` times as large as LR [H, W, 3]."""
     if hr.shape[:2] != tuple(scale * side for side in lr.shape[:2]):
         sizes = [f"{kind} {x.shape[1]}x{x.shape[0]}" for kind, x in (("HR", hr), ("LR", lr))]
         raise UserError(f"{sizes[0]} is not {scale} times {sizes[1]}")

@@ -1,6 +1,9 @@
-"""maskgit_sr.load and inference.models: bundles by path and by name, devices and options."""
+"""inference.load: bundles by path and by name, devices and options."""
+
+import dataclasses
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +12,8 @@ import maskgit_sr
 from data.sources import PairedFolder
 from maskgit_sr import bundles, metrics
 from maskgit_sr.errors import UserError
+from maskgit_sr.inference import load
+from maskgit_sr.methods.subpixel import Subpixel
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +21,18 @@ def bundle(method, params, tmp_path_factory):
     path = tmp_path_factory.mktemp("bundle") / "tiny.safetensors"
     bundles.write(
         path, jax.device_get(params), bundles.Metadata("realsrt", method.describe(), method.scale)
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def subpixel(tmp_path_factory):
+    """A bundle of a x2 method without tokens and confidence."""
+    path = tmp_path_factory.mktemp("bundle") / "subpixel.safetensors"
+    method = Subpixel()
+    params, _ = method.init(jax.random.key(0), method.groups)
+    bundles.write(
+        path, jax.device_get(params), bundles.Metadata("subpixel", method.describe(), method.scale)
     )
     return path
 
@@ -40,9 +57,67 @@ def test_options_of_the_method_change_the_result(bundle):
     base = upscaler(picture)
     np.testing.assert_array_equal(base.image, upscaler(picture, confidence=False).image)
     assert (upscaler(picture, steps=1).tokens != base.tokens).any()
-    assert (upscaler(picture, policy="generator").confidence != base.confidence).any()
+    assert (upscaler(picture, rule="confidence").confidence != base.confidence).any()
+    assert (upscaler(picture, control=False).image != base.image).any()
     assert (upscaler(picture, temperature=1.0, seed=1).tokens != base.tokens).any()
     assert (upscaler(picture, color_fix="none").image != base.image).any()
+
+
+def test_a_method_of_scale_2_without_tokens_and_confidence(subpixel):
+    assert load.read_metadata(subpixel).scale == 2
+    upscaler = maskgit_sr.load(subpixel)
+    result = upscaler(image(20, 20))
+    assert result.image.shape == (40, 40, 3)
+    assert result.confidence is None and result.tokens is None
+    # the residual is small: the output is close to the repeated pixels
+    assert np.abs(result.image.astype(int) - image(20, 20).repeat(2, 0).repeat(2, 1)).mean() < 20
+    assert upscaler(image(20, 11), scale=3).image.shape == (60, 33, 3)
+    assert (upscaler(image(20, 20), strength=0.0).image != result.image).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence": True}, "confidence: subpixel has none"),
+        ({"steps": 4}, "steps: subpixel has no such option; expected one of .*strength, noise"),
+        ({"strength": "much"}, "strength: expected float, found 'much'"),
+        ({"strength": True}, "strength: expected float, found True"),
+        ({"strength": float("nan")}, "strength: expected 0 or more, found nan"),
+        ({"color_fix": ["adain"]}, "color_fix: expected str"),
+        ({"self": 1}, "self: subpixel has no such option"),
+    ],
+)
+def test_options_that_a_method_lacks(subpixel, options, message):
+    upscaler = maskgit_sr.load(subpixel)
+    with pytest.raises(UserError, match=message) as caught:
+        upscaler.options(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_take_numbers_of_any_kind(subpixel):
+    upscaler = maskgit_sr.load(subpixel)
+    assert upscaler.options(strength=1).strength == 1.0
+    assert upscaler.options(strength=np.float32(0.5)).strength == 0.5
+    assert upscaler.options(strength=None, noise=None) == upscaler.options()
+
+
+def test_a_bundle_states_the_scale_of_its_method(subpixel, tmp_path):
+    params, metadata = bundles.read(subpixel)
+    other = tmp_path / "other.safetensors"
+    bundles.write(other, params, dataclasses.replace(metadata, scale=4))
+    with pytest.raises(UserError, match="scale: expected 2, found 4"):
+        maskgit_sr.load(other)
+
+
+def test_exact_groups_stay_float32(bundle, method, params, tmp_path):
+    half = tmp_path / "half.safetensors"
+    _, metadata = bundles.read(bundle)
+    bundles.write(half, jax.device_get(params), metadata, ml_dtypes.bfloat16, method.exact)
+    found = maskgit_sr.load(half).params
+    embedding = found["codebook"]["embedding"]
+    np.testing.assert_array_equal(embedding, params["codebook"]["embedding"])
+    kernel = found["control"]["zero"]["kernel"]
+    assert (np.asarray(kernel) != params["control"]["zero"]["kernel"]).any()
 
 
 def test_batch_size_does_not_change_the_result(bundle):
@@ -58,7 +133,8 @@ def test_shipped_models_have_cards_and_fit_their_size():
     assert maskgit_sr.DEFAULT_MODEL == "realsrt-small"
     for name, millions in (("realsrt-nano", 4), ("realsrt-small", 8)):
         model = shipped[name]
-        assert model.method == "realsrt" and model.scale == 4
+        assert model.method.startswith("realsrt") and model.scale == 4
+        assert model.provides == ("confidence", "tokens")
         assert model.parameters <= millions * 1e6 and model.size_bytes <= 2.1e6 * millions
         assert model.licence and model.card.startswith(f"# {name}")
         # bicubic has 0.452 and 0.458
