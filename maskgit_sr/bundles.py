@@ -117,7 +117,7 @@ def read_metadata(path: paths.PathLike) -> Metadata:
             values = _from_format_1(values)
         if version in (1, FORMAT_VERSION):
             return Metadata(**values)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: the bundle's metadata is damaged: {error}") from error
     raise UserError(f"{path}: expected bundle format 1 or {FORMAT_VERSION}, found {version}")
 

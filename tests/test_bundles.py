@@ -1,5 +1,6 @@
 """bundles: what is written comes back, and what is wrong with a file is said in one line."""
 
+import dataclasses
 import json
 import os
 import struct
@@ -58,14 +59,16 @@ def error(path, shapes=None):
 
 def test_float32_comes_back_bit_for_bit(path):
     params, metadata = bundles.read(path, PARAMS)
-    assert metadata == METADATA == bundles.read_metadata(path)
+    assert metadata == bundles.read_metadata(path)
+    assert len(metadata.digest) == 64
+    assert dataclasses.replace(metadata, digest="") == METADATA
     np.testing.assert_equal(params, PARAMS)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_bfloat16_rounds_all_but_the_codebook(tmp_path):
+def test_bfloat16_rounds_all_but_the_exact_groups(tmp_path):
     path = tmp_path / "half.safetensors"
-    bundles.write(path, PARAMS, METADATA, ml_dtypes.bfloat16)
+    bundles.write(path, PARAMS, METADATA, ml_dtypes.bfloat16, exact=["codebook"])
     params, _ = bundles.read(path, PARAMS)
     np.testing.assert_array_equal(params["codebook"]["embedding"], PARAMS["codebook"]["embedding"])
     kernel = PARAMS["generator"]["layers"]["0"]["kernel"]
@@ -114,7 +117,18 @@ def test_another_dtype_is_named(path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m | {"version": 2}, "expected bundle format 1, found 2"),
+        (lambda m: m | {"version": 3}, "expected bundle format 1 or 2, found 3"),
+        (lambda m: m | {"version": "two"}, "expected bundle format 1 or 2, found two"),
+        (lambda m: m | {"digest": "0" * 64}, "damaged: the digest"),
+        (lambda m: m | {"scale": "4"}, "damaged: scale: expected int, found '4'"),
+        (lambda m: m | {"scale": True}, "damaged: scale: expected int, found True"),
+        (lambda m: m | {"scale": 0}, "damaged: scale: expected at least 1, found 0"),
+        (lambda m: m | {"config": []}, "damaged: config: expected dict"),
+        (lambda m: m | {"method": None}, "damaged: method: expected str, found None"),
+        (lambda m: m | {"version": 1, "config": None}, "metadata is damaged"),
+        (lambda m: m | {"version": 1, "config": {"tile": 3}}, "metadata is damaged"),
+        (lambda m: m | {"version": 1, "config": {"control": 3}}, "metadata is damaged"),
+        (lambda m: m | {"version": 1, "method": 3, "config": {}}, "metadata is damaged"),
         (lambda m: m | {"surprise": 1}, "metadata is damaged"),
         (lambda m: {k: v for k, v in m.items() if k != "version"}, "metadata is damaged"),
         (lambda m: [m], "metadata is damaged"),
@@ -127,6 +141,71 @@ def test_metadata_of_another_time(path, change, message):
 
     rewrite(path, rewrite_metadata)
     assert message in error(path)
+
+
+def test_arrays_that_were_changed_are_damage(path):
+    blob = bytearray(path.read_bytes())
+    blob[-3] ^= 1
+    path.write_bytes(blob)
+    assert "damaged: the digest of its arrays" in error(path)
+    assert bundles.read_metadata(path).method == "realsrt"  # the header alone
+
+
+def test_the_digest_is_of_what_the_file_holds(tmp_path):
+    digests = []
+    for dtype in (np.float32, ml_dtypes.bfloat16):
+        path = tmp_path / "model.safetensors"
+        bundles.write(path, PARAMS, METADATA, dtype)
+        params, metadata = bundles.read(path)
+        bundles.write(path, params, metadata, dtype)  # what was read is written again
+        assert bundles.read(path)[1] == metadata
+        digests.append(metadata.digest)
+    assert digests[0] != digests[1]
+
+
+def format_1(path, config):
+    """Makes a written bundle one of format 1."""
+
+    def change(header):
+        own = json.loads(header["__metadata__"]["maskgit_sr"])
+        del own["digest"]
+        text = json.dumps(own | {"version": 1, "config": config})
+        header["__metadata__"]["maskgit_sr"] = text
+
+    rewrite(path, change)
+
+
+NETWORK = {"channels": [32, 32], "remat": False}
+
+
+@pytest.mark.parametrize(
+    ("control", "method"), [({}, "realsrt"), ({"multiscale": True}, "realsrt_multiscale")]
+)
+def test_format_1_is_read_as_format_2(path, control, method):
+    control = control and control | {"sharpen": 1.5, "soften": 0.0, "network": NETWORK}
+    config = {
+        "tokenizer": NETWORK,
+        "losses": {"pixel": "l1"},
+        "discriminator": {"filters": 8},
+        "tile": {"size": 64, "stride": 24, "variance": 0.05},
+        "control": control or {"multiscale": False, "sharpen": 0.0},
+        "steps": 4,
+    }
+    format_1(path, config)
+    params, metadata = bundles.read(path, PARAMS)
+    np.testing.assert_equal(params, PARAMS)
+    assert metadata.method == method and metadata.scale == 4 and metadata.digest == ""
+    expected = {
+        "tokenizer": {"channels": [32, 32]},
+        "tile": {"sides": [64], "overlap": 40, "variance": 0.05},
+        "steps": 4,
+    }
+    if control:
+        network = {"channels": [32, 32]}
+        expected["control"] = {"sharpen": 1.5, "soften": 0.0, "network": network}
+    assert metadata.config == expected
+    bundles.write(path, params, metadata)
+    assert bundles.read_metadata(path).version == 2
 
 
 def test_broken_json(path):

@@ -15,33 +15,71 @@ from maskgit_sr.bundles import Metadata
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
 from maskgit_sr.inference.upscaler import Upscaler
-from maskgit_sr.methods.base import Restored, TileSpec
+from maskgit_sr.methods.base import MethodBase, Restored, RestoreOptions, TileSpec
+from maskgit_sr.methods.subpixel import Subpixel
 from maskgit_sr.ops.resize import upsample_nearest
 
 
-class Nearest:
+@dataclasses.dataclass(frozen=True)
+class NearestConfig:
+    tile: TileSpec = TileSpec(sides=(8,), overlap=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class NearestOptions(RestoreOptions):
+    steps: int = 3
+    temperature: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.steps < 1:
+            raise ValueError(f"steps: expected at least 1, found {self.steps}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature: expected 0 or more, found {self.temperature}")
+
+
+class Nearest(MethodBase):
     """A method whose restoration is pixel repetition, so that every output is known."""
 
-    name, scale, tile = "nearest", 4, TileSpec(size=8, stride=4)
+    name, groups = "nearest", ("gain",)
+    provides = frozenset({"confidence", "tokens"})
+    config_class, losses_class, options_class = NearestConfig, NearestConfig, NearestOptions
     traces = 0
 
     def restore(self, params, lr, keys, options):
         Nearest.traces += 1
-        image = upsample_nearest(lr, 4) * params["gain"]
-        confidence = jnp.full((lr.shape[0], 4, 4), 0.25) if options.policy.score else None
-        if options.policy.temperature:
+        image = upsample_nearest(lr, self.scale) * params["gain"]
+        if options.temperature:
             noise = jax.vmap(lambda key: jax.random.uniform(key, image.shape[1:]))(keys)
             image = image * 0 + noise
-        tokens = jnp.full((lr.shape[0], 4, 4), options.policy.steps, jnp.int32)
+        confidence = tokens = None
+        if "tokens" in self.provides:
+            tokens = jnp.full((lr.shape[0], 4, 4), options.steps, jnp.int32)
+        if options.confidence:
+            confidence = jnp.full((lr.shape[0], 4, 4), 0.25)
         return Restored(image, confidence, tokens)
+
+
+class Sides(Nearest):
+    """x2, in small and large windows, without tokens; the confidence has 4x4 cells a window."""
+
+    name, scale, provides = "sides", 2, frozenset({"confidence"})
+
+
+def load(method, batch=3, gain=1.0):
+    metadata = Metadata(method.name, method.describe(), method.scale)
+    params = {"gain": jnp.float32(gain)}
+    return Upscaler(method, params, metadata, batch=batch, device=jax.devices("cpu")[0])
 
 
 @pytest.fixture(scope="module")
 def upscaler():
-    config = {"steps": 3}
-    metadata = Metadata("nearest", config, 4)
-    params = {"gain": jnp.float32(1), "critic": {}}
-    return Upscaler(Nearest(), params, metadata, batch=3, device=jax.devices("cpu")[0])
+    return load(Nearest())
+
+
+@pytest.fixture(scope="module")
+def sides():
+    return load(Sides(NearestConfig(TileSpec(sides=(8, 32), overlap=4))))
 
 
 def pixels(height, width, channels=3, dtype=np.uint8):
@@ -115,8 +153,58 @@ def test_samples_depend_on_seed_and_not_on_batch(upscaler):
     first = upscaler(image, temperature=1.0, seed=1).image
     np.testing.assert_array_equal(first, upscaler(image, temperature=1.0, seed=1).image)
     assert (first != upscaler(image, temperature=1.0, seed=2).image).any()
-    other = Upscaler(Nearest(), upscaler.params, upscaler.metadata, batch=5, device=upscaler.device)
+    other = load(Nearest(), batch=5)
     np.testing.assert_array_equal(first, other(image, temperature=1.0, seed=1).image)
+
+
+@settings(max_examples=25, deadline=None)
+@given(height=st.integers(1, 70), width=st.integers(1, 70))
+def test_windows_of_two_sides_give_exactly_the_scale(sides, height, width):
+    image = pixels(height, width)
+    result = sides(image)
+    np.testing.assert_array_equal(result.image, image.repeat(2, 0).repeat(2, 1))
+    assert result.tokens is None and result.confidence.shape == (height, width)
+    np.testing.assert_allclose(result.confidence, 0.25, atol=1e-6)
+
+
+def test_device_calls_never_mix_sides(sides, monkeypatch):
+    options = sides.options()
+    pictures = [images.from_array(pixels(side, 8)) for side in (8, 1, 20, 40, 5, 3)]
+    shapes, plain = [], sides.run
+
+    def counted(lr, *rest):
+        shapes.append(lr.shape[:2])
+        return plain(lr, *rest)
+
+    monkeypatch.setattr(sides, "run", counted)
+    together = list(sides.complete((sides.mosaic(p, options) for p in pictures), options))
+    # windows: 1 + 1 of side 8, 1 + 2 of side 32, 1 + 1 of side 8
+    assert shapes == [(2, 8), (3, 32), (2, 8)]
+    for picture, mosaic in zip(pictures, together, strict=True):
+        np.testing.assert_array_equal(mosaic.color, picture.color.repeat(2, 0).repeat(2, 1))
+
+
+def test_the_worked_example_doubles_by_default():
+    method = Subpixel()
+    params = jax.tree.map(jnp.zeros_like, method.init(jax.random.key(0), method.groups)[0])
+    metadata = Metadata("subpixel", method.describe(), method.scale)
+    upscaler = Upscaler(method, params, metadata, batch=2, device=jax.devices("cpu")[0])
+    image = pixels(20, 20)
+    result = upscaler(image)
+    np.testing.assert_array_equal(result.image, image.repeat(2, 0).repeat(2, 1))
+    assert result.confidence is None and result.tokens is None
+    grain = [upscaler(image, noise=0.1, seed=seed).image for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(grain[0], grain[1])
+    assert (grain[0] != grain[2]).any()
+    with pytest.raises(UserError, match="confidence: subpixel has none"):
+        upscaler(image, confidence=True)
+    with pytest.raises(UserError, match="steps: subpixel has no such option.*strength, noise"):
+        upscaler(image, steps=2)
+
+
+def test_output_that_is_not_finite_is_an_error():
+    with pytest.raises(UserError, match="not finite"):
+        load(Nearest(), gain=float("nan"))(pixels(5, 5))
 
 
 def test_no_confidence_unless_asked(upscaler):
@@ -165,7 +253,8 @@ def test_picture_keeps_what_it_carries(upscaler):
         ({"steps": 0}, "steps"),
         ({"temperature": -0.1}, "temperature"),
         ({"color_fix": "warm"}, "color_fix"),
-        ({"policy": "luck"}, "policy"),
+        ({"rule": "luck"}, "rule: nearest has no such option; expected one of .*steps, temp"),
+        ({"steps": "many"}, "steps: expected int"),
     ],
 )
 def test_options_out_of_range_are_named(upscaler, option, message):
