@@ -16,9 +16,11 @@ import jax
 import pytest
 from hypothesis import settings
 
+from maskgit_sr import bundles
 from maskgit_sr.arrays import Params
 from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig, RealSRTLosses
+from maskgit_sr.methods.subpixel import Subpixel
 from maskgit_sr.models.discriminator import DiscriminatorConfig
 from maskgit_sr.models.transformer import TransformerConfig
 from maskgit_sr.models.vqgan import VQGANConfig
@@ -90,6 +92,17 @@ def losses() -> RealSRTLosses:
 def method(tiny: RealSRTConfig, losses: RealSRTLosses) -> RealSRT:
     """The method of `tiny`."""
     return RealSRT(tiny, losses)
+
+
+@pytest.fixture(scope="session")
+def subpixel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the worked example: x2, without tokens and without confidence."""
+    method = Subpixel()
+    params, _ = method.init(jax.random.key(0), method.groups)
+    path = tmp_path_factory.mktemp("subpixel") / "subpixel.safetensors"
+    metadata = bundles.Metadata(method.name, method.describe(), method.scale)
+    bundles.write(path, jax.device_get(params), metadata)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""inference.calibration: its numbers on confidences that are known to mean much, or nothing."""
+"""evaluation.calibration: its numbers on confidences that are known to mean much, or nothing."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_ties_count_half():
 
 
 def test_tiles_are_cut_alike():
-    with pytest.raises(UserError, match="smaller than a tile of 64"):
+    with pytest.raises(UserError, match="smaller than a window of 64"):
         calibration.cut_pair(
             np.zeros((63, 80, 3), np.uint8), np.zeros((252, 320, 3), np.uint8), 64, 4
         )
@@ -64,12 +65,19 @@ def test_tiles_are_cut_alike():
     np.testing.assert_array_equal(tiles[:, ::4, ::4], lr)
 
 
+def test_a_method_without_confidence_is_one_line(subpixel):
+    entries = [pairing.Entry("gone", hr=Path("gone.png"), lr=Path("gone.png"))]
+    with pytest.raises(UserError) as caught:  # and no file is read
+        calibration.measure(maskgit_sr.load(subpixel), entries, {"seed": 0})
+    assert str(caught.value) == "--calibration: subpixel provides no confidence and no tokens"
+
+
 def test_shipped_model_on_photographs(shared, tmp_path, monkeypatch):
     monkeypatch.setenv("MASKGIT_SR_ASSETS", str(shared / "metrics"))
     folder = shared / "data/val/realsr"
     entries, _ = pairing.match(hr=str(folder / "hr"), lr=str(folder / "lr"))
     upscaler = maskgit_sr.load("realsrt-nano", batch=4)
-    options = {"steps": 1, "seed": 0, "temperature": 0.0}
+    options = {"steps": 1, "seed": 0}
     broken = pairing.Entry("broken", hr=tmp_path / "no.png", lr=tmp_path / "no.png")
     found, problems = calibration.measure(upscaler, [*entries[:1], broken], options)
     assert found["tokens"] == 4 * 32 * 32 and len(problems) == 1 and "broken" in problems[0]

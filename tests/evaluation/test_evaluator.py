@@ -1,16 +1,20 @@
-"""inference.evaluator: what is scored, what is refused, and that the others still are."""
+"""evaluation.evaluator: what is scored, what is refused, and that the others still are."""
 
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from maskgit_sr import images, metrics
+import maskgit_sr
+from maskgit_sr import bundles, images, metrics
 from maskgit_sr.errors import UserError
 from maskgit_sr.evaluation import evaluator, restoring
 from maskgit_sr.evaluation.evaluator import Sample
 from maskgit_sr.images import pairing
+from maskgit_sr.inference.upscaler import Upscaler
+from maskgit_sr.methods.subpixel import Subpixel
 from maskgit_sr.metrics import protocols
 from maskgit_sr.metrics.fid import frechet_distance
 
@@ -157,13 +161,15 @@ def test_a_metric_that_needs_more_pixels_is_left_out_of_that_picture():
     assert (found["summary"]["ssim_y"]["n"], found["summary"]["psnr_y"]["n"]) == (1, 2)
 
 
-def test_lr_metrics_compare_with_the_input():
-    hr = picture(2, 64, 64)
-    lr = images.resize(hr, 16, 16)
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_lr_metrics_compare_with_the_input(scale):
+    hr = picture(2, 96, 96)
+    side = 96 // scale
+    lr = images.resize(hr, side, side)
     protocol = PIXELS.changed(metrics=("lr_psnr",))
-    found = run((hr, hr, lr), (hr, hr, lr[:15]), protocol=protocol, given=("hr", "lr"))
+    found = run((hr, hr, lr), (hr, hr, lr[:-1]), protocol=protocol, given=("hr", "lr"))
     assert found["images"][0]["scores"]["lr_psnr"] > 45  # but for rounding to 8 bits
-    assert found["problems"] == ["1: SR 64x64 is no multiple of LR 16x15"]
+    assert found["problems"] == [f"1: SR 96x96 is no multiple of LR {side}x{side - 1}"]
 
 
 def test_what_cannot_be_measured_is_said_once(tmp_path):
@@ -175,7 +181,7 @@ def test_what_cannot_be_measured_is_said_once(tmp_path):
     assert found["counts"] == {"scored": 1, "of": 1}
     with pytest.raises(UserError, match="no metric can be measured: lr_psnr: left out"):
         run((picture(1), picture(2)), protocol=PIXELS.changed(metrics=("lr_psnr",)))
-    with pytest.raises(UserError, match="--metrics: expected of psnr_rgb, .*, found 'psnr'"):
+    with pytest.raises(UserError, match="--metrics: expected one of psnr_rgb, .*, found 'psnr'"):
         run((picture(1), picture(2)), protocol=PIXELS.changed(metrics=("psnr",)))
 
 
@@ -208,6 +214,56 @@ def test_other_files_are_no_scores(tmp_path, text):
         evaluator.load(tmp_path / "x.json")
     with pytest.raises(UserError, match="gone: No such file"):
         evaluator.load(tmp_path / "gone")
+
+
+def saved(folder, name, hr, scale):
+    """An entry of files: hr, and lr made of it."""
+    paths = {"hr": folder / f"{name}_hr.png", "lr": folder / f"{name}_lr.png"}
+    lr = images.resize(hr, hr.shape[0] // scale, hr.shape[1] // scale)
+    for kind, array in (("hr", hr), ("lr", lr)):
+        images.write(images.from_array(array), paths[kind])
+    return pairing.Entry(name, **paths)
+
+
+def test_a_method_without_confidence_is_scored_kept_and_shown(tmp_path, subpixel):
+    upscaler = maskgit_sr.load(subpixel)
+    entries = [saved(tmp_path, "a", picture(1), 2), saved(tmp_path, "b", picture(2), 4)]
+    read = restoring.from_model(upscaler, entries, {"seed": 0, "strength": 0.0}, tmp_path / "kept")
+    protocol = PIXELS.changed(metrics=("psnr_rgb", "lr_psnr"))
+    found = evaluator.evaluate(
+        ["a", "b"], read, protocol, system="twice", source={}, given=("hr", "lr")
+    )
+    assert found["problems"] == ["b: HR 64x48 is not 2 times LR 16x12"]
+    # without the residual the output is the repeated input
+    lr, hr = (images.read(path).color for path in (entries[0].lr, entries[0].hr))
+    expected = run((lr.repeat(2, 0).repeat(2, 1), hr, lr), protocol=protocol, given=("hr", "lr"))
+    assert found["images"][0]["scores"] == expected["images"][0]["scores"]
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["a.png"]
+    views = restoring.views(entries[0], "twice", tmp_path / "kept", crop=16)
+    assert {name: view.shape for name, view in views.items()} == {
+        **{"LR": (8, 8, 3), "bicubic": (16, 16, 3), "twice": (16, 16, 3), "HR": (16, 16, 3)}
+    }
+
+
+def test_a_method_with_confidence_keeps_it(tmp_path, method, params):
+    metadata = bundles.Metadata("realsrt", method.describe(), method.scale)
+    upscaler = Upscaler(method, params, metadata, batch=1, device=jax.devices("cpu")[0])
+    entry = saved(tmp_path, "a", picture(1, 64, 64), 4)
+    restoring.from_model(upscaler, [entry], {"seed": 0, "steps": 1}, tmp_path / "kept")(0)
+    views = restoring.views(entry, "tiny", tmp_path / "kept")
+    assert list(views) == ["LR", "bicubic", "tiny", "HR", "confidence"]
+    assert views["confidence"].shape == (16, 16)
+
+
+def test_studies_are_the_methods_own(method):
+    for name in ("parts", "steps"):
+        runs = restoring.study(method, name)
+        assert len({run for run, _ in runs}) == len(runs) > 2
+        assert len({method.options(**options) for _, options in runs}) == len(runs)
+    with pytest.raises(UserError, match="--ablation: expected one of parts, steps, found 'x'"):
+        restoring.study(method, "x")
+    with pytest.raises(UserError, match="--ablation: subpixel has no studies"):
+        restoring.study(Subpixel(), "parts")
 
 
 def test_views_are_the_part_that_was_scored(tmp_path):

@@ -13,7 +13,6 @@ from data.sources import PairedFolder
 from maskgit_sr import bundles, metrics
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import load
-from maskgit_sr.methods.subpixel import Subpixel
 
 
 @pytest.fixture(scope="module")
@@ -21,18 +20,6 @@ def bundle(method, params, tmp_path_factory):
     path = tmp_path_factory.mktemp("bundle") / "tiny.safetensors"
     bundles.write(
         path, jax.device_get(params), bundles.Metadata("realsrt", method.describe(), method.scale)
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def subpixel(tmp_path_factory):
-    """A bundle of a x2 method without tokens and confidence."""
-    path = tmp_path_factory.mktemp("bundle") / "subpixel.safetensors"
-    method = Subpixel()
-    params, _ = method.init(jax.random.key(0), method.groups)
-    bundles.write(
-        path, jax.device_get(params), bundles.Metadata("subpixel", method.describe(), method.scale)
     )
     return path
 
