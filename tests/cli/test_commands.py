@@ -2,9 +2,11 @@
 
 import dataclasses
 import io
+import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,23 +18,26 @@ import maskgit_sr
 from maskgit_sr import cli, images
 from maskgit_sr.cli import messages
 from maskgit_sr.errors import UserError
+from maskgit_sr.inference.upscaler import Upscaler
 
 
-class FakeUpscaler:
-    """Repeats pixels; fails as it is told to by the size of a picture."""
+class FakeUpscaler(Upscaler):
+    """RealSRT's options, and output of repeated pixels; fails as a picture's size tells it to."""
 
-    def __init__(self):
+    def __init__(self, method):
+        self.method = method
         self.loaded = []
         self.calls = []
 
     def load(self, name, **options):
         self.loaded.append((name, options))
         if name == "nonsense":
-            raise UserError("--model: expected realsrt-nano, found 'nonsense'")
+            raise UserError("model: expected another name, found 'nonsense'")
         return self
 
     def restore(self, picture, *, scale, progress, confidence, **options):
         self.calls.append({"scale": scale, "confidence": confidence, **options})
+        scale = self.scale(scale)
         height, width = picture.color.shape[:2]
         trouble = {
             13: UserError("expected a luckier picture"),
@@ -54,9 +59,9 @@ class FakeUpscaler:
 
 
 @pytest.fixture
-def fake(tmp_path, monkeypatch):
+def fake(tmp_path, monkeypatch, method):
     monkeypatch.chdir(tmp_path)
-    upscaler = FakeUpscaler()
+    upscaler = FakeUpscaler(method)
     monkeypatch.setattr(maskgit_sr, "load", upscaler.load, raising=False)
     return upscaler
 
@@ -98,8 +103,7 @@ def test_single_picture_with_defaults(fake):
     ]
     assert fake.calls == [
         {
-            **{"scale": 4.0, "steps": None, "seed": 0, "temperature": 0.0},
-            **{"color_fix": "adain", "confidence": False},
+            **{"scale": None, "seed": 0, "confidence": False},
         }
     ]
     assert opened("a_x4.png")[1] == (32, 24)
@@ -108,9 +112,11 @@ def test_single_picture_with_defaults(fake):
 def test_every_option_reaches_the_library(fake):
     options = "-m other --scale 2.5 --steps 3 --seed 7 --temperature 0.5 --color-fix wavelet"
     options += " --batch 8 --device cpu --dtype bfloat16"
+    options += " --option rule=confidence --option control=false"
     assert run("upscale", picture("a.png"), "-o", "out/b.webp", *options.split()).exit_code == 0
     assert fake.loaded == [("other", {"batch": 8, "device": "cpu", "dtype": "bfloat16"})]
     call = {"scale": 2.5, "steps": 3, "seed": 7, "temperature": 0.5, "color_fix": "wavelet"}
+    call |= {"rule": "confidence", "control": False}
     assert fake.calls == [call | {"confidence": False}]
     assert opened("out/b.webp")[1] == (20, 15)
 
@@ -195,11 +201,47 @@ def test_interrupt(fake):
         *[("--batch", "0"), ("--seed", "-1"), ("--seed", str(2**32))],
         *[("--color-fix", "blue"), ("--device", "abacus"), ("--dtype", "float8")],
         *[("--format", "gif"), ("--suffix", "a/b")],
+        *[("--option", value) for value in ("steps", "=4", "a b=1", "confidence=true")],
     ],
 )
 def test_invalid_options_are_refused_before_the_model_is_loaded(fake, option, value):
     refuses(f"{option}: expected ", "upscale", picture("a.png"), f"{option}={value}")
     assert fake.loaded == []
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("magic=3", "magic: realsrt has no such option; expected one of color_fix, "),
+        ("seed=3", "seed: realsrt has no such option"),
+        ("self=3", "self: realsrt has no such option"),
+        ("steps=many", "steps: expected int, found 'many'"),
+        ("steps=1.5", "steps: expected int, found 1.5"),
+        ("temperature=NaN", "temperature: expected 0 or more, found nan"),
+        ("rule=[1]", "rule: expected str, found (1,)"),
+        ("rule=luck", "rule: expected one of critic, confidence, found 'luck'"),
+    ],
+)
+def test_an_option_that_the_method_lacks_is_refused_before_the_work(fake, option, message):
+    Path("a.png").write_text("not a picture")
+    refuses(message, "upscale", "a.png", "-o", "out/b.png", "--option", option)
+    assert fake.calls == [] and not os.path.exists("out")
+
+
+def test_an_option_given_twice_is_refused(fake):
+    refuses(
+        "expected steps once", "upscale", picture("a.png"), *"--steps 2 --option steps=3".split()
+    )
+    both = "--option rule=critic --option rule=confidence".split()
+    refuses("expected rule once", "upscale", "a.png", *both)
+
+
+def test_options_are_json_or_text():
+    texts = ["steps=4", "alpha=0.5", "rule=critic", "on=true", "text=a=b", 'quoted="4"', "none="]
+    assert messages.parse_options(texts) == {
+        **{"steps": 4, "alpha": 0.5, "rule": "critic", "on": True},
+        **{"text": "a=b", "quoted": "4", "none": ""},
+    }
 
 
 @pytest.mark.parametrize("args", [["--steps", "two"], ["--nonsense"], []])
@@ -208,7 +250,8 @@ def test_usage_errors(fake, args):
 
 
 def test_unknown_model_and_missing_input(fake):
-    refuses("--model: expected realsrt-nano", "upscale", picture("a.png"), "-m", "nonsense")
+    refuses("model: expected a path or one of realsrt", "upscale", picture("a.png"), "-m", "mine")
+    refuses("model: expected another name", "upscale", "a.png", "-o", "b.png", "-m", "nonsense")
     refuses("gone.png: no such file or folder", "upscale", "gone.png")
 
 
@@ -229,18 +272,43 @@ def test_progress_bar_on_a_terminal(fake, monkeypatch):
     assert "maskgit-sr: b.png: expected a luckier picture" in shown
 
 
+def test_a_method_of_scale_2_without_confidence(subpixel, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ("upscale", picture("a.png", (20, 20)), "-m", subpixel)
+    refuses("confidence: subpixel has none", *command, "--confidence")
+    refuses("steps: subpixel has no such option", *command, "--steps", 4)
+    assert os.listdir() == ["a.png"]
+    result = run(*command)
+    assert (result.exit_code, result.stdout) == (0, "a_x2.png\n")
+    assert opened("a_x2.png")[1] == (40, 40)
+    run(*command, "--option", "strength=0", "-o", "plain.png", "--color-fix", "adain")
+    np.testing.assert_array_equal(opened("plain.png")[2], np.zeros((40, 40, 3)))
+    assert run(*command, "--scale", 3).stdout == "a_x3.png\n"
+    assert opened("a_x3.png")[1] == (60, 60)
+
+
 # ------------------------------------------------------------------ models, convert, start
 
 
 def test_models(monkeypatch):
     info = types.SimpleNamespace(
         **{"name": "realsrt-nano", "path": "x", "method": "realsrt", "scale": 4},
+        **{"provides": ("confidence", "tokens")},
         **{"parameters": 5_600_000, "size_bytes": 11_200_000, "licence": "Apache-2.0"},
         **{"scores": {"LPIPS": 0.31234}, "card": "# RealSRT [nano]\nTrained on photographs.\n"},
     )
     monkeypatch.setattr(maskgit_sr, "list_models", lambda: [info], raising=False)
     table = run("models").stdout
-    for cell in ("realsrt-nano", "x4", "5.6 M", "11.2 MB", "Apache-2.0", "LPIPS", "0.3123"):
+    for cell in (
+        "realsrt-nano",
+        "x4",
+        "confidence, tokens",
+        "5.6 M",
+        "11.2 MB",
+        "Apache-2.0",
+        "LPIPS",
+        "0.3123",
+    ):
         assert cell in table
     assert run("models", "realsrt-nano").stdout == info.card
     refuses("models: expected one of realsrt-nano, found 'other'", "models", "other")

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import maskgit_sr
 from launch import evaluate as synthetic
 from maskgit_sr import cli, images
-from maskgit_sr.evaluation import restoring
+from maskgit_sr.methods.realsrt import RealSRT
 
 
 def run(*args, code=0):
@@ -87,7 +87,10 @@ def test_a_page_of_a_score(sets, tmp_path):
         (["score"], "--sr: expected a folder of outputs, found none"),
         (["score", "--sr", "gone"], "gone: no such file or folder"),
         (["score", "--sr", "near", "--hr", "hr", "--protocol", "mine"], "--protocol: expected one"),
-        (["score", "--sr", "near", "--hr", "hr", "--metrics", "psnr"], "--metrics: expected of"),
+        (
+            ["score", "--sr", "near", "--hr", "hr", "--metrics", "psnr"],
+            "--metrics: expected one of",
+        ),
         (["score", "--sr", "near", "--hr", "hr", "--metrics", ","], "--metrics: expected names"),
         (["score", "--sr", "near", "--hr", "hr", "--border", "-1"], "--border: expected at least"),
         (["score", "--sr", "near", "--compare", "a", "b"], "--compare: takes two files"),
@@ -96,6 +99,9 @@ def test_a_page_of_a_score(sets, tmp_path):
         (["evaluate", "--lr", "lr", "--ablation", "parts"], "--hr: is needed for"),
         (["evaluate", "--lr", "lr", "--hr", "hr", "--ablation", "x"], "--ablation: expected one"),
         (["evaluate", "--lr", "lr", "--hr", "hr", "-m", "gone"], "gone"),
+        (["evaluate", "--lr", "lr", "--hr", "hr", "--option", "magic=1"], "no such option"),
+        (["evaluate", "--lr", "lr", "--hr", "hr", "--option", "magic"], "NAME=VALUE"),
+        (["evaluate", "--lr", "lr", "--hr", "hr", "--seed", "-1"], "--seed: expected 0"),
     ],
 )
 def test_mistakes_are_one_line(sets, monkeypatch, args, message):
@@ -125,7 +131,9 @@ def test_evaluate_restores_scores_and_keeps(sets, tmp_path):
 
 
 def test_ablation(sets, tmp_path, monkeypatch):
-    monkeypatch.setattr(restoring, "STEPS", (1, 2))
+    steps = RealSRT.studies["steps"]
+    short = tuple(run for run in steps if run[1]["steps"] <= 2)
+    monkeypatch.setattr(RealSRT, "studies", {**RealSRT.studies, "steps": short})
     command = ("evaluate", "--lr", sets / "lr", "--hr", sets / "hr", *PIXELS, "--limit", 1)
     found = run(*command, "--ablation", "parts", "--steps", 1)
     for name in ("generator confidence", "+ critic", "+ control"):
@@ -133,14 +141,50 @@ def test_ablation(sets, tmp_path, monkeypatch):
     found = run(*command, "--ablation", "steps", "-o", tmp_path / "t.json")
     assert "critic T=2" in found.stdout and (tmp_path / "t.png").stat().st_size > 5000
     curves = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("t-*.json"))]
-    assert [(c["source"]["policy"], c["source"]["steps"]) for c in curves] == [
+    assert [(c["source"]["rule"], c["source"]["steps"]) for c in curves] == [
+        ("confidence", 1),
+        ("confidence", 2),
         ("critic", 1),
         ("critic", 2),
-        ("generator", 1),
-        ("generator", 2),
     ]
     # the last step asks no one: with one step there is no difference
     assert curves[0]["summary"] == curves[2]["summary"]
+
+
+def test_a_method_of_scale_2_without_confidence(sets, subpixel, tmp_path):
+    for i in range(2):
+        lr = images.resize(images.read(sets / "hr" / f"{i}_HR.png").color, 48, 48)
+        images.write(images.from_array(lr), tmp_path / "lr" / f"{i}_LR2.png")
+    command = ("evaluate", "--lr", tmp_path / "lr", "-m", subpixel, *PIXELS)
+    with_hr = (*command, "--hr", sets / "hr")
+    found = run(
+        *with_hr,
+        *("--option", "strength=0.5", "-o", tmp_path / "a.json", "--report", tmp_path / "page"),
+        code=1,  # two references have no partner
+    )
+    assert "2 of 4 pictures scored" in found.stdout
+    result = json.loads((tmp_path / "a.json").read_text())
+    assert result["source"]["strength"] == 0.5 and "steps" not in result["source"]
+    assert [row["height"] for row in result["images"]] == [96, 96]
+    assert "confidence" not in (tmp_path / "page" / "index.html").read_text().split("views-0")[1]
+    for args, message in (
+        (("--ablation", "parts"), "--ablation: subpixel has no studies"),
+        (("--calibration", tmp_path / "c"), "subpixel provides no confidence and no tokens"),
+        (("--steps", 2), "steps: subpixel has no such option"),
+        (("--temperature", 1), "temperature: subpixel has no such option"),
+    ):
+        found = run(*with_hr, *args, code=2)
+        assert message in found.stderr and len(found.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "c").exists()
+
+
+def test_synthetic_sets_take_the_models_scale(sets, subpixel, tmp_path):
+    output = tmp_path / "a.json"
+    command = ["--hr", str(sets / "hr"), "--limit", "1", "--metrics", "psnr_rgb,lr_psnr"]
+    assert synthetic.main([*command, "--model", str(subpixel), "--output", str(output)]) == 0
+    result = json.loads(output.read_text())
+    assert result["images"][0]["height"] == 96 and result["images"][0]["scores"]["lr_psnr"] > 10
+    assert result["source"]["degrade"] == "realesrgan" and result["source"]["strength"] == 1.0
 
 
 def test_synthetic_sets(sets, tmp_path, capsys):
