@@ -95,7 +95,7 @@ def ours(model: str) -> System:
 
 
 def pairs(folder: Path, made: Path) -> list[Entry]:
-    """LR and HR of a set; the bicubic LR of a set without any goes to `made`."""
+    """Returns LR and HR of a set; the bicubic LR of a set without any is written to `made`."""
     if (folder / "lr").is_dir():
         return pairing.match(hr=str(folder / "hr"), lr=str(folder / "lr"))[0]
     found = []
@@ -111,7 +111,7 @@ def pairs(folder: Path, made: Path) -> list[Entry]:
 
 
 def outputs(system: System, entries: Sequence[Entry], folder: Path) -> float:
-    """Writes what a system makes of every LR picture; seconds a picture after the first."""
+    """Writes a system's output for every LR image; returns the median seconds after the first."""
     times = []
     for entry in entries:
         assert entry.lr is not None
@@ -147,8 +147,8 @@ def table(results: Sequence[dict[str, Any]], seconds: dict[str, float]) -> str:
     best = {}
     for name, spec in specs.items():
         means = [r["summary"][name]["mean"] for r in results]
-        known = [mean for mean in means if mean is not None]
-        best[name] = (max if spec["better"] == "higher" else min)(known) if known else None
+        finite = [mean for mean in means if mean is not None]
+        best[name] = (max if spec["better"] == "higher" else min)(finite) if finite else None
     for result in results:
         cells = []
         for name, spec in specs.items():

@@ -1,4 +1,4 @@
-"""What every command says and how: one line for a mistake, a bar for what takes long."""
+"""Output of every command: one line for a mistake, tables, progress; and how options are read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def reporting() -> Iterator[None]:
 
 
 def show(table: Table) -> None:
-    """Prints a table. What reads a pipe wants whole lines, not the 80 columns assumed of it."""
+    """Prints a table; a pipe gets whole lines instead of the 80 columns that are assumed of it."""
     console = Console(emoji=False, markup=False, highlight=False)
     if not console.is_terminal:
         console = Console(emoji=False, markup=False, highlight=False, width=200)
@@ -44,7 +44,7 @@ def show(table: Table) -> None:
 
 
 def plain_table(*columns: str) -> Table:
-    """Without lines; the first column to the left, the others to the right."""
+    """Returns a table without rules, its first column aligned left, the others right."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)

@@ -1,4 +1,4 @@
-"""Results of scoring: how they are made, told, written and shown by every command that has some."""
+"""Scoring as every command does it: making, printing, writing and showing results."""
 
 from __future__ import annotations
 

@@ -137,23 +137,23 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
     return float(found.statistic / (ups * downs))
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
-    """Returns the numbers in words."""
+def lines(summary: Mapping[str, Any]) -> list[str]:
+    """Returns the numbers of `summarise` in words."""
 
     def say(value: float | None) -> str:
         return "–" if value is None else f"{value:.3f}"
 
     return [
-        f"{found['tokens']:,} tokens, {found['accuracy']:.1%} right, mean confidence "
-        f"{found['mean_confidence']:.3f}",
-        f"AUROC of the confidence: {say(found['auroc_correct'])} for right tokens, "
-        f"{say(found['auroc_lpips'])} for local LPIPS below the median (0.5: says nothing)",
-        f"rank correlation with local LPIPS: {say(found['spearman_lpips'])} (-1 would be best)",
-        f"expected calibration error: {found['expected_calibration_error']:.3f}",
+        f"{summary['tokens']:,} tokens, {summary['accuracy']:.1%} right, mean confidence "
+        f"{summary['mean_confidence']:.3f}",
+        f"AUROC of the confidence: {say(summary['auroc_correct'])} for right tokens, "
+        f"{say(summary['auroc_lpips'])} for local LPIPS below the median (0.5: says nothing)",
+        f"rank correlation with local LPIPS: {say(summary['spearman_lpips'])} (-1 would be best)",
+        f"expected calibration error: {summary['expected_calibration_error']:.3f}",
     ]
 
 
-def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
+def write(summary: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes calibration.json and calibration.png to `folder` and returns their paths.
 
     Raises:
@@ -162,10 +162,10 @@ def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "calibration.json"
-        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+        path.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    return [path, plots.calibration(found, folder / "calibration.png")]
+    return [path, plots.calibration(summary, folder / "calibration.png")]
 
 
 def _compiled(upscaler: Upscaler, options: Mapping[str, Any]) -> Callable[..., Any]:

@@ -11,19 +11,19 @@ from maskgit_sr.errors import UserError
 _SIZE = 3.4  # inches a panel
 
 
-def calibration(found: Mapping[str, Any], path: Path) -> Path:
+def calibration(summary: Mapping[str, Any], path: Path) -> Path:
     """Draws reliability, counts and risk–coverage curves of `calibration.summarise`; the path."""
     figure, axes = _figure(3)
-    confidence, share, count = zip(*found["reliability"], strict=True)
+    confidence, share, count = zip(*summary["reliability"], strict=True)
     axes[0].plot([0, 1], [0, 1], color="0.7", linestyle="--", label="perfect")
     axes[0].plot(confidence, share, marker="o", label="measured")
     axes[0].set(xlabel="confidence", ylabel="share of right tokens", xlim=(0, 1), ylim=(0, 1))
     axes[0].legend(frameon=False)
-    bins = found["bins"]
+    bins = summary["bins"]
     centres = [(min(int(c * bins), bins - 1) + 0.5) / bins for c in confidence]
     axes[1].bar(centres, count, width=0.8 / bins)
     axes[1].set(xlabel="confidence", ylabel="tokens", xlim=(0, 1))
-    risk = found["risk"]
+    risk = summary["risk"]
     axes[2].plot(risk["coverage"], risk["lpips"], marker=".", label="by confidence")
     axes[2].plot(risk["coverage"], risk["best_lpips"], color="0.6", label="best order")
     axes[2].axhline(risk["lpips"][-1], color="0.7", linestyle="--", label="by chance")

@@ -38,7 +38,7 @@ def write(folder: Path, results: Sequence[Result], views: Views, *, quality: int
       views: name → the pictures of an image by label, in the order to be shown; called once per
         image, in order. uint8 [H, W, 3] is a picture: "LR", "HR", and systems under their names;
         pictures smaller than HR are shown enlarged, and those of its size get an error map. uint8
-        [h, w] is a map of what is 0 (at 0) to 1 (at 255), such as "confidence".
+        [h, w] is a map of values from 0 (at 0) to 1 (at 255), such as "confidence".
       quality: of the WebP copies, 0 to 100. What is smaller than HR is copied without loss.
     Returns:
       The path of the page.
@@ -129,7 +129,7 @@ def _part(name: str) -> str:
 
 
 def _metrics(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """All metrics in the order of the table; `rows`: whether single images have it."""
+    """Returns all metrics in the order of the table; `rows` is True if single images have it."""
     found: dict[str, Mapping[str, Any]] = {}
     for result in results:
         found = {**result["protocol"]["metrics"], **found}
@@ -137,7 +137,7 @@ def _metrics(results: Sequence[Result]) -> list[dict[str, Any]]:
     listed = []
     for key in order:
         means = (result["summary"].get(key, {}).get("mean") for result in results)
-        known = [abs(mean) for mean in map(parts.number, means) if mean is not None]
+        sizes = [abs(mean) for mean in map(parts.number, means) if mean is not None]
         unit = found[key].get("unit") or ""
         listed.append(
             {
@@ -147,7 +147,7 @@ def _metrics(results: Sequence[Result]) -> list[dict[str, Any]]:
                 "better": found[key].get("better"),
                 "text": found[key]["text"],
                 "needs": found[key].get("needs", "reference"),
-                "digits": 2 if unit == "dB" or max(known, default=0) >= 10 else 4,
+                "digits": 2 if unit == "dB" or max(sizes, default=0) >= 10 else 4,
                 "rows": found[key].get("needs") != "set",
             }
         )
@@ -164,7 +164,7 @@ def _metric_name(key: str) -> str:
 def _data(
     results: Sequence[Result], metrics: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> dict[str, Any]:
-    """What page.js makes the tables of."""
+    """Returns the scores from which page.js builds its tables."""
     rows = [{row["name"]: row for row in result["images"]} for result in results]
     shown = [metric for metric in metrics if metric["rows"]]
     images = []
@@ -201,7 +201,7 @@ def _data(
 
 
 def _pictures(index: int, views: Mapping[str, np.ndarray], quality: int) -> Iterator[str]:
-    """The elements of one image: its pictures as text, then what they are."""
+    """Yields the elements of one image: its pictures as text, then their labels and sizes."""
     for label, array in views.items():
         color = array.ndim == 3 and array.shape[2] == 3
         if array.dtype != np.uint8 or not (color or array.ndim == 2) or 0 in array.shape:
@@ -227,7 +227,7 @@ def _pictures(index: int, views: Mapping[str, np.ndarray], quality: int) -> Iter
 
 
 def _element(key: str, picture: np.ndarray, quality: int | None) -> str:
-    """A picture as a data URI that nothing decodes yet; without loss where quality is None."""
+    """Returns a picture as a data URI that nothing decodes yet; lossless if `quality` is None."""
     kind = "WEBP" if max(picture.shape) <= MAX_SIDE["WEBP"] else "PNG"
     options: dict[str, Any] = {"lossless": True} if quality is None else {"quality": quality}
     buffer = io.BytesIO()

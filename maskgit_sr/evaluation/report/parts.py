@@ -1,4 +1,4 @@
-"""The parts of a report's page that are the same whatever is clicked: head, problems, summary."""
+"""The static parts of a report's page: head, problems, table of means."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FEW_PROBLEMS = 5
 
 
 def facts(results: Sequence[Result]) -> str:
-    """What was scored how, and on what; a line for each system where they differ."""
+    """Returns protocol, counts, source and versions; a line per system where they differ."""
 
     def protocol(result: Result) -> str:
         found = result["protocol"]
@@ -51,7 +51,10 @@ def facts(results: Sequence[Result]) -> str:
 
 
 def problems(results: Sequence[Result]) -> str:
-    """What could not be scored, what all systems share once; folded away where it is long."""
+    """Returns the list of what could not be scored, folded away where it is long.
+
+    A line that all systems share stands once.
+    """
     systems: dict[str, list[str]] = {}
     for result in results:
         for line in result["problems"]:
@@ -69,13 +72,13 @@ def problems(results: Sequence[Result]) -> str:
 
 
 def summary(results: Sequence[Result], metrics: Sequence[Mapping[str, Any]]) -> str:
-    """The table of means: a row per system, a column per metric."""
+    """Returns the table of means: a row per system, a column per metric."""
     heads, best = [], {}
     for metric in metrics:
         means = [number(r["summary"].get(metric["key"], {}).get("mean")) for r in results]
-        known = [mean for mean in means if mean is not None]
-        if len(results) > 1 and known and metric["better"] in _BETTER:
-            best[metric["key"]] = (max if metric["better"] == "higher" else min)(known)
+        finite = [mean for mean in means if mean is not None]
+        if len(results) > 1 and finite and metric["better"] in _BETTER:
+            best[metric["key"]] = (max if metric["better"] == "higher" else min)(finite)
         arrow, hint = _BETTER.get(metric["better"], ("", ""))
         unit = f' <span class="unit">{escape(metric["unit"])}</span>' if metric["unit"] else ""
         heads.append(
@@ -112,7 +115,7 @@ def _cell(result: Result, metric: Mapping[str, Any], best: float | None) -> str:
 
 
 def terms(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """What each metric is, in words."""
+    """Returns a definition of each metric."""
     return "".join(
         f"<dt>{escape(metric['name'])}</dt><dd>{escape(metric['text'])}</dd>" for metric in metrics
     )
@@ -122,20 +125,20 @@ def terms(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def number(value: Any) -> float | None:
-    """None for what is no number that JSON can hold."""
+    """Returns `value` as a float, or None if it is missing, NaN or infinite: JSON has neither."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def writable(value: Any) -> str:
-    """As it can be written; a file name may hold bytes that are no UTF-8."""
+    """Returns the text in valid UTF-8, which a file name need not be."""
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def escape(value: Any) -> str:
-    """Harmless as text and inside quotes."""
+    """Returns the text escaped for HTML, inside quotes too."""
     return html.escape(writable(value))
 
 
 def data(value: Any) -> str:
-    """ASCII that can neither end a script element nor begin another or a comment."""
+    """Returns JSON in ASCII that cannot end a script element, nor begin another or a comment."""
     return json.dumps(value, allow_nan=False).replace("<", r"\u003c")
