@@ -113,7 +113,8 @@ def test_the_command_line(bundle, tmp_path):
     Image.fromarray(picture(20, 20)).save(tmp_path / "a.png")
     done = run("upscale", tmp_path / "a.png", "--model", bundle, "--option", "strength=0")
     assert done.exit_code == 0, done.output
-    assert Image.open(tmp_path / "a_x2.png").size == (40, 40)
+    with Image.open(tmp_path / "a_x2.png") as doubled:
+        assert doubled.size == (40, 40)
     for words, message in (
         (["--steps", "4"], "steps: subpixel has no such option; expected one of color_fix, "),
         (["--confidence"], "confidence: subpixel has none"),
