@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskgit_sr import images
+from maskgit_sr import images, paths
 from maskgit_sr.arrays import Params
 from maskgit_sr.errors import UserError
 from maskgit_sr.evaluation import plots
@@ -159,12 +159,8 @@ def write(summary: Mapping[str, Any], folder: Path) -> list[Path]:
     Raises:
         UserError: they cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "calibration.json"
-        path.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    path = folder / "calibration.json"
+    paths.write(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return [path, plots.calibration(summary, folder / "calibration.png")]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 
 _SIZE = 3.4  # inches a panel
@@ -70,9 +72,7 @@ def _figure(count: int) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=150)
+    paths.write(path, buffer.getvalue())
     return path
