@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from maskgit_sr.arrays import Image, Latent, Params
-from maskgit_sr.models.layers import AttentionBlock, Conv, Feature, ResidualBlock
+from maskgit_sr.models.layers import AttentionBlock, Feature, ResidualBlock, conv
 from maskgit_sr.models.vqgan import Decoder, Encoder, VQGANConfig
 from maskgit_sr.ops.filters import gaussian_blur, unsharp_mask, without_grid
+
+_ZEROS = nnx.initializers.zeros_init()
 
 
 class Control(nnx.Module):
@@ -27,7 +29,7 @@ class Control(nnx.Module):
         self.fuse_in = ResidualBlock(width, width, groups=config.groups, dtype=dtype, rngs=rngs)
         self.attention = AttentionBlock(width, groups=config.groups, dtype=dtype, rngs=rngs)
         self.fuse_out = ResidualBlock(width, width, groups=config.groups, dtype=dtype, rngs=rngs)
-        self.zero = Conv(width, config.code_width, 1, zero=True, dtype=dtype, rngs=rngs)
+        self.zero = conv(width, config.code_width, 1, kernel_init=_ZEROS, dtype=dtype, rngs=rngs)
 
     def features(self, latent: Latent, upsampled: Image) -> Feature:
         """Fused features [B, h, w, 2C] of the decoder's input and the upsampled LR image."""
@@ -74,7 +76,7 @@ class MultiscaleControl(nnx.Module):
         self.decoder = Decoder(config, remat=remat, **run)
         widths = config.channels
         self.skips = nnx.List(
-            Conv(width, width if config.narrow_up else wider, 1, zero=True, **run)
+            conv(width, width if config.narrow_up else wider, 1, kernel_init=_ZEROS, **run)
             for width, wider in itertools.pairwise(widths)
         )
 

@@ -60,34 +60,10 @@ class TransformerConfig:
     sharpness: float = 1.0
 
 
-class Linear(nnx.Module):
-    """x·W (+ b), computed in ``dtype``."""
-
-    def __init__(
-        self, inputs: int, outputs: int, *, bias: bool = False, dtype: Any, rngs: nnx.Rngs
-    ):
-        self.dtype = dtype
-        init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32)) if bias else None
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
-
-
-class Norm(nnx.Module):
-    """Layer norm over the last axis with a learned scale and no bias, float32 inside."""
-
-    def __init__(self, dim: int, *, dtype: Any, eps: float = 1e-5):
-        self.eps, self.dtype = eps, dtype
-        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
-        x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
-        return (x * self.scale[...]).astype(self.dtype)
+_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+Linear = partial(nnx.Linear, use_bias=False, kernel_init=_uniform)
+# Float32 whatever the networks compute in; the layer that reads the norm casts to its own dtype.
+Norm = partial(nnx.LayerNorm, epsilon=1e-5, use_bias=False, dtype=jnp.float32)
 
 
 def _unit(x: jax.Array) -> jax.Array:
@@ -136,7 +112,7 @@ class Attention(nnx.Module):
         inner = config.heads * config.head_dim
         linear = partial(Linear, dtype=dtype, rngs=rngs)
         self.heads, self.head_dim, self.dtype = config.heads, config.head_dim, dtype
-        self.norm = Norm(config.dim, dtype=dtype)
+        self.norm = Norm(config.dim, rngs=rngs)
         self.null = nnx.Param(
             nnx.initializers.normal(1.0)(
                 rngs.params(), (2, config.heads, config.head_dim), jnp.float32
@@ -180,9 +156,9 @@ class FeedForward(nnx.Module):
 
     def __init__(self, dim: int, *, dtype: Any, rngs: nnx.Rngs):
         inner = int(dim * 4 * 2 / 3)
-        self.norm_in = Norm(dim, dtype=dtype)
+        self.norm_in = Norm(dim, rngs=rngs)
         self.up = Linear(dim, 2 * inner, dtype=dtype, rngs=rngs)
-        self.norm_inner = Norm(inner, dtype=dtype)
+        self.norm_inner = Norm(inner, rngs=rngs)
         self.down = Linear(inner, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Sequence) -> Sequence:
@@ -227,17 +203,19 @@ class TokenTransformer(nnx.Module):
         if config.masked:
             init = nnx.initializers.normal(0.02)
             self.mask_token = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
-        self.encoder_in = linear(config.code_width, config.dim, bias=True)
+        self.encoder_in = linear(config.code_width, config.dim, use_bias=True)
         self.encoder = nnx.List(
             [EncoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.encoder_depth)]
         )
-        self.encoder_norm = Norm(config.dim, dtype=dtype)
-        self.decoder_in = linear(config.code_width, config.dim, bias=True)
+        self.encoder_norm = Norm(config.dim, rngs=rngs)
+        self.decoder_in = linear(config.code_width, config.dim, use_bias=True)
         self.decoder = nnx.List(
             [DecoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.decoder_depth)]
         )
-        self.decoder_norm = Norm(config.dim, dtype=dtype)
-        self.logits = Linear(config.dim, config.outputs, dtype=dtype, rngs=rngs)
+        self.decoder_norm = Norm(config.dim, rngs=rngs)
+        self.logits = Linear(
+            config.dim, config.outputs, dtype=jnp.float32, precision="highest", rngs=rngs
+        )
 
     def _positions(self) -> jax.Array:
         return jnp.asarray(sincos_2d(*self.config.grid, self.config.dim), self.dtype)
@@ -263,5 +241,4 @@ class TokenTransformer(nnx.Module):
         x = x + self._positions()
         for layer, kv in zip(self.decoder, memory, strict=True):
             x = run_layer(layer, x, kv, remat=self.remat)
-        x = self.decoder_norm(x).astype(jnp.float32)
-        return jnp.matmul(x, self.logits.kernel[...], precision="highest")
+        return self.logits(self.decoder_norm(x))

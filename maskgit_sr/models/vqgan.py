@@ -13,11 +13,11 @@ from flax import nnx
 
 from maskgit_sr.arrays import Image, Latent
 from maskgit_sr.models.layers import (
-    Conv,
     Downsample,
     Feature,
     ResidualBlock,
     Upsample,
+    conv,
     make_norm,
     run_layer,
 )
@@ -65,7 +65,7 @@ class Encoder(nnx.Module):
         widths = config.channels
         layers: list[Any] = []
         width = widths[0]
-        self.conv_in = Conv(3 * config.patch**2, width, dtype=dtype, rngs=rngs)
+        self.conv_in = conv(3 * config.patch**2, width, dtype=dtype, rngs=rngs)
         for level, channels in enumerate(widths):
             for _ in range(config.encoder_blocks):
                 layers.append(block(width, channels))
@@ -75,7 +75,7 @@ class Encoder(nnx.Module):
         layers += [block(width, width) for _ in range(config.encoder_bottom)]
         self.layers = nnx.List(layers)
         self.norm_out = make_norm(width, config.groups)
-        self.conv_out = Conv(width, config.code_width, dtype=dtype, rngs=rngs)
+        self.conv_out = conv(width, config.code_width, dtype=dtype, rngs=rngs)
 
     def __call__(self, image: Image) -> Latent:
         return self.levels(image)[-1]
@@ -99,7 +99,7 @@ class Decoder(nnx.Module):
         self.patch, self.remat = config.patch, remat
         widths = config.channels
         width = widths[-1]
-        self.conv_in = Conv(config.code_width, width, dtype=dtype, rngs=rngs)
+        self.conv_in = conv(config.code_width, width, dtype=dtype, rngs=rngs)
         layers: list[Any] = [block(width, width) for _ in range(config.decoder_bottom)]
         for level in reversed(range(len(widths))):
             for _ in range(config.decoder_blocks):
@@ -110,7 +110,7 @@ class Decoder(nnx.Module):
                 layers.append(Upsample(wide, width, dtype=dtype, rngs=rngs))
         self.layers = nnx.List(layers)
         self.norm_out = make_norm(width, config.groups)
-        self.conv_out = Conv(width, 3 * config.patch**2, dtype=dtype, rngs=rngs)
+        self.conv_out = conv(width, 3 * config.patch**2, dtype=dtype, rngs=rngs)
 
     def body(self, latent: Latent, skips: Sequence[Feature] = ()) -> Feature:
         """Everything before the last convolution.
@@ -141,8 +141,8 @@ class VQGAN(nnx.Module):
     def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
         width = config.code_width
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs, remat=remat)
-        self.quant_conv = Conv(width, width, 1, dtype=dtype, rngs=rngs)
-        self.post_quant_conv = Conv(width, width, 1, dtype=dtype, rngs=rngs)
+        self.quant_conv = conv(width, width, 1, dtype=dtype, rngs=rngs)
+        self.post_quant_conv = conv(width, width, 1, dtype=dtype, rngs=rngs)
         self.decoder = Decoder(config, dtype=dtype, rngs=rngs, remat=remat)
 
     def encode(self, image: Image) -> Latent:

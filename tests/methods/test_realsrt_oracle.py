@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from maskgit_sr.decoding.policies import Policy
 
 from maskgit_sr.convert.realsrt import map_state
@@ -383,5 +384,5 @@ def test_reference_without_colour_correction(reference, method, params):
 
 def test_oracle_weights_reach_every_parameter():
     """`alive` must not depend on how a module initialises itself."""
-    net = network(lambda **kw: layers.Conv(3, 4, zero=True, **kw))
+    net = network(lambda **kw: layers.conv(3, 4, kernel_init=nnx.initializers.zeros_init(), **kw))
     assert all(np.abs(leaf).max() > 0.01 for leaf in jax.tree.leaves(alive(net)))
