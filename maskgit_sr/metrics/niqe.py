@@ -133,7 +133,7 @@ def _moments(x: Array, side: int) -> tuple[Array, Array, Array]:
     x = jnp.stack([x, *(x * jnp.roll(x, shift, axis=(2, 3)) for shift in _SHIFTS)])
     axes, squares = (3, 4), x * x
     left, right = (
-        jnp.sqrt(jnp.where(part, squares, 0).sum(axes) / part.sum(axes)) for part in (x < 0, x > 0)
+        jnp.sqrt(jnp.where(part, squares, 0).sum(axes) / part.sum(axes, dtype=jnp.float32)) for part in (x < 0, x > 0)
     )
     return left, right, jnp.abs(x).mean(axes) ** 2 / squares.mean(axes)
 

@@ -41,7 +41,7 @@ def nearest(vectors: Float[Array, "*n C"], embedding: Float[Array, "K C"]) -> In
     embedding = embedding.astype(jnp.float32)
     distance = (
         jnp.sum(flat**2, 1, keepdims=True)
-        + jnp.sum(embedding**2, 1)
+        + jnp.sum(embedding**2, 1)[None]
         - 2 * jnp.matmul(flat, embedding.T, precision="highest")
     )
     return jnp.argmin(distance, axis=-1).astype(jnp.int32).reshape(vectors.shape[:-1])

@@ -140,13 +140,13 @@ class Attention(nnx.Module):
             jnp.broadcast_to(n, shape).astype(key.dtype) for n in self.null[...]
         )
         key = jnp.concatenate([null_key, key], axis=1)
-        key = (_unit(key) * self.key_scale[...]).astype(self.dtype)
+        key = (_unit(key) * self.key_scale[None, None, None]).astype(self.dtype)
         return KeyValue(key, jnp.concatenate([null_value, value], axis=1))
 
     def __call__(self, x: Sequence, memory: KeyValue | None = None) -> Sequence:
         """Self-attention, or cross-attention when ``memory`` holds another context's keys."""
         x = self.norm(x)
-        query = (_unit(self._split(self.query(x))) * self.query_scale[...]).astype(self.dtype)
+        query = (_unit(self._split(self.query(x))) * self.query_scale[None, None, None]).astype(self.dtype)
         key, value = self.key_values(x) if memory is None else memory
         return self.out(attend(query, key, value, 8.0).reshape(*x.shape[:2], -1))
 
@@ -222,7 +222,7 @@ class TokenTransformer(nnx.Module):
 
     def encode(self, lr_vectors: Float[Array, "B N C"]) -> Memory:
         """Code vectors of the LR tokens → keys and values for each decoder layer."""
-        x = self.encoder_in(lr_vectors) + self._positions()
+        x = self.encoder_in(lr_vectors) + self._positions()[None]
         for layer in self.encoder:
             x = run_layer(layer, x, remat=self.remat)
         x = self.encoder_norm(x)
@@ -237,8 +237,8 @@ class TokenTransformer(nnx.Module):
         """
         x = self.decoder_in(vectors)
         if mask is not None:
-            x = jnp.where(mask[..., None], self.mask_token[...].astype(x.dtype), x)
-        x = x + self._positions()
+            x = jnp.where(mask[..., None], self.mask_token[None, None].astype(x.dtype), x)
+        x = x + self._positions()[None]
         for layer, kv in zip(self.decoder, memory, strict=True):
             x = run_layer(layer, x, kv, remat=self.remat)
         return self.logits(self.decoder_norm(x))

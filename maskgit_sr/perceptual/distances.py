@@ -25,7 +25,7 @@ from maskgit_sr import assets
 from maskgit_sr.arrays import Image, Params
 from maskgit_sr.errors import UserError
 from maskgit_sr.perceptual import vgg16
-from maskgit_sr.perceptual.published import MatmulPrecision, conv, load, max_pool, pair
+from maskgit_sr.perceptual.published import MatmulPrecision, along_last, conv, load, max_pool, pair
 
 Distance = Float[Array, "B"]
 
@@ -136,12 +136,12 @@ def _lpips_layers(
     features: Callable[[Params, Image], list[Array]], params: Params, x: Image, y: Image
 ) -> Iterator[Array]:
     x, y = pair(x, y)
-    shift, scale = jnp.array(LPIPS_SHIFT), jnp.array(LPIPS_SCALE)
+    shift, scale = along_last(LPIPS_SHIFT, x), along_last(LPIPS_SCALE, x)
     # Two passes, not one over both: the gradient for x alone then costs one backward pass.
     fx, fy = (features(params, (2 * z - 1 - shift) / scale) for z in (x, y))
     for i, (a, b) in enumerate(zip(fx, fy, strict=True)):
         difference = (_unit(a) - _unit(b)) ** 2
-        yield jnp.sum(difference * params[f"lin{i}"], axis=-1)
+        yield jnp.sum(difference * along_last(params[f"lin{i}"], difference), axis=-1)
 
 
 def vgg19_features(
@@ -159,7 +159,7 @@ def vgg19_features(
     deviation, the input unit of torchvision's VGG19, which published loss weights assume.
     Raises ValueError for an unknown layer.
     """
-    x = 255 * x[..., ::-1] - jnp.array(VGG_MEAN_BGR)
+    x = 255 * x[..., ::-1] - along_last(VGG_MEAN_BGR, x)
     features: dict[str, Array] = {}
     for block, depth in enumerate(_VGG_BLOCKS, 1):
         if block > 1:

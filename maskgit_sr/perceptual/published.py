@@ -52,6 +52,11 @@ def single(x: Image, smallest: int) -> Image:
     return x.astype(jnp.float32)
 
 
+def along_last(vector: Sequence[float] | Array, x: Array) -> Array:
+    """Returns a vector [C] as [1, …, 1, C], to be combined with ``x`` [..., C]."""
+    return jnp.asarray(vector, jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 def max_pool(x: Array, window: int, stride: int, *, ceil: bool = False) -> Array:
     """Max pooling of [B,H,W,C] without padding, as torch.nn.MaxPool2d.
 
@@ -110,18 +115,19 @@ def conv(
     )
     if 0 in y.shape:
         raise ValueError(f"image too small: a convolution meets {x.shape[1:3]}")
-    return y + params["bias"] if "bias" in params else y
+    return y + along_last(params["bias"], y) if "bias" in params else y
 
 
 def dense(params: Params, x: Array) -> Array:
     """Linear layer as torch stores it: "weight" [out,in] and "bias"."""
-    return x @ params["weight"].T + params["bias"]
+    return x @ params["weight"].T + along_last(params["bias"], x)
 
 
 def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
     """Normalisation over the last axis."""
     x = x - jnp.mean(x, axis=-1, keepdims=True)
-    return x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * scale + bias
+    x = x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+    return x * along_last(scale, x) + along_last(bias, x)
 
 
 def attention(q: Array, k: Array, v: Array, heads: int, mask: Array | None = None) -> Array:
@@ -134,7 +140,7 @@ def attention(q: Array, k: Array, v: Array, heads: int, mask: Array | None = Non
     q, k, v = split(q) * (shape[-1] // heads) ** -0.5, split(k), split(v)
     logits = jnp.einsum("bnhd,bmhd->bhnm", q, k)
     if mask is not None:
-        logits = jnp.where(mask, logits, -jnp.inf)
+        logits = jnp.where(mask[None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, v).reshape(shape)
 

@@ -17,6 +17,7 @@ from maskgit_sr.perceptual.published import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     MatmulPrecision,
+    along_last,
     conv,
     max_pool,
     pair,
@@ -91,7 +92,7 @@ def dists_distance(params: Params, x: Image, y: Image) -> Float[Array, "B"]:
     x, y = pair(x, y)
     if min(x.shape[1:3]) < 16:
         raise ValueError(f"image too small: {x.shape[1:3]}, DISTS takes at least 16 pixels a side")
-    mean, deviation = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
+    mean, deviation = along_last(IMAGENET_MEAN, x), along_last(IMAGENET_STD, x)
 
     def stack(z: Image) -> list[Array]:
         deep = features(params["vgg"], (z - mean) / deviation, pool=halve_l2, precision="highest")
@@ -101,7 +102,7 @@ def dists_distance(params: Params, x: Image, y: Image) -> Float[Array, "B"]:
     start = 0
     for a, b in zip(stack(x), stack(y), strict=True):
         width = a.shape[-1]
-        alpha, beta = (params[name][start : start + width] for name in ("alpha", "beta"))
+        alpha, beta = (params[name][None, start : start + width] for name in ("alpha", "beta"))
         start += width
         ma, mb = a.mean((1, 2)), b.mean((1, 2))
         a, b = a - ma[:, None, None], b - mb[:, None, None]
