@@ -70,6 +70,6 @@ class PatchDiscriminator(nnx.Module):
 
     def __call__(self, image: Image) -> Float[Array, "B h w 1"]:
         x = jax.nn.leaky_relu(self.convs[0](image), 0.2)
-        for conv, norm in zip(list(self.convs)[1:-1], self.norms, strict=True):
-            x = jax.nn.leaky_relu(norm(conv(x)), 0.2)
+        for layer, norm in zip(list(self.convs)[1:-1], self.norms, strict=True):
+            x = jax.nn.leaky_relu(norm(layer(x)), 0.2)
         return self.convs[-1](x).astype(jnp.float32)

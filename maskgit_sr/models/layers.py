@@ -18,7 +18,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def run_layer(layer: Any, *args: Any, remat: bool) -> Any:
-    """``layer(*args)``; with ``remat`` only the arguments are kept for the backward pass."""
+    """Returns ``layer(*args)``; with ``remat`` the backward pass computes activations again."""
     if not remat:
         return layer(*args)
     graph, state = nnx.split(layer)
@@ -108,7 +108,7 @@ class GroupNorm(nnx.Module):
         return out.reshape(x.shape).astype(x.dtype)
 
     def _over_groups(self, x: Float[Array, "B C"]) -> Float[Array, "B C"]:
-        """Each channel's group mean; channels stay innermost, which every backend vectorises."""
+        """Returns each channel's group mean; channels stay innermost, which CPUs vectorise."""
         b, c = x.shape
         return jnp.repeat(x.reshape(b, self.groups, -1).mean(-1), c // self.groups, axis=-1)
 

@@ -72,7 +72,7 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 def attend(query: Heads, key: Heads, value: Heads, scale: float) -> Heads:
-    """softmax(scale · q·kᵀ)·v for each head, softmax in float32.
+    """Returns softmax(scale · q·kᵀ)·v for each head, softmax in float32.
 
     Accelerators get JAX's fused attention. CPUs take one head of one image at a time, whose N×N
     matrix stays in cache, and replace the row maximum by the bound scale·‖q‖·‖k‖ that normalised
@@ -133,7 +133,7 @@ class Attention(nnx.Module):
         return x.reshape(*x.shape[:2], self.heads, self.head_dim)
 
     def key_values(self, context: Sequence) -> KeyValue:
-        """Keys and values of a context, null entry included; the context is not normed here."""
+        """Returns keys and values of a context, which is not normed here, null entry included."""
         key, value = map(self._split, jnp.split(self.key_value(context), 2, axis=-1))
         shape = (context.shape[0], 1, self.heads, self.head_dim)
         null_key, null_value = (
@@ -144,11 +144,11 @@ class Attention(nnx.Module):
         return KeyValue(key, jnp.concatenate([null_value, value], axis=1))
 
     def __call__(self, x: Sequence, memory: KeyValue | None = None) -> Sequence:
-        """Self-attention, or cross-attention when ``memory`` holds another context's keys."""
+        """Attends to ``x`` itself, or to another context whose keys and values ``memory`` holds."""
         x = self.norm(x)
-        query = (_unit(self._split(self.query(x))) * self.query_scale[None, None, None]).astype(self.dtype)
+        query = _unit(self._split(self.query(x))) * self.query_scale[None, None, None]
         key, value = self.key_values(x) if memory is None else memory
-        return self.out(attend(query, key, value, 8.0).reshape(*x.shape[:2], -1))
+        return self.out(attend(query.astype(self.dtype), key, value, 8.0).reshape(*x.shape[:2], -1))
 
 
 class FeedForward(nnx.Module):
@@ -221,7 +221,7 @@ class TokenTransformer(nnx.Module):
         return jnp.asarray(sincos_2d(*self.config.grid, self.config.dim), self.dtype)
 
     def encode(self, lr_vectors: Float[Array, "B N C"]) -> Memory:
-        """Code vectors of the LR tokens → keys and values for each decoder layer."""
+        """Returns each decoder layer's keys and values of the LR tokens, given as code vectors."""
         x = self.encoder_in(lr_vectors) + self._positions()[None]
         for layer in self.encoder:
             x = run_layer(layer, x, remat=self.remat)
@@ -231,7 +231,7 @@ class TokenTransformer(nnx.Module):
     def decode(
         self, vectors: Float[Array, "B N C"], mask: TokenMask | None, memory: Memory
     ) -> TokenLogits:
-        """Code vectors of the HR tokens → float32 logits [B, N, outputs].
+        """Returns float32 logits [B, N, outputs] of the HR tokens, given as code vectors.
 
         Where ``mask`` is true the learned mask vector stands in for the token, whatever it was.
         """

@@ -81,7 +81,7 @@ class Encoder(nnx.Module):
         return self.levels(image)[-1]
 
     def levels(self, image: Image) -> list[Feature]:
-        """Features as each level but the coarsest leaves them, finest first, then the output."""
+        """Returns the features of each level but the coarsest, finest first, then the output."""
         x = self.conv_in(space_to_depth(image, self.patch))
         found = []
         for layer in self.layers:
@@ -113,10 +113,10 @@ class Decoder(nnx.Module):
         self.conv_out = conv(width, 3 * config.patch**2, dtype=dtype, rngs=rngs)
 
     def body(self, latent: Latent, skips: Sequence[Feature] = ()) -> Feature:
-        """Everything before the last convolution.
+        """Returns the last convolution's input.
 
         Args:
-            skips: added to what each upsampling gives, the coarsest of them first; as many as
+            skips: added to the output of each upsampling, the coarsest first; as many as
                 there are upsamplings, or none.
         """
         x = self.conv_in(latent)
@@ -128,7 +128,7 @@ class Decoder(nnx.Module):
         return jax.nn.swish(self.norm_out(x))
 
     def head(self, features: Feature) -> Image:
-        """The last convolution, whose gradient sets the adaptive adversarial weight."""
+        """Applies the last convolution, whose gradient sets the adaptive adversarial weight."""
         return depth_to_space(self.conv_out(features).astype(jnp.float32), self.patch)
 
     def __call__(self, latent: Latent) -> Image:
@@ -146,13 +146,13 @@ class VQGAN(nnx.Module):
         self.decoder = Decoder(config, dtype=dtype, rngs=rngs, remat=remat)
 
     def encode(self, image: Image) -> Latent:
-        """Vectors to be quantized, float32 [B, h, w, C]."""
+        """Returns the vectors to be quantized, float32 [B, h, w, C]."""
         return self.quant_conv(self.encoder(image)).astype(jnp.float32)
 
     def latent(self, vectors: Latent) -> Latent:
-        """Code vectors → the decoder's input, where the controlling module adds its residual."""
+        """Returns the decoder's input, to which the controlling module adds its residual."""
         return self.post_quant_conv(vectors)
 
     def decode(self, vectors: Latent) -> Image:
-        """Code vectors [B, h, w, C] → image [B, h·f, w·f, 3]."""
+        """Returns the image [B, h·f, w·f, 3] of code vectors [B, h, w, C]."""
         return self.decoder(self.latent(vectors))

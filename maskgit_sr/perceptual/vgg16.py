@@ -30,17 +30,17 @@ _STABLE = 1e-6  # DISTS' c1 and c2
 
 
 def read(file: Path) -> Params:
-    """VGG16's convolutions, without the classifier."""
+    """Returns VGG16's convolutions, without the classifier."""
     return read_torch(file)["features"]
 
 
 def halve_max(x: Array) -> Array:
-    """VGG's own pooling: 2x2 maxima; a remainder is dropped."""
+    """Pools as VGG does, by 2x2 maxima; a remainder is dropped."""
     return max_pool(x, 2, 2)
 
 
 def halve_l2(x: Array) -> Array:
-    """DISTS' pooling: root of the Hann-weighted 3x3 mean of squares, stride 2, zero padding 1."""
+    """Pools as DISTS does: root of Hann-weighted 3x3 means of squares, stride 2, zero padding 1."""
     x = x * x
     for axis in (1, 2):
         size = -(-x.shape[axis] // 2)
@@ -60,7 +60,7 @@ def features(
     pool: Callable[[Array], Array] = halve_max,
     precision: MatmulPrecision = "default",
 ) -> list[Array]:
-    """relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3 of normalised images [B,H,W,3]."""
+    """Returns relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3 of normalised images [B,H,W,3]."""
     found: list[Array] = []
     for block in _BLOCKS:
         if found:
@@ -72,7 +72,7 @@ def features(
 
 
 def read_dists(vgg: Path, weights: Path) -> Params:
-    """{"vgg", "alpha", "beta"}; alpha and beta [1475] sum to 1 together."""
+    """Returns {"vgg", "alpha", "beta"}; alpha and beta [1475] sum to 1 together."""
     tensors = load_file(weights)
     total = tensors["alpha"].sum() + tensors["beta"].sum()
     alpha, beta = (tensors[name].reshape(-1) / total for name in ("alpha", "beta"))
@@ -80,7 +80,7 @@ def read_dists(vgg: Path, weights: Path) -> Params:
 
 
 def dists_distance(params: Params, x: Image, y: Image) -> Float[Array, "B"]:
-    """DISTS of x and y, [B,H,W,3] in [0,1] -> [B], 0 (same) to 1.
+    """Returns DISTS of x and y, [B,H,W,3] in [0,1] -> [B], 0 (same) to 1.
 
     Ding et al. 2020 (arXiv:2004.07728), equations 5 to 7: similarity of the means (texture) and
     of the covariances (structure) of every channel of the image and of five VGG16 layers with
