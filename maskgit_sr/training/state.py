@@ -117,15 +117,18 @@ def make_step(
                 gradient, stats, batch, phase_key, accumulate
             )
             for group in phase.groups:
-                updates, optimizer[group] = optimizers[group].update(
-                    grads[group], optimizer[group], params[group]
-                )
+                # Adam's bias correction raises a float to an int32 count, which strict dtype
+                # promotion, as in the tests, would refuse.
+                with jax.numpy_dtype_promotion("standard"):
+                    updates, optimizer[group] = optimizers[group].update(
+                        grads[group], optimizer[group], params[group]
+                    )
                 params[group] = optax.apply_updates(params[group], updates)
                 metrics[f"{group}/gradient_norm"] = optax.tree.norm(grads[group])
             batch.update(jax.lax.stop_gradient(carry))
             metrics |= {f"{name}/{k}": v for k, v in found.items()}
         # Early steps average over what there has been, so that the start does not linger.
-        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema = {
             group: jax.tree.map(
                 lambda e, p: decay * e + (1 - decay) * p, state.ema[group], params[group]
