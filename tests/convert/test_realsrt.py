@@ -26,7 +26,7 @@ def tiny_config():
         tokenizer=VQGANConfig(channels=(32, 64), code_width=32, codes=24),
         generator=TransformerConfig(outputs=24, decoder_depth=2, **width),
         critic=TransformerConfig(outputs=1, masked=False, decoder_depth=1, **width),
-        tile=TileSpec(size=4, stride=2),
+        tile=TileSpec(sides=(4,), overlap=2),
     )
 
 
