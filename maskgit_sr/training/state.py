@@ -117,12 +117,9 @@ def make_step(
                 gradient, stats, batch, phase_key, accumulate
             )
             for group in phase.groups:
-                # Adam's bias correction raises a float to an int32 count, which strict dtype
-                # promotion, as in the tests, would refuse.
-                with jax.numpy_dtype_promotion("standard"):
-                    updates, optimizer[group] = optimizers[group].update(
-                        grads[group], optimizer[group], params[group]
-                    )
+                updates, optimizer[group] = optimizers[group].update(
+                    grads[group], optimizer[group], params[group]
+                )
                 params[group] = optax.apply_updates(params[group], updates)
                 metrics[f"{group}/gradient_norm"] = optax.tree.norm(grads[group])
             batch.update(jax.lax.stop_gradient(carry))
