@@ -26,6 +26,11 @@ from maskgit_sr.models.transformer import TransformerConfig
 from maskgit_sr.models.vqgan import VQGANConfig
 from tests.methods.small import random_params
 
+# Every promotion of dtypes or ranks is written out: a silent one hides a float32 that was meant to
+# be bfloat16, or a broadcast over the wrong axis.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
 settings.register_profile("no deadline", deadline=None)  # how fast a machine is proves nothing
 settings.load_profile("no deadline")
 

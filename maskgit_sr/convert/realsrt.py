@@ -231,7 +231,7 @@ def convert(
         training=training,
     )
     bundles.write(target, params, metadata)
-    groups = {group: count({group: params[group]}) for group in method.bundle_groups}
+    groups = {group: count({group: params[group]}) for group in method.groups}
     return {"parameters": sum(groups.values()), "groups": groups}
 
 

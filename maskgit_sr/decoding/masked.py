@@ -17,7 +17,7 @@ Generate = Callable[[Tokens, TokenMask], TokenLogits]
 
 
 class Canvas(NamedTuple):
-    """What decoding starts from.
+    """Initial state of decoding.
 
     Attributes:
         tokens: [B, N]; the value is ignored where the token is not known.

@@ -34,7 +34,7 @@ class Drawn(NamedTuple):
 
 
 class Rule(Protocol):
-    """What decides on the tokens of a step."""
+    """Ranks the positions of a step for masking, and rates finished tokens."""
 
     def priority(self, drawn: Drawn, keys: Keys) -> Confidence:
         """Returns [B, N]: the larger, the sooner a position is masked again; −inf: it is not."""

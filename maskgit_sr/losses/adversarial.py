@@ -15,17 +15,25 @@ Logits = Float[Array, "B h w 1"]
 
 
 def hinge_discriminator(real: Logits, fake: Logits) -> Scalar:
-    """0.5·(mean relu(1 − real) + mean relu(1 + fake))."""
+    """Returns 0.5·(mean relu(1 − real) + mean relu(1 + fake))."""
     return 0.5 * (jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake)))
 
 
 def hinge_generator(fake: Logits) -> Scalar:
-    """−mean(fake)."""
+    """Returns −mean(fake)."""
     return -jnp.mean(fake)
 
 
 class Balanced(NamedTuple):
-    """``surrogate`` has the value 0 and the gradient of reconstruction + weight · adversarial."""
+    """Losses and image of `balanced_loss`.
+
+    Attributes:
+        surrogate: value 0, gradient of reconstruction + scale · weight · adversarial.
+        image: the network's output [B, H, W, 3].
+        reconstruction: the reconstruction loss.
+        adversarial: the generator's GAN loss; None without a GAN.
+        weight: the adaptive weight; None without a GAN.
+    """
 
     surrogate: Scalar
     image: Image
@@ -46,12 +54,12 @@ def balanced_loss(
     eps: float = 1e-4,
     ceiling: float = 1e4,
 ) -> Balanced:
-    """Reconstruction plus adversarial loss under taming-transformers' adaptive weight.
+    """Returns reconstruction plus adversarial loss under taming-transformers' adaptive weight.
 
     weight = ‖∂reconstruction/∂W‖ / (‖∂adversarial/∂W‖ + eps), clipped to ``ceiling``, W the last
-    layer's kernel. Written naively that takes two extra backward passes through the network; here
-    the loss gradients stop at the image, pass ``tail`` once each, and go on from ``features``
-    as one.
+    layer's kernel (Esser et al. 2021, eq. 7). Written naively that takes two extra backward passes
+    through the network; here the gradient of each loss passes ``tail`` once, and their weighted
+    sum goes on from ``features`` as one.
 
     Args:
         features: input of the last layer, still attached to the network's parameters.
@@ -61,6 +69,9 @@ def balanced_loss(
         scale: factor on the adversarial part, 0 before the GAN starts; an array decides at run
             time.
     """
+    # The forward pass of `tail` is shared: `pull` is linear, and is called once for each loss. Both
+    # of its arguments are cut off the graph, because the gradient that the network gets is put
+    # together below and must not also flow by way of `image`.
     image, pull = jax.vjp(tail, jax.lax.stop_gradient(last_layer), jax.lax.stop_gradient(features))
     value, image_grad = jax.value_and_grad(reconstruction)(image)
     grads = pull(image_grad)
@@ -85,13 +96,16 @@ def balanced_loss(
         else:
             found = jax.lax.cond(scale > 0, balance, before)
         grads, adversarial_value, weight = found
+    # ⟨x, grad⟩ has the gradient `grad` in x, so the caller's one backward pass through the network
+    # starts from `features` with the mixed gradient. The weight is part of the constant, so no
+    # gradient flows through it.
     leaves = zip(jax.tree.leaves((last_layer, features)), jax.tree.leaves(grads), strict=True)
     surrogate = sum((_linear(leaf, grad) for leaf, grad in leaves), jnp.float32(0))
     return Balanced(surrogate, image, value, adversarial_value, weight)
 
 
 def _linear(x: jax.Array, grad: jax.Array) -> Scalar:
-    """Zero whose gradient in x is ``grad``."""
+    """Returns zero, with the gradient ``grad`` in x."""
     grad = jax.lax.stop_gradient(grad)
     product = jnp.sum(x.astype(jnp.float32) * grad.astype(jnp.float32))
     return product - jax.lax.stop_gradient(product)

@@ -11,7 +11,7 @@ PERCEPTUAL_LOSSES = ("lpips_squeeze", "lpips_alex", "vgg19", "none")
 
 
 def perceptual_loss(perceptual: Perceptual, output: Image, target: Image) -> Scalar:
-    """Mean distance over the batch: images [B,H,W,3] in [0,1] -> scalar float32.
+    """Returns the mean distance over the batch, float32, of images [B,H,W,3] in [0,1].
 
     Under jit, `perceptual` is an argument (it is a pytree), not a closed-over constant. No gradient
     goes into its params.
@@ -21,7 +21,7 @@ def perceptual_loss(perceptual: Perceptual, output: Image, target: Image) -> Sca
 
 
 def random_window(key: jax.Array, shift: int, *images: Image) -> tuple[Image, ...]:
-    """The same window of every image [B, H, W, 3], at a uniform place: [B, H−shift, W−shift, 3].
+    """Returns one window [B, H−shift, W−shift, 3] of all images [B, H, W, 3], uniformly placed.
 
     Raises:
         ValueError: nothing would be left.
@@ -39,7 +39,7 @@ def random_window(key: jax.Array, shift: int, *images: Image) -> tuple[Image, ..
 
 
 def build_perceptual(name: str) -> Perceptual:
-    """The distance called `name`; "none" is always 0 and needs no file.
+    """Returns the distance called `name`; "none" is always 0 and needs no file.
 
     Raises:
         UserError: an unknown name, or its weights are absent (see `maskgit_sr.assets.find`).

@@ -8,12 +8,12 @@ from maskgit_sr.arrays import Image, Scalar
 
 
 def l1(output: Image, target: Image) -> Scalar:
-    """Mean absolute difference."""
+    """Returns the mean absolute difference."""
     return jnp.mean(jnp.abs(output - target))
 
 
 def l2(output: Image, target: Image) -> Scalar:
-    """Mean squared difference (the RealSRT reference's pixel loss)."""
+    """Returns the mean squared difference, the pixel loss of the RealSRT reference."""
     return jnp.mean(jnp.square(output - target))
 
 

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Confidence, Scalar, TokenLogits, TokenMask, Tokens
 
 
 def masked_cross_entropy(logits: TokenLogits, targets: Tokens, mask: TokenMask) -> Scalar:
-    """Cross-entropy in nats, mean over the masked positions of the whole batch (RealSRT Eq. 1)."""
+    """Returns the mean cross-entropy of a batch's masked positions, in nats (RealSRT Eq. 1)."""
+    # Float32: the log-sum-exp of bfloat16 logits has two to three digits.
     losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
-    return jnp.sum(losses * mask) / jnp.maximum(jnp.sum(mask), 1)
+    return _masked_mean(losses, mask)
 
 
 def critic_cross_entropy(logits: Confidence, mask: TokenMask) -> Scalar:
-    """Binary cross-entropy over all positions; the label is "this token was generated" (Eq. 2)."""
+    """Returns the binary cross-entropy of critic logits; label: was generated (RealSRT Eq. 2)."""
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, mask.astype(jnp.float32)))
 
 
 def accuracy(logits: TokenLogits, targets: Tokens, mask: TokenMask) -> Scalar:
-    """Share of masked positions whose most likely token is right."""
+    """Returns the share of masked positions whose most likely token is right."""
     right = jnp.argmax(logits, -1) == targets
-    return jnp.sum(right * mask) / jnp.maximum(jnp.sum(mask), 1)
+    return _masked_mean(right.astype(jnp.float32), mask)
+
+
+def _masked_mean(values: Float[Array, "B N"], mask: TokenMask) -> Scalar:
+    """Returns the mean of the values under the mask, 0 where nothing is masked."""
+    return jnp.sum(values, where=mask) / jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)

@@ -3,7 +3,7 @@
 `create(["psnr_y", "lpips_alex"])` gives callables with their `Spec`; write `spec.protocol` beside
 every number. There is no plain "psnr": a name says its colour.
 
-Images are RGB [B,H,W,3] in [0,1]; scores are [B] float32. What special images score:
+Images are RGB [B,H,W,3] in [0,1]; scores are [B] float32. Scores of special images:
 
 - equal images: PSNR and LR-PSNR 100 dB, SSIM and MS-SSIM 1, LPIPS, DISTS and LR consistency 0;
 - flat images: as any other, but NIQE is NaN, since nothing is left that has statistics;
@@ -87,7 +87,7 @@ _PIXEL["ms_ssim_luma_sum"] = partial(ms_ssim, color="luma", method="sum")
 def create(
     names: Iterable[str], *, border: int = 0, assets: str | Path | None = None
 ) -> dict[str, Any]:
-    """The metrics called `names`, in that order: each a `Metric`, or a `SetMetric` for a set.
+    """Returns the metrics `names` in that order, each a `Metric`, or a `SetMetric` for a set.
 
     Args:
         names: keys of `SPECS`.
@@ -117,7 +117,7 @@ def create(
 
 
 def available(name: str, assets: str | Path | None = None) -> str | None:
-    """None if the files of the metric are there, else the one line that says what is missing.
+    """Returns None if the metric's files are there, else one line that says what is missing.
 
     Raises:
         UserError: an unknown name.

@@ -1,4 +1,4 @@
-"""How well an output explains its LR input: both scores shrink it and compare.
+"""Consistency of an output with its LR input: both scores shrink the output and compare.
 
 The output is shrunk by `ops.resize.downsample_bicubic`, MATLAB's antialiased bicubic, unrounded and
 unclipped. That is the degradation only of LR images made in this way: for real pairs the scores say
@@ -16,7 +16,7 @@ CONSISTENCY_UNIT = 1e-5
 
 
 def _shrink(x: Image, lr: Image) -> Image:
-    """x at the size of lr.
+    """Returns x at the size of lr.
 
     Raises:
         ValueError: not [B,H,W,3], or the sides of x are not one multiple of those of lr.

@@ -1,7 +1,7 @@
 """NIQE: Mittal, Soundararajan & Bovik 2013, "Making a 'completely blind' image quality analyzer".
 
 How far the statistics of 96x96 blocks are from those of pristine photographs; lower is better,
-about 3 to 6 for good photographs. What is published under that name differs in two things:
+about 3 to 6 for good photographs. Published programs of that name differ in two things:
 
 - the pristine statistics: those of the authors' 2012 release, which BasicSR and IQA-PyTorch also
   have, or those of MATLAB's built-in `niqe`, which gives other numbers;
@@ -47,7 +47,7 @@ _MEANS = np.exp(gammaln(2 / _SHAPES) - gammaln(1 / _SHAPES))
 def load(
     file: Path, color: Literal["luma", "y"] = "luma", border: int = 0
 ) -> Callable[[Image], Score]:
-    """The score [B,H,W,3] in [0,1] -> [B] with the pristine statistics in `file`.
+    """Returns the score [B,H,W,3] in [0,1] -> [B] with the pristine statistics in `file`.
 
     Args:
         file: npz with mu_pris_param [36] and cov_pris_param [36,36], or a MATLAB file with
@@ -86,7 +86,7 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
 def features(
     x: Image, *, color: Literal["luma", "y"] = "luma", border: int = 0
 ) -> Float[Array, "B n 36"]:
-    """18 numbers at two scales for each 96x96 block; what is left over at the right is dropped.
+    """Returns 18 numbers at two scales for each 96x96 block; remainders at the edges are dropped.
 
     Raises:
         ValueError: x is not [B,H,W,3], or holds fewer than two blocks without the border.
@@ -122,9 +122,9 @@ def _normalise(x: Array) -> Array:
 
 
 def _moments(x: Array, side: int) -> tuple[Array, Array, Array]:
-    """Of the normalised [B,H,W], and of its products with four neighbours, block by block.
+    """Returns moments of the normalised [B,H,W] and of its products with four neighbours.
 
-    Deviation below 0, deviation above 0, and (E|x|)²/E x²: [5,B,n] each.
+    Deviation below 0, deviation above 0, and (E|x|)²/E x² of each block: [5,B,n] each.
     """
     x = _normalise(x)
     b, h, w = x.shape
@@ -133,7 +133,8 @@ def _moments(x: Array, side: int) -> tuple[Array, Array, Array]:
     x = jnp.stack([x, *(x * jnp.roll(x, shift, axis=(2, 3)) for shift in _SHIFTS)])
     axes, squares = (3, 4), x * x
     left, right = (
-        jnp.sqrt(jnp.where(part, squares, 0).sum(axes) / part.sum(axes)) for part in (x < 0, x > 0)
+        jnp.sqrt(jnp.where(part, squares, 0).sum(axes) / part.sum(axes, dtype=jnp.float32))
+        for part in (x < 0, x > 0)
     )
     return left, right, jnp.abs(x).mean(axes) ** 2 / squares.mean(axes)
 

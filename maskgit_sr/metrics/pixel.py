@@ -55,7 +55,7 @@ def rgb_to_luma(x: Array) -> Array:
 
 
 def cut(x: Array, border: int) -> Array:
-    """Images [B,H,W,C] without `border` pixels at each side."""
+    """Returns images [B,H,W,C] without `border` pixels at each side."""
     return x[:, border:-border, border:-border] if border else x
 
 
@@ -123,7 +123,7 @@ def _blur_axis(x: Array, gauss: Array, axis: int) -> Array:
 
 def _ssim_maps(x: Array, y: Array) -> tuple[Array, Array]:
     """SSIM and its contrast-structure factor of [N,H,W], each [N]."""
-    # One plane after the other: what a CPU works on stays in its cache.
+    # One plane after the other, so that a CPU's working set stays in its cache.
     return lax.map(lambda planes: _ssim_map(*planes), (x, y))
 
 
@@ -192,7 +192,7 @@ def ms_ssim(
 
 
 def _ms_factors(x: Array, y: Array) -> Array:
-    """What MS-SSIM multiplies, scale by scale: [N,H,W] -> [5,N]."""
+    """Returns the factors of MS-SSIM, scale by scale: [N,H,W] -> [5,N]."""
     factors = []
     for scale in range(len(_MS_WEIGHTS)):
         if scale:

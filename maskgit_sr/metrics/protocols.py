@@ -1,4 +1,4 @@
-"""What papers measure, by name: which metrics, on which part of the picture."""
+"""Evaluation protocols of papers, by name: metrics, border and crop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from maskgit_sr.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How a set of pictures is scored.
+    """Protocol by which a set of images is scored.
 
     Attributes:
         name: of the preset; "custom" once something was changed.
@@ -31,7 +31,7 @@ class Protocol:
         border: int | None = None,
         crop: int | None = None,
     ) -> Protocol:
-        """This one with other metrics, border or crop; None keeps what it has."""
+        """Returns this protocol with other metrics, border or crop; None keeps a value."""
         values = {"metrics": metrics, "border": border, "crop": crop}
         new = dataclasses.replace(self, **{k: v for k, v in values.items() if v is not None})  # type: ignore[arg-type]
         return self if new == self else dataclasses.replace(new, name="custom")
@@ -43,7 +43,7 @@ PROTOCOLS = {
         Protocol(
             "realsrt",
             ("psnr_rgb", "ms_ssim_luma", "lpips_alex", "dists", "niqe", "clipiqa_pyiqa"),
-            text="RealSRT §4: whole pictures, RGB PSNR, no border cut, scores as pyiqa's",
+            text="RealSRT §4: whole images, RGB PSNR, no border cut, scores as pyiqa's",
         ),
         Protocol(
             "osediff",
@@ -62,7 +62,7 @@ PROTOCOLS = {
 
 
 def find(name: str) -> Protocol:
-    """The preset of that name.
+    """Returns the preset of that name.
 
     Raises:
         UserError: there is none.

@@ -1,4 +1,4 @@
-"""What each score is: one table."""
+"""The table of scores: units, protocols, sources and files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ Needs = Literal["reference", "none", "lr", "set"]
 
 @dataclass(frozen=True)
 class Spec:
-    """What a score is.
+    """Definition of a score.
 
     Attributes:
         name: its key in `SPECS`.
@@ -22,12 +22,12 @@ class Spec:
         color: colour space that is compared.
         text: the rest of the protocol in words.
         reference: paper, and the implementation that it agrees with.
-        needs: what an image is compared with: "reference" its original, "none" nothing, "lr" the
+        needs: the other image: "reference" the original, "none" there is none, "lr" the
             low-resolution input, "set" a whole set of images with another.
         range: of pixel values.
         resize: kernel by which images are resized first, or "none".
         border: pixels cut from each side before scoring.
-        takes_border: whether `create` can set that.
+        takes_border: True if `create` can set the border.
         weights: SHA-256 of the files it is computed with, by asset name; None where it is unknown.
             `create` puts those of the files it has read.
     """

@@ -16,7 +16,13 @@ from maskgit_sr.arrays import Scalar
 
 
 class CodebookStats(NamedTuple):
-    """What the EMA keeps. ``embedding`` [K, C] = ``sums`` [K, C] / smoothed ``counts`` [K]."""
+    """Running averages of vector quantisation (van den Oord et al. 2017, appendix A.1).
+
+    Attributes:
+        embedding: [K, C], the codes: ``sums`` / smoothed ``counts``.
+        counts: [K], how many vectors of a batch chose each code.
+        sums: [K, C], sum of those vectors.
+    """
 
     embedding: Float[Array, "K C"]
     counts: Float[Array, " K"]
@@ -24,24 +30,26 @@ class CodebookStats(NamedTuple):
 
 
 def init(key: jax.Array, codes: int, width: int) -> CodebookStats:
-    """Random unit-normal codes with no history; the first updates restart all of them."""
+    """Returns unit-normal codes without history; the first updates restart all of them."""
     embedding = jax.random.normal(key, (codes, width), jnp.float32)
     return CodebookStats(embedding, jnp.zeros((codes,), jnp.float32), embedding)
 
 
 def continued(embedding: Float[Array, "K C"]) -> CodebookStats:
-    """Statistics to go on with from trained codes: counts just high enough that none restarts."""
+    """Returns statistics that continue trained codes; counts are high enough that none restarts."""
     counts = jnp.full(embedding.shape[:1], 2.0, jnp.float32)
     return CodebookStats(embedding, counts, embedding * 2.0)
 
 
 def nearest(vectors: Float[Array, "*n C"], embedding: Float[Array, "K C"]) -> Int[Array, "*n"]:
-    """Index of the code nearest in Euclidean distance, ties to the lower index; float32."""
+    """Returns the index of the nearest code in Euclidean distance; ties go to the lower index."""
+    # |v|² + |e|² − 2·v·e subtracts numbers of nearly equal size. In bfloat16, or in the reduced
+    # precision of accelerators' float32 products, the rest is noise and changes tokens.
     flat = vectors.astype(jnp.float32).reshape(-1, vectors.shape[-1])
     embedding = embedding.astype(jnp.float32)
     distance = (
         jnp.sum(flat**2, 1, keepdims=True)
-        + jnp.sum(embedding**2, 1)
+        + jnp.sum(embedding**2, 1)[None]
         - 2 * jnp.matmul(flat, embedding.T, precision="highest")
     )
     return jnp.argmin(distance, axis=-1).astype(jnp.int32).reshape(vectors.shape[:-1])
@@ -57,7 +65,7 @@ def update(
     eps: float = 1e-5,
     restart_below: float = 1.0,
 ) -> CodebookStats:
-    """One EMA step over all M vectors of the global batch.
+    """Takes one EMA step over all M vectors of the global batch.
 
     A code whose EMA count falls below ``restart_below`` becomes a random vector of the batch; when
     M < K the vectors are tiled with small noise first (RQ-VAE; methods, RealSRT tokenizer).
@@ -92,18 +100,18 @@ def _tile_with_noise(
 
 
 def commitment(vectors: Float[Array, "*n C"], quantized: Float[Array, "*n C"]) -> Scalar:
-    """Mean squared distance that pulls the encoder to its codes; no gradient to the codes."""
+    """Returns the mean squared distance to the codes; its gradient goes to the encoder alone."""
     return jnp.mean(jnp.square(vectors - jax.lax.stop_gradient(quantized)))
 
 
 def straight_through(
     vectors: Float[Array, "*n C"], quantized: Float[Array, "*n C"]
 ) -> Float[Array, "*n C"]:
-    """The codes' value with the vectors' gradient."""
+    """Returns the codes' values with the vectors' gradient (straight-through estimator)."""
     return vectors + jax.lax.stop_gradient(quantized - vectors)
 
 
 def perplexity(indices: Int[Array, "*n"], codes: int) -> Scalar:
-    """exp(entropy) of the codes' use in a batch: 1 … K."""
+    """Returns exp(entropy) of the codes' frequencies in a batch, from 1 to K."""
     use = jnp.bincount(indices.reshape(-1), length=codes) / indices.size
     return jnp.exp(-jnp.sum(use * jnp.log(use + 1e-10)))

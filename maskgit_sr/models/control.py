@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from maskgit_sr.arrays import Image, Latent, Params
-from maskgit_sr.models.layers import AttentionBlock, Conv, Feature, ResidualBlock
+from maskgit_sr.models.layers import AttentionBlock, Feature, ResidualBlock, conv
 from maskgit_sr.models.vqgan import Decoder, Encoder, VQGANConfig
 from maskgit_sr.ops.filters import gaussian_blur, unsharp_mask, without_grid
+
+_ZEROS = nnx.initializers.zeros_init()
 
 
 class Control(nnx.Module):
@@ -27,19 +29,19 @@ class Control(nnx.Module):
         self.fuse_in = ResidualBlock(width, width, groups=config.groups, dtype=dtype, rngs=rngs)
         self.attention = AttentionBlock(width, groups=config.groups, dtype=dtype, rngs=rngs)
         self.fuse_out = ResidualBlock(width, width, groups=config.groups, dtype=dtype, rngs=rngs)
-        self.zero = Conv(width, config.code_width, 1, zero=True, dtype=dtype, rngs=rngs)
+        self.zero = conv(width, config.code_width, 1, kernel_init=_ZEROS, dtype=dtype, rngs=rngs)
 
     def features(self, latent: Latent, upsampled: Image) -> Feature:
-        """Fused features [B, h, w, 2C] of the decoder's input and the upsampled LR image."""
+        """Returns the fused features [B, h, w, 2C] of both inputs."""
         return self.fuse(latent, self.encoder(upsampled))
 
     def fuse(self, latent: Latent, encoded: Latent) -> Feature:
-        """The same of an LR image that the encoder has seen."""
+        """Returns the same features, given the encoder's output for that LR image."""
         x = jnp.concatenate([latent.astype(encoded.dtype), encoded], axis=-1)
         return self.fuse_out(self.attention(self.fuse_in(x)))
 
     def __call__(self, latent: Latent, upsampled: Image) -> Latent:
-        """The decoder's input with the learned residual added."""
+        """Returns the decoder's input with the learned residual added."""
         return latent + self.zero(self.features(latent, upsampled))
 
 
@@ -74,35 +76,35 @@ class MultiscaleControl(nnx.Module):
         self.decoder = Decoder(config, remat=remat, **run)
         widths = config.channels
         self.skips = nnx.List(
-            Conv(width, width if config.narrow_up else wider, 1, zero=True, **run)
+            conv(width, width if config.narrow_up else wider, 1, kernel_init=_ZEROS, **run)
             for width, wider in itertools.pairwise(widths)
         )
 
     def body(self, latent: Latent, upsampled: Image) -> Feature:
-        """What the last convolution reads [B, H/patch, W/patch, C of the finest level]."""
+        """Returns the last convolution's input [B, H/patch, W/patch, C of the finest level]."""
         *finer, features = self.residual.encoder.levels(upsampled)
         skips = [skip(level) for skip, level in zip(self.skips, finer, strict=True)]
         latent = latent + self.residual.zero(self.residual.fuse(latent, features))
         return self.decoder.body(latent, skips[::-1])
 
     def head(self, features: Feature, upsampled: Image) -> Image:
-        """The last convolution's output, grid out and softened, added to the sharpened LR image."""
+        """Returns the sharpened LR image plus the decoder's output, grid removed and softened."""
         start = unsharp_mask(upsampled, self.sharpen) if self.sharpen else upsampled
         drawn = without_grid(self.decoder.head(features), self.decoder.patch)
         return start + (gaussian_blur(drawn, self.soften) if self.soften else drawn)
 
     def __call__(self, latent: Latent, upsampled: Image) -> Image:
-        """Tokens' latent [B, h, w, C] and upsampled LR image → restored image, not clipped."""
+        """Returns the restored image, not clipped; ``latent`` is the tokens', [B, h, w, C]."""
         return self.head(self.body(latent, upsampled), upsampled)
 
 
 def start(control: Params, tokenizer: Params) -> Params:
-    """Fresh parameters of `Control` with the tokenizer's encoder in place of theirs (§3.3)."""
+    """Returns fresh parameters of `Control` with a copy of the tokenizer's encoder (§3.3)."""
     return control | {"encoder": _copy(tokenizer["encoder"])}
 
 
 def start_multiscale(control: Params) -> Params:
-    """Fresh parameters of `MultiscaleControl` whose decoder's last convolution is zero."""
+    """Returns fresh parameters of `MultiscaleControl`, the decoder's last convolution at zero."""
     decoder = control["decoder"]
     last = jax.tree.map(jnp.zeros_like, decoder["conv_out"])
     return control | {"decoder": decoder | {"conv_out": last}}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Image
-from maskgit_sr.models.layers import Conv, Feature
+from maskgit_sr.models.layers import conv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,48 +29,47 @@ class DiscriminatorConfig:
     layers: int = 3
 
 
-class BatchNorm(nnx.Module):
-    """Normalises by the statistics of the whole global batch and keeps nothing between steps."""
+_conv_init = nnx.initializers.normal(0.02)
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs, eps: float = 1e-5):
-        self.eps = eps
-        self.scale = nnx.Param(1.0 + 0.02 * jax.random.normal(rngs.params(), (channels,)))
-        self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
 
-    def __call__(self, x: Feature) -> Feature:
-        y = x.astype(jnp.float32)
-        y = y - y.mean((0, 1, 2))
-        y = y * jax.lax.rsqrt(jnp.square(y).mean((0, 1, 2)) + self.eps)
-        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+def _scale_init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return 1 + 0.02 * jax.random.normal(key, shape, dtype)
+
+
+def batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Returns a batch norm by the statistics of the whole global batch, float32.
+
+    `nnx.BatchNorm` also keeps running averages, which are state beside the parameters and which a
+    discriminator never uses: it judges in training only. The same sum without them is the layer
+    norm over batch and positions.
+    """
+    return nnx.LayerNorm(
+        channels,
+        reduction_axes=(0, 1, 2),
+        epsilon=1e-5,
+        use_fast_variance=False,  # E[x²] − E[x]² loses digits where the mean is large
+        scale_init=_scale_init,
+        dtype=jnp.float32,
+        rngs=rngs,
+    )
 
 
 class PatchDiscriminator(nnx.Module):
     """Image [B, H, W, 3] → realness logits of overlapping patches [B, h', w', 1], float32."""
 
     def __init__(self, config: DiscriminatorConfig, *, dtype: Any, rngs: nnx.Rngs):
-        def conv(inputs: int, outputs: int, stride: int, bias: bool) -> Conv:
-            return Conv(
-                inputs,
-                outputs,
-                4,
-                stride=stride,
-                padding=(1, 1),
-                bias=bias,
-                std=0.02,
-                dtype=dtype,
-                rngs=rngs,
-            )
-
+        make = partial(conv, size=4, padding=1, kernel_init=_conv_init, dtype=dtype, rngs=rngs)
         widths = [config.filters * min(2**i, 8) for i in range(config.layers + 1)]
-        convs = [conv(3, widths[0], 2, True)]
-        for i in range(1, len(widths)):
-            convs.append(conv(widths[i - 1], widths[i], 2 if i < config.layers else 1, False))
-        convs.append(conv(widths[-1], 1, 1, True))
+        convs = [make(3, widths[0], strides=2)]
+        for i, (narrow, wide) in enumerate(itertools.pairwise(widths), start=1):
+            strides = 2 if i < config.layers else 1
+            convs.append(make(narrow, wide, strides=strides, use_bias=False))
+        convs.append(make(widths[-1], 1))
         self.convs = nnx.List(convs)
-        self.norms = nnx.List([BatchNorm(w, rngs=rngs) for w in widths[1:]])
+        self.norms = nnx.List([batch_norm(w, rngs=rngs) for w in widths[1:]])
 
     def __call__(self, image: Image) -> Float[Array, "B h w 1"]:
         x = jax.nn.leaky_relu(self.convs[0](image), 0.2)
-        for conv, norm in zip(list(self.convs)[1:-1], self.norms, strict=True):
-            x = jax.nn.leaky_relu(norm(conv(x)), 0.2)
+        for layer, norm in zip(list(self.convs)[1:-1], self.norms, strict=True):
+            x = jax.nn.leaky_relu(norm(layer(x)), 0.2)
         return self.convs[-1](x).astype(jnp.float32)

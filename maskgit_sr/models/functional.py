@@ -36,12 +36,12 @@ class Network(Generic[M]):
         )
 
     def init(self, key: jax.Array) -> Params:
-        """Fresh parameters; a pure function of ``key``, to be jitted with out_shardings."""
+        """Returns fresh parameters, a pure function of ``key``; jit it with out_shardings."""
         module = self._build(nnx.Rngs(key))
         return _nest({path: leaf.get_value() for path, leaf in _leaves(nnx.state(module))})
 
     def bind(self, params: Params) -> M:
-        """The module holding ``params``; use it inside a traced function.
+        """Returns the module holding ``params``; use it inside a traced function.
 
         Raises:
             KeyError: a parameter of the module is missing from ``params``.
@@ -55,7 +55,7 @@ class Network(Generic[M]):
         return nnx.merge(self._graph, nnx.from_flat_state(flat))
 
     def apply(self, params: Params, call: Callable[[M], Any]) -> Any:
-        """``call(module)`` with the module holding ``params``."""
+        """Returns ``call(module)`` with the module holding ``params``."""
         return call(self.bind(params))
 
 
@@ -74,7 +74,7 @@ def _nest(flat: dict[tuple[Any, ...], Any]) -> Params:
 
 
 def flatten(tree: Params, prefix: str = "") -> dict[str, Any]:
-    """Nested dict → {"a/b/c": leaf}, in key order."""
+    """Returns a nested dict as {"a/b/c": leaf}, in key order."""
     flat: dict[str, Any] = {}
     for name in sorted(tree):
         path = f"{prefix}/{name}" if prefix else name
@@ -84,12 +84,12 @@ def flatten(tree: Params, prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: dict[str, Any]) -> Params:
-    """The inverse of :func:`flatten`."""
+    """Returns the nested dict that :func:`flatten` was given."""
     return _nest({tuple(path.split("/")): leaf for path, leaf in flat.items()})
 
 
 def count(tree: Params) -> int:
-    """Number of scalars in a parameter tree (arrays or shapes)."""
+    """Returns the number of scalars in a parameter tree of arrays or shapes."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         size = 1

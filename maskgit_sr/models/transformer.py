@@ -60,34 +60,10 @@ class TransformerConfig:
     sharpness: float = 1.0
 
 
-class Linear(nnx.Module):
-    """x·W (+ b), computed in ``dtype``."""
-
-    def __init__(
-        self, inputs: int, outputs: int, *, bias: bool = False, dtype: Any, rngs: nnx.Rngs
-    ):
-        self.dtype = dtype
-        init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32)) if bias else None
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
-
-
-class Norm(nnx.Module):
-    """Layer norm over the last axis with a learned scale and no bias, float32 inside."""
-
-    def __init__(self, dim: int, *, dtype: Any, eps: float = 1e-5):
-        self.eps, self.dtype = eps, dtype
-        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
-        x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
-        return (x * self.scale[...]).astype(self.dtype)
+_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+Linear = partial(nnx.Linear, use_bias=False, kernel_init=_uniform)
+# Float32 whatever the networks compute in; the layer that reads the norm casts to its own dtype.
+Norm = partial(nnx.LayerNorm, epsilon=1e-5, use_bias=False, dtype=jnp.float32)
 
 
 def _unit(x: jax.Array) -> jax.Array:
@@ -96,7 +72,7 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 def attend(query: Heads, key: Heads, value: Heads, scale: float) -> Heads:
-    """softmax(scale · q·kᵀ)·v for each head, softmax in float32.
+    """Returns softmax(scale · q·kᵀ)·v for each head, softmax in float32.
 
     Accelerators get JAX's fused attention. CPUs take one head of one image at a time, whose N×N
     matrix stays in cache, and replace the row maximum by the bound scale·‖q‖·‖k‖ that normalised
@@ -136,7 +112,7 @@ class Attention(nnx.Module):
         inner = config.heads * config.head_dim
         linear = partial(Linear, dtype=dtype, rngs=rngs)
         self.heads, self.head_dim, self.dtype = config.heads, config.head_dim, dtype
-        self.norm = Norm(config.dim, dtype=dtype)
+        self.norm = Norm(config.dim, rngs=rngs)
         self.null = nnx.Param(
             nnx.initializers.normal(1.0)(
                 rngs.params(), (2, config.heads, config.head_dim), jnp.float32
@@ -157,22 +133,22 @@ class Attention(nnx.Module):
         return x.reshape(*x.shape[:2], self.heads, self.head_dim)
 
     def key_values(self, context: Sequence) -> KeyValue:
-        """Keys and values of a context, null entry included; the context is not normed here."""
+        """Returns keys and values of a context, which is not normed here, null entry included."""
         key, value = map(self._split, jnp.split(self.key_value(context), 2, axis=-1))
         shape = (context.shape[0], 1, self.heads, self.head_dim)
         null_key, null_value = (
             jnp.broadcast_to(n, shape).astype(key.dtype) for n in self.null[...]
         )
         key = jnp.concatenate([null_key, key], axis=1)
-        key = (_unit(key) * self.key_scale[...]).astype(self.dtype)
+        key = (_unit(key) * self.key_scale[None, None, None]).astype(self.dtype)
         return KeyValue(key, jnp.concatenate([null_value, value], axis=1))
 
     def __call__(self, x: Sequence, memory: KeyValue | None = None) -> Sequence:
-        """Self-attention, or cross-attention when ``memory`` holds another context's keys."""
+        """Attends to ``x`` itself, or to another context whose keys and values ``memory`` holds."""
         x = self.norm(x)
-        query = (_unit(self._split(self.query(x))) * self.query_scale[...]).astype(self.dtype)
+        query = _unit(self._split(self.query(x))) * self.query_scale[None, None, None]
         key, value = self.key_values(x) if memory is None else memory
-        return self.out(attend(query, key, value, 8.0).reshape(*x.shape[:2], -1))
+        return self.out(attend(query.astype(self.dtype), key, value, 8.0).reshape(*x.shape[:2], -1))
 
 
 class FeedForward(nnx.Module):
@@ -180,9 +156,9 @@ class FeedForward(nnx.Module):
 
     def __init__(self, dim: int, *, dtype: Any, rngs: nnx.Rngs):
         inner = int(dim * 4 * 2 / 3)
-        self.norm_in = Norm(dim, dtype=dtype)
+        self.norm_in = Norm(dim, rngs=rngs)
         self.up = Linear(dim, 2 * inner, dtype=dtype, rngs=rngs)
-        self.norm_inner = Norm(inner, dtype=dtype)
+        self.norm_inner = Norm(inner, rngs=rngs)
         self.down = Linear(inner, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Sequence) -> Sequence:
@@ -227,24 +203,26 @@ class TokenTransformer(nnx.Module):
         if config.masked:
             init = nnx.initializers.normal(0.02)
             self.mask_token = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
-        self.encoder_in = linear(config.code_width, config.dim, bias=True)
+        self.encoder_in = linear(config.code_width, config.dim, use_bias=True)
         self.encoder = nnx.List(
             [EncoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.encoder_depth)]
         )
-        self.encoder_norm = Norm(config.dim, dtype=dtype)
-        self.decoder_in = linear(config.code_width, config.dim, bias=True)
+        self.encoder_norm = Norm(config.dim, rngs=rngs)
+        self.decoder_in = linear(config.code_width, config.dim, use_bias=True)
         self.decoder = nnx.List(
             [DecoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.decoder_depth)]
         )
-        self.decoder_norm = Norm(config.dim, dtype=dtype)
-        self.logits = Linear(config.dim, config.outputs, dtype=dtype, rngs=rngs)
+        self.decoder_norm = Norm(config.dim, rngs=rngs)
+        self.logits = Linear(
+            config.dim, config.outputs, dtype=jnp.float32, precision="highest", rngs=rngs
+        )
 
     def _positions(self) -> jax.Array:
         return jnp.asarray(sincos_2d(*self.config.grid, self.config.dim), self.dtype)
 
     def encode(self, lr_vectors: Float[Array, "B N C"]) -> Memory:
-        """Code vectors of the LR tokens → keys and values for each decoder layer."""
-        x = self.encoder_in(lr_vectors) + self._positions()
+        """Returns each decoder layer's keys and values of the LR tokens, given as code vectors."""
+        x = self.encoder_in(lr_vectors) + self._positions()[None]
         for layer in self.encoder:
             x = run_layer(layer, x, remat=self.remat)
         x = self.encoder_norm(x)
@@ -253,15 +231,14 @@ class TokenTransformer(nnx.Module):
     def decode(
         self, vectors: Float[Array, "B N C"], mask: TokenMask | None, memory: Memory
     ) -> TokenLogits:
-        """Code vectors of the HR tokens → float32 logits [B, N, outputs].
+        """Returns float32 logits [B, N, outputs] of the HR tokens, given as code vectors.
 
         Where ``mask`` is true the learned mask vector stands in for the token, whatever it was.
         """
         x = self.decoder_in(vectors)
         if mask is not None:
-            x = jnp.where(mask[..., None], self.mask_token[...].astype(x.dtype), x)
-        x = x + self._positions()
+            x = jnp.where(mask[..., None], self.mask_token[None, None].astype(x.dtype), x)
+        x = x + self._positions()[None]
         for layer, kv in zip(self.decoder, memory, strict=True):
             x = run_layer(layer, x, kv, remat=self.remat)
-        x = self.decoder_norm(x).astype(jnp.float32)
-        return jnp.matmul(x, self.logits.kernel[...], precision="highest")
+        return self.logits(self.decoder_norm(x))

@@ -13,11 +13,11 @@ from flax import nnx
 
 from maskgit_sr.arrays import Image, Latent
 from maskgit_sr.models.layers import (
-    Conv,
     Downsample,
     Feature,
     ResidualBlock,
     Upsample,
+    conv,
     make_norm,
     run_layer,
 )
@@ -65,7 +65,7 @@ class Encoder(nnx.Module):
         widths = config.channels
         layers: list[Any] = []
         width = widths[0]
-        self.conv_in = Conv(3 * config.patch**2, width, dtype=dtype, rngs=rngs)
+        self.conv_in = conv(3 * config.patch**2, width, dtype=dtype, rngs=rngs)
         for level, channels in enumerate(widths):
             for _ in range(config.encoder_blocks):
                 layers.append(block(width, channels))
@@ -75,13 +75,13 @@ class Encoder(nnx.Module):
         layers += [block(width, width) for _ in range(config.encoder_bottom)]
         self.layers = nnx.List(layers)
         self.norm_out = make_norm(width, config.groups)
-        self.conv_out = Conv(width, config.code_width, dtype=dtype, rngs=rngs)
+        self.conv_out = conv(width, config.code_width, dtype=dtype, rngs=rngs)
 
     def __call__(self, image: Image) -> Latent:
         return self.levels(image)[-1]
 
     def levels(self, image: Image) -> list[Feature]:
-        """Features as each level but the coarsest leaves them, finest first, then the output."""
+        """Returns the features of each level but the coarsest, finest first, then the output."""
         x = self.conv_in(space_to_depth(image, self.patch))
         found = []
         for layer in self.layers:
@@ -99,7 +99,7 @@ class Decoder(nnx.Module):
         self.patch, self.remat = config.patch, remat
         widths = config.channels
         width = widths[-1]
-        self.conv_in = Conv(config.code_width, width, dtype=dtype, rngs=rngs)
+        self.conv_in = conv(config.code_width, width, dtype=dtype, rngs=rngs)
         layers: list[Any] = [block(width, width) for _ in range(config.decoder_bottom)]
         for level in reversed(range(len(widths))):
             for _ in range(config.decoder_blocks):
@@ -110,13 +110,13 @@ class Decoder(nnx.Module):
                 layers.append(Upsample(wide, width, dtype=dtype, rngs=rngs))
         self.layers = nnx.List(layers)
         self.norm_out = make_norm(width, config.groups)
-        self.conv_out = Conv(width, 3 * config.patch**2, dtype=dtype, rngs=rngs)
+        self.conv_out = conv(width, 3 * config.patch**2, dtype=dtype, rngs=rngs)
 
     def body(self, latent: Latent, skips: Sequence[Feature] = ()) -> Feature:
-        """Everything before the last convolution.
+        """Returns the last convolution's input.
 
         Args:
-            skips: added to what each upsampling gives, the coarsest of them first; as many as
+            skips: added to the output of each upsampling, the coarsest first; as many as
                 there are upsamplings, or none.
         """
         x = self.conv_in(latent)
@@ -128,7 +128,7 @@ class Decoder(nnx.Module):
         return jax.nn.swish(self.norm_out(x))
 
     def head(self, features: Feature) -> Image:
-        """The last convolution, whose gradient sets the adaptive adversarial weight."""
+        """Applies the last convolution, whose gradient sets the adaptive adversarial weight."""
         return depth_to_space(self.conv_out(features).astype(jnp.float32), self.patch)
 
     def __call__(self, latent: Latent) -> Image:
@@ -141,18 +141,18 @@ class VQGAN(nnx.Module):
     def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
         width = config.code_width
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs, remat=remat)
-        self.quant_conv = Conv(width, width, 1, dtype=dtype, rngs=rngs)
-        self.post_quant_conv = Conv(width, width, 1, dtype=dtype, rngs=rngs)
+        self.quant_conv = conv(width, width, 1, dtype=dtype, rngs=rngs)
+        self.post_quant_conv = conv(width, width, 1, dtype=dtype, rngs=rngs)
         self.decoder = Decoder(config, dtype=dtype, rngs=rngs, remat=remat)
 
     def encode(self, image: Image) -> Latent:
-        """Vectors to be quantized, float32 [B, h, w, C]."""
+        """Returns the vectors to be quantized, float32 [B, h, w, C]."""
         return self.quant_conv(self.encoder(image)).astype(jnp.float32)
 
     def latent(self, vectors: Latent) -> Latent:
-        """Code vectors → the decoder's input, where the controlling module adds its residual."""
+        """Returns the decoder's input, to which the controlling module adds its residual."""
         return self.post_quant_conv(vectors)
 
     def decode(self, vectors: Latent) -> Image:
-        """Code vectors [B, h, w, C] → image [B, h·f, w·f, 3]."""
+        """Returns the image [B, h·f, w·f, 3] of code vectors [B, h, w, C]."""
         return self.decoder(self.latent(vectors))

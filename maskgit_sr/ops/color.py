@@ -32,7 +32,7 @@ def adain(content: Image, style: Image, eps: float = 1e-5) -> Image:
 
 
 def wavelet(content: Image, style: Image, levels: int = 5) -> Image:
-    """High frequencies of ``content`` on the low frequencies of ``style`` (StableSR, à-trous).
+    """Returns ``content``'s high frequencies on ``style``'s low ones (StableSR, à-trous).
 
     ``style`` is upsampled bicubically to the size of ``content``; each level blurs with the
     binomial kernel [1 2 1]/4 dilated by 2^level, borders replicated.

@@ -11,7 +11,7 @@ from maskgit_sr.arrays import Image
 
 
 def gaussian_blur(image: Image, sigma: float) -> Image:
-    """The image [B, H, W, C] under a Gaussian that is cut off at three ``sigma`` (in pixels).
+    """Returns the image [B, H, W, C] under a Gaussian cut off at three ``sigma`` (in pixels).
 
     Beyond the border its outermost pixels are repeated.
     """
@@ -22,12 +22,12 @@ def gaussian_blur(image: Image, sigma: float) -> Image:
 
 
 def unsharp_mask(image: Image, amount: float, sigma: float = 1.5) -> Image:
-    """The image plus ``amount`` times what `gaussian_blur` takes from it."""
+    """Returns the image plus ``amount`` times its difference to its `gaussian_blur`."""
     return image + amount * (image - gaussian_blur(image, sigma))
 
 
 def without_grid(image: Image, period: int, cells: int = 5) -> Image:
-    """The image without what repeats with ``period`` over ``cells``² neighbouring cells.
+    """Returns the image without patterns that repeat with ``period`` over ``cells``² cells.
 
     A network that draws blocks of period² pixels at once finds it easy to draw the same into all of
     them; photographs have no such pattern that is in step with its blocks. Of every place in a
@@ -54,7 +54,7 @@ def without_grid(image: Image, period: int, cells: int = 5) -> Image:
 
 
 def _correlate(x: jnp.ndarray, axis: int, weights: Sequence[float]) -> jnp.ndarray:
-    """Weighted sum of an odd number of neighbours along an axis, the outermost repeated."""
+    """Returns weighted sums of neighbours along an axis, an odd number, the outermost repeated."""
     pad = [(0, 0)] * x.ndim
     pad[axis] = (len(weights) // 2, len(weights) // 2)
     padded, size = jnp.pad(x, pad, mode="edge"), x.shape[axis]

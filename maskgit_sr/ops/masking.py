@@ -10,7 +10,7 @@ from maskgit_sr.arrays import TokenMask
 
 
 def top_mask(scores: Float[Array, "B N"], count: Int[Array, "*b"]) -> TokenMask:
-    """True at exactly ``count`` positions of each row, those with the highest scores.
+    """Returns True at exactly ``count`` positions of each row, those with the highest scores.
 
     Ties go to the lower index, so the number is exact where a threshold would not be.
 
@@ -24,5 +24,5 @@ def top_mask(scores: Float[Array, "B N"], count: Int[Array, "*b"]) -> TokenMask:
 
 
 def random_mask(key: jax.Array, counts: Int[Array, " B"], tokens: int) -> TokenMask:
-    """Exactly ``counts[b]`` uniformly drawn positions of ``tokens`` in row b."""
+    """Returns True at exactly ``counts[b]`` uniformly drawn positions of row b."""
     return top_mask(jax.random.uniform(key, (counts.shape[0], tokens)), counts)

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def sincos_2d(height: int, width: int, features: int) -> np.ndarray:
-    """Positional embedding of a token grid, float32 [h·w, D].
+    """Returns the positional embedding of a token grid, float32 [h·w, D].
 
     The first half of D encodes the column index, the second half the row index, each as
     [sin, cos] of index / 10000^(i / (D/4)), as in the released RealSRT code.

@@ -9,14 +9,14 @@ from jaxtyping import Array, Float
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """The cubic convolution kernel at distances ≥ 0."""
+    """Returns the cubic convolution kernel at distances ≥ 0 (Keys 1981)."""
     near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
     far = a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
 
 
 def _cubic_matrix(size: int, scale: int, a: float) -> np.ndarray:
-    """Interpolation weights [size·scale, size]; the border is clamped."""
+    """Returns interpolation weights [size·scale, size]; the border is clamped."""
     positions = (np.arange(size * scale, dtype=np.float64) + 0.5) / scale - 0.5
     base = np.floor(positions).astype(int)
     matrix = np.zeros((size * scale, size))
@@ -29,7 +29,7 @@ def _cubic_matrix(size: int, scale: int, a: float) -> np.ndarray:
 def upsample_bicubic(
     image: Float[Array, "B H W C"], scale: int, a: float = -0.75
 ) -> Float[Array, "B H2 W2 C"]:
-    """Bicubic ×``scale`` with half-pixel centres, clamped border and no antialias.
+    """Enlarges bicubically, with half-pixel centres, clamped border and no antialias.
 
     With a = −0.75 this is what the RealSRT tokenizer was trained to see. ``jax.image.resize`` uses
     a = −0.5 and renormalises at the border, so it gives other pixels and then other tokens.
@@ -42,7 +42,7 @@ def upsample_bicubic(
 
 
 def downsample_bicubic(image: Float[Array, "B H W C"], scale: int) -> Float[Array, "B H2 W2 C"]:
-    """Bicubic ÷``scale`` as MATLAB's ``imresize``, by which papers make LR images.
+    """Shrinks bicubically as MATLAB's ``imresize``, by which papers make LR images.
 
     Antialiased: the kernel (a = −0.5) is ``scale`` times as wide. The border is mirrored with its
     edge pixels repeated. Values may leave [0, 1]; they are neither clipped nor rounded.
@@ -71,21 +71,21 @@ def downsample_bicubic(image: Float[Array, "B H W C"], scale: int) -> Float[Arra
 
 
 def upsample_nearest(image: Float[Array, "B H W C"], scale: int = 2) -> Float[Array, "B H2 W2 C"]:
-    """Each pixel repeated ``scale``×``scale`` times."""
+    """Repeats each pixel ``scale``×``scale`` times."""
     b, h, w, c = image.shape
     image = jnp.broadcast_to(image[:, :, None, :, None], (b, h, scale, w, scale, c))
     return image.reshape(b, h * scale, w * scale, c)
 
 
 def space_to_depth(image: Float[Array, "B H W C"], block: int) -> Float[Array, "B h w C2"]:
-    """[B, H, W, C] → [B, H/block, W/block, block²·C]; row-major inside a block."""
+    """Returns [B, H/block, W/block, block²·C] of [B, H, W, C]; row-major inside a block."""
     b, h, w, c = image.shape
     image = image.reshape(b, h // block, block, w // block, block, c).transpose(0, 1, 3, 2, 4, 5)
     return image.reshape(b, h // block, w // block, block * block * c)
 
 
 def depth_to_space(image: Float[Array, "B h w C2"], block: int) -> Float[Array, "B H W C"]:
-    """The inverse of :func:`space_to_depth`."""
+    """Returns [B, h·block, w·block, C/block²], the inverse of :func:`space_to_depth`."""
     b, h, w, c = image.shape
     image = image.reshape(b, h, w, block, block, c // block**2).transpose(0, 1, 3, 2, 4, 5)
     return image.reshape(b, h * block, w * block, c // block**2)

@@ -21,7 +21,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def gamma(name: str) -> Schedule:
-    """The schedule of that name.
+    """Returns the schedule of that name.
 
     Raises:
         ValueError: unknown name.
@@ -32,7 +32,7 @@ def gamma(name: str) -> Schedule:
 
 
 def mask_counts(steps: int, tokens: int, schedule: str = "sqrt") -> np.ndarray:
-    """Tokens still masked after step t = 0 … T−1, int32 [T]; the last entry is 0.
+    """Returns the tokens still masked after step t = 0 … T−1, int32 [T]; the last entry is 0.
 
     The paper (§3.2) writes ⌈γ((t+1)/T)·N⌉; the released code truncates, which gives
     512, 299, 137, 0 for T = 4, N = 1024. This is the one place where that rounding happens, in

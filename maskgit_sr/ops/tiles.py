@@ -19,7 +19,7 @@ class Axis:
 
 
 def plan_axis(length: int, size: int, stride: int) -> Axis:
-    """The fewest tiles of ``size`` every ``stride`` that cover ``length`` pixels, centred.
+    """Returns the fewest tiles of ``size`` every ``stride`` that cover ``length``, centred.
 
     For sides above ``size − stride`` this is the reference's padding; shorter ones, where the
     reference fails, get one tile.
@@ -39,7 +39,7 @@ def plan_axis(length: int, size: int, stride: int) -> Axis:
 
 
 def pad_reflect(image: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
-    """[H, W, …] padded by reflection without repeating the edge, as often as it takes.
+    """Pads [H, W, …] by reflection without repeating the edge, as often as it takes.
 
     A side of one pixel has nothing to reflect and is repeated.
     """
@@ -56,7 +56,7 @@ def pad_reflect(image: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
 
 
 def gaussian_window(size: int, variance: float) -> np.ndarray:
-    """exp(−x² / (2·variance)), x the distance to the centre over ``size``; float64 [size].
+    """Returns exp(−x² / (2·variance)), x the distance to the centre over ``size``; float64 [size].
 
     The tile's weight is the outer product of two of these (RealSRT §3.4, variance 0.05).
     """

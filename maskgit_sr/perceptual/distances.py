@@ -25,7 +25,7 @@ from maskgit_sr import assets
 from maskgit_sr.arrays import Image, Params
 from maskgit_sr.errors import UserError
 from maskgit_sr.perceptual import vgg16
-from maskgit_sr.perceptual.published import MatmulPrecision, conv, load, max_pool, pair
+from maskgit_sr.perceptual.published import MatmulPrecision, along_last, conv, load, max_pool, pair
 
 Distance = Float[Array, "B"]
 
@@ -76,7 +76,7 @@ class Perceptual:
 def alex_features(
     params: Params, x: Image, *, precision: MatmulPrecision = "default"
 ) -> list[Array]:
-    """AlexNet's five ReLU outputs; x normalised as LPIPS does, H and W at least 31."""
+    """Returns AlexNet's five ReLU outputs; x normalised as LPIPS does, H and W at least 31."""
     features = []
     for i, (index, stride, padding) in enumerate(_ALEX_CONVS):
         if i in (1, 2):
@@ -96,7 +96,7 @@ def _fire(params: Params, x: Array, precision: MatmulPrecision) -> Array:
 def squeeze_features(
     params: Params, x: Image, *, precision: MatmulPrecision = "default"
 ) -> list[Array]:
-    """SqueezeNet 1.1's seven LPIPS taps; x normalised as LPIPS does, H and W at least 17."""
+    """Returns SqueezeNet 1.1's seven LPIPS taps; x normalised as LPIPS does, sides from 17."""
     x = jax.nn.relu(conv(params["features.0"], x, 2, 0, precision))
     features = [x]
     for group in _SQUEEZE_GROUPS:
@@ -115,7 +115,7 @@ def _unit(x: Array) -> Array:
 def lpips_distance(
     features: Callable[[Params, Image], list[Array]], params: Params, x: Image, y: Image
 ) -> Distance:
-    """LPIPS v0.1 of x and y, [B,H,W,3] in [0,1] -> [B] float32, about 0 (same) to 1."""
+    """Returns LPIPS v0.1 of x and y [B,H,W,3] in [0,1]: [B] float32, about 0 (same) to 1."""
     total = jnp.zeros(x.shape[:1])
     for layer in _lpips_layers(features, params, x, y):
         total += jnp.mean(layer, axis=(1, 2))
@@ -125,7 +125,7 @@ def lpips_distance(
 def lpips_map(
     features: Callable[[Params, Image], list[Array]], params: Params, x: Image, y: Image
 ) -> Float[Array, "B H W"]:
-    """Where `lpips_distance` comes from: each layer's distances, resized bilinearly, and added."""
+    """Returns the map behind `lpips_distance`: the layers' distances, resized bilinearly, added."""
     total = jnp.zeros(x.shape[:3])
     for layer in _lpips_layers(features, params, x, y):
         total += jax.image.resize(layer, x.shape[:3], "linear")
@@ -136,12 +136,12 @@ def _lpips_layers(
     features: Callable[[Params, Image], list[Array]], params: Params, x: Image, y: Image
 ) -> Iterator[Array]:
     x, y = pair(x, y)
-    shift, scale = jnp.array(LPIPS_SHIFT), jnp.array(LPIPS_SCALE)
+    shift, scale = along_last(LPIPS_SHIFT, x), along_last(LPIPS_SCALE, x)
     # Two passes, not one over both: the gradient for x alone then costs one backward pass.
     fx, fy = (features(params, (2 * z - 1 - shift) / scale) for z in (x, y))
     for i, (a, b) in enumerate(zip(fx, fy, strict=True)):
         difference = (_unit(a) - _unit(b)) ** 2
-        yield jnp.sum(difference * params[f"lin{i}"], axis=-1)
+        yield jnp.sum(difference * along_last(params[f"lin{i}"], difference), axis=-1)
 
 
 def vgg19_features(
@@ -152,14 +152,14 @@ def vgg19_features(
     before_relu: bool = True,
     precision: MatmulPrecision = "default",
 ) -> dict[str, Array]:
-    """VGG19 feature maps of x, [B,H,W,3] RGB in [0,1], by layer name.
+    """Returns VGG19 feature maps of x, [B,H,W,3] RGB in [0,1], by layer name.
 
-    The network takes BGR grey levels minus a mean, and what it returns is divided by `VGG_UNIT`:
+    The network takes BGR grey levels minus a mean, and its features are divided by `VGG_UNIT`:
     ReLU networks are nearly homogeneous, so the features come out in units of one ImageNet pixel
     deviation, the input unit of torchvision's VGG19, which published loss weights assume.
     Raises ValueError for an unknown layer.
     """
-    x = 255 * x[..., ::-1] - jnp.array(VGG_MEAN_BGR)
+    x = 255 * x[..., ::-1] - along_last(VGG_MEAN_BGR, x)
     features: dict[str, Array] = {}
     for block, depth in enumerate(_VGG_BLOCKS, 1):
         if block > 1:
@@ -184,7 +184,7 @@ def vgg19_distance(
     before_relu: bool = True,
     precision: MatmulPrecision = "default",
 ) -> Distance:
-    """Sum over layers of weight * mean |f(x) - f(y)|; [B,H,W,3] in [0,1] -> [B].
+    """Returns the sum over layers of weight * mean |f(x) - f(y)|; [B,H,W,3] in [0,1] -> [B].
 
     H and W are at least 16. Features are in the units of `vgg19_features`; a photograph shrunk and
     enlarged x4 by bicubic is at about 15 from the original. The published layer weights were
@@ -216,7 +216,7 @@ def load_lpips(
     *,
     precision: MatmulPrecision = "highest",
 ) -> Perceptual:
-    """LPIPS v0.1 with its published weights.
+    """Returns LPIPS v0.1 with its published weights.
 
     Args:
         net: the backbone; papers report "alex".
@@ -249,7 +249,7 @@ def _vgg16_features(
 def load_vgg19(
     path: str | Path | None = None, *, precision: MatmulPrecision = "default"
 ) -> Perceptual:
-    """The perceptual loss of Real-ESRGAN on Oxford's VGG19: `vgg19_distance` as it defaults.
+    """Returns Real-ESRGAN's perceptual loss on Oxford's VGG19: `vgg19_distance` by default.
 
     Args:
         path: the npz file of 8-bit codes or its folder; by default searched as `assets.find` says.
@@ -264,7 +264,7 @@ def load_vgg19(
 
 
 def _read_lpips(*files: Path) -> Params:
-    """Nested HWIO params from torch-named OIHW tensors (`features.3.squeeze.weight`)."""
+    """Returns nested HWIO params of torch-named OIHW tensors (`features.3.squeeze.weight`)."""
     params: Params = {}
     tensors = {name: value for file in files for name, value in load_file(file).items()}
     for name, value in tensors.items():
@@ -283,7 +283,7 @@ def _read_lpips(*files: Path) -> Params:
 
 
 def _read_vgg19(file: Path) -> Params:
-    """HWIO params from 8-bit codes: w = code * scale + minimum, (scale, minimum) = `affine`."""
+    """Returns HWIO params of 8-bit codes: w = code * scale + minimum, the two in `affine`."""
     params: Params = {}
     with np.load(file) as codes:
         for name in codes.files:

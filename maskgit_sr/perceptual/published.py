@@ -28,7 +28,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def pair(x: Image, y: Image) -> tuple[Image, Image]:
-    """Both images as float32.
+    """Returns both images as float32.
 
     Raises:
         ValueError: they are not [B,H,W,3] of one shape.
@@ -39,7 +39,7 @@ def pair(x: Image, y: Image) -> tuple[Image, Image]:
 
 
 def single(x: Image, smallest: int) -> Image:
-    """The image as float32.
+    """Returns the image as float32.
 
     Raises:
         ValueError: it is not [B,H,W,3], or a side has fewer than `smallest` pixels.
@@ -52,8 +52,13 @@ def single(x: Image, smallest: int) -> Image:
     return x.astype(jnp.float32)
 
 
+def along_last(vector: Sequence[float] | Array, x: Array) -> Array:
+    """Returns a vector [C] as [1, …, 1, C], to be combined with ``x`` [..., C]."""
+    return jnp.asarray(vector, jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 def max_pool(x: Array, window: int, stride: int, *, ceil: bool = False) -> Array:
-    """Max pooling of [B,H,W,C] without padding, as torch.nn.MaxPool2d.
+    """Pools [B,H,W,C] by maxima without padding, as torch.nn.MaxPool2d.
 
     With `ceil` the last window may hang over the right and lower edge (what hangs over is never
     the maximum); else a remainder is dropped. Raises ValueError where not one window fits.
@@ -77,7 +82,7 @@ def max_pool(x: Array, window: int, stride: int, *, ceil: bool = False) -> Array
 
 
 def mean_pool(x: Array, window: int) -> Array:
-    """Means of disjoint window x window squares of [B,H,W,C]; a remainder is dropped."""
+    """Returns means of disjoint window x window squares of [B,H,W,C]; a remainder is dropped."""
     height, width = x.shape[1] // window, x.shape[2] // window
     if not height or not width:
         raise ValueError(f"image too small: a {window}x{window} pool meets {x.shape[1:3]}")
@@ -92,7 +97,7 @@ def conv(
     padding: int | tuple[int, int] | Literal["SAME"] = 0,
     precision: MatmulPrecision = "default",
 ) -> Array:
-    """Convolution of [B,H,W,C] by "kernel", plus "bias" if there is one; zero padding.
+    """Convolves [B,H,W,C] with "kernel" and adds "bias" if there is one; zero padding.
 
     Raises:
         ValueError: the image is too small for one output pixel.
@@ -110,22 +115,23 @@ def conv(
     )
     if 0 in y.shape:
         raise ValueError(f"image too small: a convolution meets {x.shape[1:3]}")
-    return y + params["bias"] if "bias" in params else y
+    return y + along_last(params["bias"], y) if "bias" in params else y
 
 
 def dense(params: Params, x: Array) -> Array:
-    """Linear layer as torch stores it: "weight" [out,in] and "bias"."""
-    return x @ params["weight"].T + params["bias"]
+    """Applies a linear layer as torch stores it: "weight" [out,in] and "bias"."""
+    return x @ params["weight"].T + along_last(params["bias"], x)
 
 
 def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
-    """Normalisation over the last axis."""
+    """Normalises over the last axis."""
     x = x - jnp.mean(x, axis=-1, keepdims=True)
-    return x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * scale + bias
+    x = x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+    return x * along_last(scale, x) + along_last(bias, x)
 
 
 def attention(q: Array, k: Array, v: Array, heads: int, mask: Array | None = None) -> Array:
-    """Softmax attention of [B,n,D] over [B,N,D] in `heads` heads; `mask` [n,N]: True is seen."""
+    """Returns attention of [B,n,D] over [B,N,D] in `heads` heads; `mask` [n,N]: True is seen."""
     shape = q.shape
 
     def split(x: Array) -> Array:
@@ -134,13 +140,13 @@ def attention(q: Array, k: Array, v: Array, heads: int, mask: Array | None = Non
     q, k, v = split(q) * (shape[-1] // heads) ** -0.5, split(k), split(v)
     logits = jnp.einsum("bnhd,bmhd->bhnm", q, k)
     if mask is not None:
-        logits = jnp.where(mask, logits, -jnp.inf)
+        logits = jnp.where(mask[None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, v).reshape(shape)
 
 
 def fold_norm(convolution: Params, norm: Params, eps: float) -> Params:
-    """A convolution and the batch normalisation after it (running statistics) as one."""
+    """Returns a convolution and the batch norm after it (running statistics) as one."""
     scale = norm["weight"] / np.sqrt(norm["running_var"] + eps)
     bias = norm["bias"] - norm["running_mean"] * scale
     if "bias" in convolution:
@@ -149,7 +155,7 @@ def fold_norm(convolution: Params, norm: Params, eps: float) -> Params:
 
 
 def torch_tree(tensors: Mapping[str, np.ndarray]) -> Params:
-    """Nested NumPy params from a PyTorch state: "features.0.weight" -> features: 0: kernel."""
+    """Returns a PyTorch state as nested params: "features.0.weight" -> features: 0: kernel."""
     params: Params = {}
     for name, value in tensors.items():
         *path, leaf = name.split(".")
@@ -165,7 +171,7 @@ def torch_tree(tensors: Mapping[str, np.ndarray]) -> Params:
 
 
 def read_torch(*files: Path) -> Params:
-    """Params of safetensors files with PyTorch's names, as one tree."""
+    """Returns the params of safetensors files with PyTorch's names, as one tree."""
     return torch_tree({name: value for file in files for name, value in load_file(file).items()})
 
 
@@ -176,7 +182,7 @@ def load(
     side: int = 64,
     images: int = 2,
 ) -> Params:
-    """Params read from the files, on the device; a wrong file is named here, before it is used.
+    """Returns the params of the files, on the device; names a wrong file before it is used.
 
     Args:
         files: they are handed to `read` in this order.
@@ -188,7 +194,7 @@ def load(
     """
     files = (files,) if isinstance(files, Path) else files
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    # What reading another network's names and shapes can run into:
+    # Errors of reading another network's names and shapes.
     unreadable = (OSError, SafetensorError, zipfile.BadZipFile)
     unexpected = (AttributeError, LookupError, TypeError, ValueError)
     try:

@@ -17,6 +17,7 @@ from maskgit_sr.perceptual.published import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     MatmulPrecision,
+    along_last,
     conv,
     max_pool,
     pair,
@@ -29,17 +30,17 @@ _STABLE = 1e-6  # DISTS' c1 and c2
 
 
 def read(file: Path) -> Params:
-    """VGG16's convolutions, without the classifier."""
+    """Returns VGG16's convolutions, without the classifier."""
     return read_torch(file)["features"]
 
 
 def halve_max(x: Array) -> Array:
-    """VGG's own pooling: 2x2 maxima; a remainder is dropped."""
+    """Pools as VGG does, by 2x2 maxima; a remainder is dropped."""
     return max_pool(x, 2, 2)
 
 
 def halve_l2(x: Array) -> Array:
-    """DISTS' pooling: root of the Hann-weighted 3x3 mean of squares, stride 2, zero padding 1."""
+    """Pools as DISTS does: root of Hann-weighted 3x3 means of squares, stride 2, zero padding 1."""
     x = x * x
     for axis in (1, 2):
         size = -(-x.shape[axis] // 2)
@@ -59,7 +60,7 @@ def features(
     pool: Callable[[Array], Array] = halve_max,
     precision: MatmulPrecision = "default",
 ) -> list[Array]:
-    """relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3 of normalised images [B,H,W,3]."""
+    """Returns relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3 of normalised images [B,H,W,3]."""
     found: list[Array] = []
     for block in _BLOCKS:
         if found:
@@ -71,7 +72,7 @@ def features(
 
 
 def read_dists(vgg: Path, weights: Path) -> Params:
-    """{"vgg", "alpha", "beta"}; alpha and beta [1475] sum to 1 together."""
+    """Returns {"vgg", "alpha", "beta"}; alpha and beta [1475] sum to 1 together."""
     tensors = load_file(weights)
     total = tensors["alpha"].sum() + tensors["beta"].sum()
     alpha, beta = (tensors[name].reshape(-1) / total for name in ("alpha", "beta"))
@@ -79,7 +80,7 @@ def read_dists(vgg: Path, weights: Path) -> Params:
 
 
 def dists_distance(params: Params, x: Image, y: Image) -> Float[Array, "B"]:
-    """DISTS of x and y, [B,H,W,3] in [0,1] -> [B], 0 (same) to 1.
+    """Returns DISTS of x and y, [B,H,W,3] in [0,1] -> [B], 0 (same) to 1.
 
     Ding et al. 2020 (arXiv:2004.07728), equations 5 to 7: similarity of the means (texture) and
     of the covariances (structure) of every channel of the image and of five VGG16 layers with
@@ -91,7 +92,7 @@ def dists_distance(params: Params, x: Image, y: Image) -> Float[Array, "B"]:
     x, y = pair(x, y)
     if min(x.shape[1:3]) < 16:
         raise ValueError(f"image too small: {x.shape[1:3]}, DISTS takes at least 16 pixels a side")
-    mean, deviation = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
+    mean, deviation = along_last(IMAGENET_MEAN, x), along_last(IMAGENET_STD, x)
 
     def stack(z: Image) -> list[Array]:
         deep = features(params["vgg"], (z - mean) / deviation, pool=halve_l2, precision="highest")
@@ -101,7 +102,7 @@ def dists_distance(params: Params, x: Image, y: Image) -> Float[Array, "B"]:
     start = 0
     for a, b in zip(stack(x), stack(y), strict=True):
         width = a.shape[-1]
-        alpha, beta = (params[name][start : start + width] for name in ("alpha", "beta"))
+        alpha, beta = (params[name][None, start : start + width] for name in ("alpha", "beta"))
         start += width
         ma, mb = a.mean((1, 2)), b.mean((1, 2))
         a, b = a - ma[:, None, None], b - mb[:, None, None]

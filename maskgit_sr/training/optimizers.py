@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +12,24 @@ import optax
 
 def schedule(config: Any, steps: int) -> optax.Schedule:
     """Linear warm-up, then cosine from ``learning_rate`` to ``final_learning_rate``."""
-    return optax.warmup_cosine_decay_schedule(
+    found = optax.warmup_cosine_decay_schedule(
         0.0 if config.warmup else config.learning_rate,
         config.learning_rate,
         config.warmup,
         max(steps, config.warmup + 1),
         config.final_learning_rate,
     )
+    return _promoting(found)
+
+
+def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function of optax under standard dtype promotion: it mixes floats and counts."""
+
+    def call(*args: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args)
+
+    return call
 
 
 def _decays(params: Any) -> Any:
@@ -53,4 +64,5 @@ def build(config: Any, steps: int) -> optax.GradientTransformation:
             mask=_decays,
         )
     )
-    return optax.chain(*parts)
+    chain = optax.chain(*parts)
+    return chain._replace(update=_promoting(chain.update))

@@ -125,7 +125,7 @@ def make_step(
             batch.update(jax.lax.stop_gradient(carry))
             metrics |= {f"{name}/{k}": v for k, v in found.items()}
         # Early steps average over what there has been, so that the start does not linger.
-        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema = {
             group: jax.tree.map(
                 lambda e, p: decay * e + (1 - decay) * p, state.ema[group], params[group]

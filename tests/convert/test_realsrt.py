@@ -10,7 +10,7 @@ import pytest
 from maskgit_sr import bundles
 from maskgit_sr.convert import realsrt as conversion
 from maskgit_sr.errors import UserError
-from maskgit_sr.methods.base import TileSpec
+from maskgit_sr.methods.base import TileSpec, from_mapping
 from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.models.transformer import TransformerConfig
@@ -26,7 +26,7 @@ def tiny_config():
         tokenizer=VQGANConfig(channels=(32, 64), code_width=32, codes=24),
         generator=TransformerConfig(outputs=24, decoder_depth=2, **width),
         critic=TransformerConfig(outputs=1, masked=False, decoder_depth=1, **width),
-        tile=TileSpec(size=4, stride=2),
+        tile=TileSpec(sides=(4,), overlap=2),
     )
 
 
@@ -176,10 +176,10 @@ def test_convert_writes_a_bundle(monkeypatch, tmp_path, state):
     method = RealSRT(tiny_config())
     params, metadata = bundles.read(target, method.shapes())
     assert (metadata.method, metadata.scale, metadata.licence) == ("realsrt", 4, "MIT")
-    assert RealSRTConfig.from_dict(metadata.config) == tiny_config()
+    assert from_mapping(RealSRTConfig, metadata.config, "model") == tiny_config()
     assert metadata.training["file"] == "net.pth"
     assert len(metadata.training["sha256"]) == 64
-    assert set(summary["groups"]) == set(method.bundle_groups)
+    assert set(summary["groups"]) == set(method.groups)
     assert summary["parameters"] == sum(leaf.size for leaf in flatten(params).values())
     expected = flatten(conversion.map_state(state, tiny_config()))
     for name, array in flatten(params).items():

@@ -208,7 +208,7 @@ def test_sampled_positions_follow_their_probabilities_without_replacement():
             expected = draws * (p * q / (1 - p) + q * p / (1 - q))
             chi += ((kept[:, a] & kept[:, b]).sum() - expected) ** 2 / expected
     assert chi < 21.67  # 9 degrees of freedom, p = 0.01
-    some = drawn._replace(mask=jnp.arange(5)[None] > jnp.zeros((draws, 1)))
+    some = drawn._replace(mask=jnp.arange(5)[None] > jnp.zeros((draws, 1), jnp.int32))
     assert np.isneginf(
         sampling.priority(some, jax.random.split(jax.random.key(1), draws))[:, 0]
     ).all()
@@ -254,7 +254,7 @@ def test_sampling_follows_the_tiles_own_key():
 
 
 def test_low_temperature_is_greedy_and_high_is_even():
-    logits = jnp.broadcast_to(jnp.arange(CODES) * 0.5, (BATCH, 4000, CODES))
+    logits = jnp.broadcast_to(jnp.arange(CODES) / 2, (BATCH, 4000, CODES))
 
     def share(temperature):
         tokens = decode(

@@ -33,7 +33,7 @@ def features_of(first):
 
 
 def tail(last, features):
-    return jnp.sin(features @ last["kernel"] + last["bias"])
+    return jnp.sin(features @ last["kernel"] + last["bias"][None])
 
 
 def reconstruction(image):

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from maskgit_sr.decoding.policies import Policy
+from flax import nnx
 
 from maskgit_sr.convert.realsrt import map_state
-from maskgit_sr.methods.base import RestoreOptions, TileSpec
+from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
 from maskgit_sr.models import layers
 from maskgit_sr.models.functional import Network
@@ -39,7 +39,7 @@ CONFIG = RealSRTConfig(
     tokenizer=VQGANConfig(channels=(32, 64), code_width=32, codes=24),
     generator=TransformerConfig(outputs=24, decoder_depth=2, **WIDTH),
     critic=TransformerConfig(outputs=1, masked=False, decoder_depth=1, **WIDTH),
-    tile=TileSpec(size=4, stride=2),
+    tile=TileSpec(sides=(4,), overlap=2),
 )
 BLOCK = TransformerConfig(**WIDTH)
 
@@ -365,7 +365,7 @@ def test_reference_generator_and_critic(reference, method, params):
 @pytest.mark.parametrize("score", [False, True])
 def test_reference_restoration(reference, method, params, score):
     keys = jax.random.split(jax.random.key(0), 2)
-    options = RestoreOptions(Policy(steps=4, score=score))
+    options = method.options(steps=4, confidence=score)
     restore = jax.jit(lambda params, lr: method.restore(params, lr, keys, options))
     restored = restore(params, jnp.asarray(reference["lr"]))
     np.testing.assert_array_equal(restored.tokens, reference["restored_tokens"])
@@ -375,13 +375,13 @@ def test_reference_restoration(reference, method, params, score):
 def test_reference_without_colour_correction(reference, method, params):
     upsampled = jnp.asarray(reference["upsampled"])
     tokens = jnp.asarray(reference["restored_tokens"])
-    render = jax.jit(method.render, static_argnames="control")
+    render = jax.jit(method.render, static_argnames="steered")
     agree(render(params, tokens, upsampled), reference["raw"])
-    plain = render(params, tokens, upsampled, control=False)
+    plain = render(params, tokens, upsampled, steered=False)
     assert np.abs(np.asarray(plain) - reference["raw"]).max() > 0.1  # the module does act
 
 
 def test_oracle_weights_reach_every_parameter():
     """`alive` must not depend on how a module initialises itself."""
-    net = network(lambda **kw: layers.Conv(3, 4, zero=True, **kw))
+    net = network(lambda **kw: layers.conv(3, 4, kernel_init=nnx.initializers.zeros_init(), **kw))
     assert all(np.abs(leaf).max() > 0.01 for leaf in jax.tree.leaves(alive(net)))

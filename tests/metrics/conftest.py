@@ -5,8 +5,8 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.io import savemat
 
-from tests.metrics.published import REFERENCE, weights
 from tests.perceptual.perceptual_nets import alex_tensors, squeeze_tensors
+from tests.perceptual.published import REFERENCE, weights
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskgit_sr.losses.perceptual import build
+from maskgit_sr.losses.perceptual import build_perceptual
 from maskgit_sr.metrics import create
 
 METRICS = Path(__file__).resolve().parents[2].parent / "shared" / "metrics"
@@ -92,14 +92,14 @@ def test_lpips_squeeze_ranks_as_alex(pairs):
 def test_published_linear_layers_are_non_negative(monkeypatch):
     monkeypatch.setenv("MASKGIT_SR_ASSETS", str(METRICS))
     for name in ("lpips_alex", "lpips_squeeze"):
-        params = build(name).params
+        params = build_perceptual(name).params
         assert all((params[k] >= 0).all() for k in params if k.startswith("lin"))
 
 
 def test_vgg19_has_trained_features(monkeypatch, pairs):
     """A brightness shift is much nearer than noise of the same pixel error."""
     monkeypatch.setenv("MASKGIT_SR_ASSETS", str(METRICS))
-    model = build("vgg19")
+    model = build_perceptual("vgg19")
     image = pairs["I08.bmp"][1][:, :64, :64]
     brighter = jnp.clip(image + 8 / 255, 0, 1)
     noise = np.random.default_rng(0).choice([-8 / 255, 8 / 255], image.shape).astype(np.float32)

@@ -7,7 +7,7 @@ import pytest
 
 from maskgit_sr.metrics.lr import lr_consistency, lr_psnr
 from maskgit_sr.ops.resize import downsample_bicubic
-from tests.metrics.published import image
+from tests.perceptual.published import image
 
 
 @pytest.mark.parametrize(("scale", "height", "width"), [(4, 5, 3), (3, 1, 2), (1, 4, 4)])

@@ -11,7 +11,7 @@ import pytest
 from maskgit_sr import assets as known
 from maskgit_sr.errors import UserError
 from maskgit_sr.metrics import SPECS, available, create, niqe, psnr, ssim
-from tests.metrics.published import image
+from tests.perceptual.published import image
 
 SAME = {"psnr": 100, "ssim": 1, "ms": 1, "lpips": 0, "dists": 0}
 SINGLE = [name for name, spec in SPECS.items() if spec.needs != "set"]

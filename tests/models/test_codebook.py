@@ -66,7 +66,7 @@ def test_a_fresh_codebook_becomes_vectors_of_the_first_batch():
     x = jnp.asarray(normal(1, 32, WIDTH))
     fresh = codebook.init(jax.random.key(0), CODES, WIDTH)
     found = codebook.update(fresh, x, codebook.nearest(x, fresh.embedding), jax.random.key(1))
-    distance = jnp.linalg.norm(found.embedding[:, None] - x, axis=-1)
+    distance = jnp.linalg.norm(found.embedding[:, None] - x[None], axis=-1)
     np.testing.assert_allclose(distance.min(1), 0, atol=1e-4)
     np.testing.assert_array_equal(found.counts, 1)
 

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from maskgit_sr.methods.realsrt import ControlConfig, RealSRT
+from maskgit_sr.methods.realsrt_variants import (
+    MultiscaleConfig,
+    RealSRTMultiscale,
+    RealSRTMultiscaleConfig,
+)
 from maskgit_sr.models import control
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.models.vqgan import Decoder
@@ -52,9 +56,9 @@ def filters(request):
 @pytest.fixture(scope="module")
 def multiscale(tiny, filters):
     network = dataclasses.replace(tiny.tokenizer, channels=(32, 64), decoder_bottom=1)
-    return RealSRT(
-        dataclasses.replace(tiny, control=ControlConfig(True, **filters, network=network))
-    )
+    parts = {field.name: getattr(tiny, field.name) for field in dataclasses.fields(tiny)}
+    module = MultiscaleConfig(**filters, network=network)
+    return RealSRTMultiscale(RealSRTMultiscaleConfig(**parts, control=module))
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from flax import nnx
 
 from maskgit_sr.models.layers import (
     AttentionBlock,
-    Conv,
     Downsample,
     GroupNorm,
     ResidualBlock,
     Upsample,
+    conv,
     conv3x3,
 )
 
@@ -57,14 +57,19 @@ def test_conv3x3_gradient_is_xlas():
 
 @pytest.mark.parametrize(
     ("size", "stride", "padding", "pad"),
-    [(3, 1, None, (1, 1)), (3, 2, (0, 1), (0, 1)), (1, 1, None, (0, 0)), (4, 2, (1, 1), (1, 1))],
+    [
+        (3, 1, "SAME", (1, 1)),
+        (3, 2, ((0, 1), (0, 1)), (0, 1)),
+        (1, 1, "SAME", (0, 0)),
+        (4, 2, 1, (1, 1)),
+    ],
 )
 def test_conv(size, stride, padding, pad):
-    conv = Conv(2, 3, size, stride=stride, padding=padding, dtype=jnp.float32, rngs=rngs())
-    conv.bias[...] = jnp.array([1.0, -2.0, 0.5])
+    layer = conv(2, 3, size, strides=stride, padding=padding, dtype=jnp.float32, rngs=rngs())
+    layer.bias[...] = jnp.array([1.0, -2.0, 0.5])
     x = normal(3, 2, 6, 8, 2)
-    expected = convolve(np.asarray(x), np.asarray(conv.kernel[...]), stride, pad)
-    np.testing.assert_allclose(conv(x), expected + np.array([1.0, -2.0, 0.5]), atol=1e-5)
+    expected = convolve(np.asarray(x), np.asarray(layer.kernel[...]), stride, pad)
+    np.testing.assert_allclose(layer(x), expected + np.array([1.0, -2.0, 0.5]), atol=1e-5)
 
 
 def test_group_norm():

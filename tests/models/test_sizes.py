@@ -3,16 +3,15 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from maskgit_sr.decoding.policies import Policy
 
 from configs import realsrt as config
-from maskgit_sr.methods.base import RestoreOptions
-from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
+from maskgit_sr.methods import registry
 from maskgit_sr.models.functional import count
 
 
 def build(size):
-    return RealSRT(RealSRTConfig.from_dict(config.get_config(size).model.to_dict()))
+    found = config.get_config(size)
+    return registry.build(found.method, found.model.to_dict())
 
 
 def test_published_counts():
@@ -34,7 +33,7 @@ def test_small_models_are_small(size, millions):
 @pytest.mark.parametrize("size", config.SIZES)
 def test_restore_at_full_size(size):
     method = build(size)
-    options = RestoreOptions(policy=Policy(score=True))
+    options = method.options(confidence=True)
     tiles = jax.ShapeDtypeStruct((3, 64, 64, 3), jnp.float32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
     found = jax.eval_shape(
@@ -42,4 +41,4 @@ def test_restore_at_full_size(size):
     )
     assert found.image.shape == (3, 256, 256, 3) and found.image.dtype == jnp.float32
     assert found.confidence.shape == (3, 32, 32) and found.tokens.shape == (3, 32, 32)
-    assert method.tile.size * method.scale // 32 == method.tile.cell * method.scale
+    assert method.tile.sides == (64,) and method.factor == 8

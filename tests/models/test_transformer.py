@@ -86,7 +86,7 @@ def test_network_is_the_published_one(tiny, params, run):
 
 
 def test_memory_serves_every_step(method, params, run):
-    lr, mask = vectors(0), jnp.arange(64) < jnp.array([[20], [50]])
+    lr, mask = vectors(0), jnp.arange(64)[None] < jnp.array([[20], [50]])
     network, own = method.generator, params["generator"]
     memory = jax.jit(lambda lr: network.apply(own, lambda m: m.encode(lr)))(lr)
     assert [kv.key.shape for kv in memory] == [(2, 65, 2, 16)]
@@ -131,7 +131,9 @@ def test_remat_and_bfloat16_leave_the_function(tiny, params):
 
         def loss(own, lr, hr):
             def call(module):
-                return module.decode(hr, jnp.arange(64) < jnp.full((1, 1), 9), module.encode(lr))
+                return module.decode(
+                    hr, jnp.arange(64)[None] < jnp.full((1, 1), 9), module.encode(lr)
+                )
 
             return jnp.mean(network.apply(own, call) ** 2)
 

@@ -1,4 +1,4 @@
-"""models.perceptual and losses.perceptual: topology on random weights, gradients, files.
+"""perceptual.distances and losses.perceptual: topology on random weights, gradients, files.
 
 Agreement of the published weights with official scores is in tests/metrics/test_calibration.py.
 """
@@ -10,11 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from maskgit_sr.errors import UserError
-from maskgit_sr.losses.perceptual import build, perceptual_loss
+from maskgit_sr.losses.perceptual import build_perceptual, perceptual_loss
 from maskgit_sr.perceptual import distances as P
 from tests.perceptual.perceptual_nets import ALEX_LINS, SQUEEZE_LINS, vgg_codes, write
 
@@ -58,53 +56,6 @@ def images(seed=0, shape=(2, 33, 37, 3)):
     x = rng.uniform(0, 1, shape).astype(np.float32)
     y = np.clip(x + rng.normal(0, 0.1, shape), 0, 1).astype(np.float32)
     return jnp.asarray(x), jnp.asarray(y)
-
-
-def naive_pool(x, window, stride, ceil):
-    """The definition, written with loops: torch.nn.MaxPool2d(window, stride, ceil_mode=ceil)."""
-
-    def starts(size):
-        last = size - 1 if ceil else size - window
-        # A window that hangs over must still begin within reach of the last full one.
-        return [s for s in range(0, last + 1, stride) if s < size - window + stride]
-
-    rows = starts(x.shape[1])
-    columns = starts(x.shape[2])
-    return np.stack(
-        [
-            np.stack([x[:, r : r + window, c : c + window].max((1, 2)) for c in columns], 1)
-            for r in rows
-        ],
-        1,
-    )
-
-
-@given(
-    height=st.integers(3, 8),
-    width=st.integers(3, 8),
-    kind=st.sampled_from([(3, 2, True), (3, 2, False), (2, 2, False)]),
-)
-@settings(max_examples=12, deadline=None)
-def test_max_pool_is_torchs(height, width, kind):
-    window, stride, ceil = kind
-    x = np.random.default_rng(height * 99 + width).normal(size=(1, height, width, 2))
-    x = x.astype(np.float32)
-    out = jax.jit(partial(P.max_pool, window=window, stride=stride, ceil=ceil))(x)
-    np.testing.assert_array_equal(out, naive_pool(x, window, stride, ceil))
-
-
-@pytest.mark.parametrize(
-    ("size", "ceil", "expected"), [(111, True, 55), (32, True, 16), (32, False, 15), (2, True, 1)]
-)
-def test_max_pool_sizes(size, ceil, expected):
-    image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
-    pool = partial(P.max_pool, window=3, stride=2, ceil=ceil)
-    assert jax.eval_shape(pool, image).shape == (1, expected, expected, 1)
-
-
-def test_max_pool_too_small():
-    with pytest.raises(ValueError, match="too small"):
-        P.max_pool(jnp.zeros((1, 2, 9, 1)), 3, 2)
 
 
 def shapes(features, params, height, width):
@@ -253,7 +204,7 @@ def test_params_are_not_embedded(models):
 @pytest.mark.parametrize("name", NAMES)
 def test_build_by_name(models, folder, name, monkeypatch):
     monkeypatch.setenv("MASKGIT_SR_ASSETS", str(folder))
-    model = build(name)
+    model = build_perceptual(name)
     assert model.name == name
     assert jax.tree.all(jax.tree.map(jnp.array_equal, model.params, models[name].params))
 
@@ -277,10 +228,10 @@ def test_loss_gradient_reaches_the_output_only(models):
 
 def test_no_loss():
     x, y = images()
-    loss, gradient = jax.value_and_grad(perceptual_loss, argnums=1)(build("none"), x, y)
+    loss, gradient = jax.value_and_grad(perceptual_loss, argnums=1)(build_perceptual("none"), x, y)
     assert loss == 0 and (gradient == 0).all()
     with pytest.raises(UserError, match="lpips_squeeze"):
-        build("lpips")
+        build_perceptual("lpips")
 
 
 def test_wrong_files_are_named(folder, tmp_path):

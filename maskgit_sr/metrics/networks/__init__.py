@@ -2,7 +2,7 @@
 
 Each takes RGB in [0,1] as it is: no resizing before the network's own, no border cut, no rounding.
 Their weights are not on hand here. Each network was compared with the public PyTorch code on random
-weights of reduced width (`tests/models/test_published.py`); no score of published weights was seen.
+weights of reduced width (`tests/metrics/test_networks.py`); no score of published weights was seen.
 """
 
 from collections.abc import Callable

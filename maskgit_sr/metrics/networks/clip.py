@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Image, Params
 from maskgit_sr.perceptual.published import (
+    along_last,
     attention,
     conv,
     dense,
@@ -65,7 +66,7 @@ def image_features(params: Params, x: Image) -> Float[Array, "B E"]:
     """
     x = single(x, 32)
     visual = params["visual"]
-    x = (x - jnp.array(MEAN)) / jnp.array(STD)
+    x = (x - along_last(MEAN, x)) / along_last(STD, x)
     with jax.default_matmul_precision("highest"):
         x = jax.nn.relu(conv(visual["conv1"], x, 2, 1))
         x = jax.nn.relu(conv(visual["conv2"], x, 1, 1))
@@ -107,7 +108,7 @@ def text_features(params: Params, tokens: Sequence[Sequence[int]]) -> Float[Arra
     padded = np.zeros((len(tokens), count), np.int32)
     for row, ids in zip(padded, tokens, strict=True):
         row[: len(ids) + 2] = [START, *ids, END]
-    x = params["token_embedding"]["weight"][padded] + params["positional_embedding"][:count]
+    x = params["token_embedding"]["weight"][padded] + params["positional_embedding"][None, :count]
     causal = jnp.tril(jnp.ones((count, count), bool))
     with jax.default_matmul_precision("highest"):
         blocks = params["transformer"]["resblocks"]

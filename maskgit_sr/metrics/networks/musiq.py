@@ -15,7 +15,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Image, Params
-from maskgit_sr.perceptual.published import attention, conv, layer_norm, max_pool, single
+from maskgit_sr.perceptual.published import (
+    along_last,
+    attention,
+    conv,
+    layer_norm,
+    max_pool,
+    single,
+)
 
 PATCH = 32
 LONGER_SIDES = (224, 384)
@@ -109,7 +116,7 @@ def score_pyramid(params: Params, pyramid: list[Array]) -> Array:
     for scale, image in enumerate(pyramid):
         place = positions(image.shape[1], image.shape[2], math.isqrt(table.shape[0]))
         embedded = _embed(params, patches(image))
-        tokens.append(embedded + table[place] + scales[scale])
+        tokens.append(embedded + table[None, place] + along_last(scales[scale], embedded))
     x = jnp.concatenate(tokens, axis=1)
     blocks = sum(name.startswith("encoderblock_") for name in transformer)
     for i in range(blocks):
@@ -142,7 +149,8 @@ def _group_norm(params: Params, x: Array, eps: float) -> Array:
     x = x.reshape(b, h, w, _GROUPS, c // _GROUPS)
     x = x - x.mean((1, 2, 4), keepdims=True)
     x = x * jax.lax.rsqrt((x * x).mean((1, 2, 4), keepdims=True) + eps)
-    return x.reshape(b, h, w, c) * params["scale"].reshape(-1) + params["bias"].reshape(-1)
+    x = x.reshape(b, h, w, c)
+    return x * along_last(params["scale"], x) + along_last(params["bias"], x)
 
 
 def _block(block: Params, x: Array) -> Array:
@@ -150,13 +158,14 @@ def _block(block: Params, x: Array) -> Array:
     first, attn, second, mlp = (block[name] for name in sorted(block, key=_order))
     y = _norm(first, x)
     q, k, v = (
-        jnp.einsum("bnd,dhk->bnhk", y, attn[name]["kernel"]) + attn[name]["bias"]
+        jnp.einsum("bnd,dhk->bnhk", y, attn[name]["kernel"]) + attn[name]["bias"][None, None]
         for name in ("query", "key", "value")
     )
     heads = q.shape[2]
     q, k, v = (z.reshape(*z.shape[:2], -1) for z in (q, k, v))
     y = attention(q, k, v, heads).reshape(*x.shape[:2], heads, -1)
-    x = x + jnp.einsum("bnhk,hkd->bnd", y, attn["out"]["kernel"]) + attn["out"]["bias"]
+    y = jnp.einsum("bnhk,hkd->bnd", y, attn["out"]["kernel"])
+    x = x + y + along_last(attn["out"]["bias"], y)
     up, down = (mlp[name] for name in sorted(mlp, key=_order))
     return x + _dense(down, jax.nn.gelu(_dense(up, _norm(second, x)), approximate=True))
 
@@ -170,4 +179,4 @@ def _norm(params: Params, x: Array) -> Array:
 
 
 def _dense(params: Params, x: Array) -> Array:
-    return x @ params["kernel"] + params["bias"]
+    return x @ params["kernel"] + along_last(params["bias"], x)

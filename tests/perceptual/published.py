@@ -41,3 +41,8 @@ def image(height, width, batch=2, seed=0):
     coarse = rng.uniform(0.2, 0.8, (batch, height // 8 + 1, width // 8 + 1, 3))
     x = coarse.repeat(8, 1).repeat(8, 2)[:, :height, :width]
     return np.clip(x + 0.1 * rng.normal(size=x.shape), 0, 1).astype(np.float32)
+
+
+def close(found, expected):
+    """Asserts equality up to float32 rounding of networks of this size."""
+    np.testing.assert_allclose(found, expected, atol=3e-6)
