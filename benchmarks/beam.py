@@ -22,12 +22,12 @@ Stamp = tuple[int, int, bytes]
 
 
 def start(module: str, *words: str) -> subprocess.Popen[bytes]:
-    """A program of this repository."""
+    """Starts a program of this repository."""
     return subprocess.Popen([sys.executable, "-m", module, *words])
 
 
 def finish(process: subprocess.Popen[bytes], began: float) -> tuple[float, float, float]:
-    """Seconds since `began`, of them on cores, and the peak of resident memory in MiB.
+    """Returns seconds since `began`, seconds on cores, and peak resident memory in MiB.
 
     Raises:
         RuntimeError: it failed.
@@ -41,7 +41,7 @@ def finish(process: subprocess.Popen[bytes], began: float) -> tuple[float, float
 
 
 def stamps(folder: Path) -> dict[str, Stamp]:
-    """Inode, time and content of all files, hidden ones too."""
+    """Returns inode, time and content of all files, hidden ones too."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     states = {path: path.stat() for path in files}
     return {

@@ -1,12 +1,12 @@
-"""The HTTP server under load: is every answer right, does memory grow, what does HTTP cost?
+"""The HTTP server under load: is every response right, does memory grow, what does HTTP cost?
 
     python -m benchmarks.serving mixed [--requests 200] [--clients 8]
     python -m benchmarks.serving speed [--clients 1 4 16] [--requests 32]
 
 Both start `python -m launch.serve` on a free port of this machine; options that are not known here
-go to it. `mixed` sends pictures of many sizes and formats, damaged and too large ones among them,
-and compares every answer byte by byte with what the Upscaler makes of the same file in this
-process; it also prints the server's resident memory. `speed` sends pictures of one tile and sets
+go to it. `mixed` sends images of many sizes and formats, damaged and too large ones among them,
+and compares every response byte by byte with what the Upscaler makes of the same file in this
+process; it also prints the server's resident memory. `speed` sends images of one tile and sets
 requests a second beside the bare Upscaler's, which decodes, restores and encodes the same file in
 this process before the server starts and after it has ended.
 """
@@ -51,7 +51,7 @@ class Case(NamedTuple):
 
 
 def cases() -> list[Case]:
-    """Pictures of 1x1 to 160x120, grey, with alpha, of 16 bits, in five formats; and bad ones."""
+    """Returns images of 1x1 to 160x120, grey, with alpha, of 16 bits; and bad ones."""
     found = []
     kinds = ("PNG", "JPEG", "WEBP")
     for n, (width, height) in enumerate(SIZES):
@@ -61,8 +61,8 @@ def cases() -> list[Case]:
         if mode == "RGBA":
             color.putalpha(Image.linear_gradient("L").resize(color.size))
         kind = "PNG" if mode == "RGBA" else kinds[n % 3]
-        answer = ("png", "jpeg", "webp", "png")[n % 4]
-        parameters = {"format": answer, "scale": ("4", "4", "2", "4", "3")[n % 5]}
+        wanted = ("png", "jpeg", "webp", "png")[n % 4]
+        parameters = {"format": wanted, "scale": ("4", "4", "2", "4", "3")[n % 5]}
         found.append(Case(f"{width}x{height} {mode} {kind}", encoded(color, kind), parameters))
     deep = np.asarray(photograph(40)).astype(np.uint16) * 257
     found.append(Case("16 bits", images.to_bytes(images.from_array(deep), "PNG")[0], {}))
@@ -84,16 +84,16 @@ def encoded(image: Image.Image, kind: str) -> bytes:
 
 
 def restored(upscaler: Upscaler, case: Case) -> bytes:
-    """What the server has to answer."""
+    """Returns the bytes that the server has to respond with."""
     picture = images.from_bytes(case.body)
-    scale = float(case.parameters.get("scale", 4))
+    scale = float(case.parameters["scale"]) if "scale" in case.parameters else None
     output = upscaler.restore(picture, scale=scale, confidence=False).picture
     return images.to_bytes(output, case.parameters.get("format", "png").upper())[0]
 
 
 @contextlib.contextmanager
 def server(*options: str) -> Iterator[tuple[str, int]]:
-    """(address, process id) of a server that is ready."""
+    """Yields (address, process id) of a server that is ready."""
     command = [sys.executable, "-m", "launch.serve", "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -110,13 +110,13 @@ def server(*options: str) -> Iterator[tuple[str, int]]:
 
 
 def resident(pid: int) -> float:
-    """Megabytes."""
+    """Returns the resident memory of a process in megabytes."""
     with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * 4096 / 1e6
 
 
 def mixed(upscaler: Upscaler, requests: int, clients: int, options: list[str]) -> int:
-    """The load test; the number of answers that were wrong or missing."""
+    """Runs the load test; returns the number of responses that were wrong or missing."""
     known = cases()
     right = {case.name: restored(upscaler, case) for case in known if case.status == 200}
     order = [known[n % len(known)] for n in range(requests)]
@@ -134,24 +134,26 @@ def mixed(upscaler: Upscaler, requests: int, clients: int, options: list[str]) -
                 while queue:
                     case = queue.pop()
                     began = time.perf_counter()
-                    answer = await connection.post(
+                    found = await connection.post(
                         "/upscale", params=case.parameters, content=case.body
                     )
                     seconds.append(time.perf_counter() - began)
-                    if answer.status_code != case.status:
-                        wrong.append(f"{case.name}: {answer.status_code} {answer.text[:80]}")
-                    elif case.status == 200 and answer.content != right[case.name]:
+                    if found.status_code != case.status:
+                        wrong.append(f"{case.name}: {found.status_code} {found.text[:80]}")
+                    elif case.status == 200 and found.content != right[case.name]:
                         wrong.append(f"{case.name}: other bytes")
-                    elif case.status != 200 and set(answer.json()) != {"error"}:
-                        wrong.append(f"{case.name}: {answer.text[:80]}")
+                    elif case.status != 200 and set(found.json()) != {"error"}:
+                        wrong.append(f"{case.name}: {found.text[:80]}")
                     done += 1
                     if done % max(1, requests // 8) == 0:
-                        print(f"{done:4} answers, {resident(pid):.0f} MB resident", flush=True)
+                        print(f"{done:4} responses, {resident(pid):.0f} MB resident", flush=True)
 
-        print(f"   0 answers, {resident(pid):.0f} MB resident", flush=True)
+        print(f"   0 responses, {resident(pid):.0f} MB resident", flush=True)
         await asyncio.gather(*(client() for _ in range(clients)))
 
-    with server("--max_pixels", str(MAX_PIXELS), *options) as (address, pid):
+    words = ["--max_pixels", str(MAX_PIXELS), *options]
+    words += ["--max_total_pixels", str(clients * MAX_PIXELS)]  # nobody is to be sent away
+    with server(*words) as (address, pid):
         began = time.perf_counter()
         asyncio.run(run(address, pid))
         total = time.perf_counter() - began
@@ -159,7 +161,7 @@ def mixed(upscaler: Upscaler, requests: int, clients: int, options: list[str]) -
     for line in wrong:
         print(line)
     print(
-        f"{done} answers of {requests} in {total:.1f} s, {clients} at a time,"
+        f"{done} responses of {requests} in {total:.1f} s, {clients} at a time,"
         f" {sum(case.status != 200 for case in order)} of them errors on purpose;"
         f" wrong or lost: {len(wrong) + requests - done}; p50 {percentile(seconds, 50):.2f} s,"
         f" p99 {percentile(seconds, 99):.2f} s"
@@ -180,7 +182,7 @@ def speed(
     side: int,
     options: list[str],
 ) -> None:
-    """Requests a second beside the bare Upscaler."""
+    """Prints requests a second beside the bare Upscaler's."""
     case = Case("", encoded(Image.fromarray(photograph(side)), "PNG"), {})
     restored(upscaler, case)  # compiles
     bare = seconds_of(upscaler, case, requests // 2)
@@ -221,7 +223,7 @@ def seconds_of(upscaler: Upscaler, case: Case, times: int) -> list[float]:
 
 
 async def load(address: str, body: bytes, clients: int, requests: int) -> tuple[float, list[float]]:
-    """Requests a second, and the seconds of each."""
+    """Returns requests a second, and the seconds of each."""
     seconds: list[float] = []
     left = requests
 
@@ -231,8 +233,7 @@ async def load(address: str, body: bytes, clients: int, requests: int) -> tuple[
             while left > 0:
                 left -= 1
                 began = time.perf_counter()
-                answer = await connection.post("/upscale", content=body)
-                answer.raise_for_status()
+                (await connection.post("/upscale", content=body)).raise_for_status()
                 seconds.append(time.perf_counter() - began)
 
     began = time.perf_counter()
@@ -241,7 +242,7 @@ async def load(address: str, body: bytes, clients: int, requests: int) -> tuple[
 
 
 def main() -> int:
-    """Runs one of both; exit code 1 if an answer was wrong."""
+    """Runs one of both; exit code 1 if a response was wrong."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -249,7 +250,7 @@ def main() -> int:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--requests", type=int, help="200, speed: 32 for each number of clients")
     parser.add_argument("--clients", type=int, nargs="+", help="8, speed: 1 4 16")
-    parser.add_argument("--side", type=int, default=64, help="of the pictures of speed")
+    parser.add_argument("--side", type=int, default=64, help="of the images of speed")
     parser.add_argument("--max_batch", type=int, help="tiles a device call, here and in the server")
     given, options = parser.parse_known_args()  # the rest is for the server
     options += ["--model", given.model]
@@ -258,7 +259,7 @@ def main() -> int:
     if given.what == "mixed":
         clients = (given.clients or [8])[0]
         return 1 if mixed(upscaler, given.requests or 200, clients, options) else 0
-    title = f"{given.model}, pictures of {given.side}x{given.side}"
+    title = f"{given.model}, images of {given.side}x{given.side}"
     clients = given.clients or [1, 4, 16]
     speed(upscaler, title, clients, given.requests or 32, given.side, options)
     return 0

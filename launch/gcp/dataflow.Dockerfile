@@ -11,6 +11,5 @@ FROM ${BASE}
 USER root
 RUN pip install --no-cache-dir 'apache-beam[gcp]==2.77.0'
 COPY --from=sdk /opt/apache/beam /opt/apache/beam
-# workers unpickle launch.beam by name
-ENV PYTHONPATH=/app
+# workers unpickle maskgit_sr.batch by name: the base image has the package installed
 ENTRYPOINT ["/opt/apache/beam/boot"]

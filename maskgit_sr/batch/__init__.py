@@ -1,1 +1,4 @@
-"""What workers of `launch.beam_upscale` import; they unpickle these by name."""
+"""The Apache Beam pipeline, `python -m launch.beam_upscale`; needs the extra ``beam``.
+
+Workers unpickle these modules by name, so their image must have this package installed.
+"""

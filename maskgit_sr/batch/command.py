@@ -5,10 +5,10 @@
         --runner DataflowRunner --project P --region R --temp_location gs://BUCKET/tmp
 
 Every option that is not listed below goes to Apache Beam, whose --runner chooses the engine. What
-is there already is skipped, so the same command goes on after a run that was stopped. Pictures that
+is there already is skipped, so the same command goes on after a run that was stopped. Images that
 cannot be read, restored or written are listed with the reason in OUTPUT/failed.jsonl.
 
-Exit codes: 0 all done; 1 some pictures failed; 2 a mistake in the request, told in one line; 130
+Exit codes: 0 all done; 1 some images failed; 2 a mistake in the request, told in one line; 130
 interrupted. Anything else is a defect of the program and keeps its traceback.
 """
 
@@ -25,21 +25,20 @@ import threading
 import types
 from typing import Any
 
-from maskgit_sr import DEFAULT_MODEL, paths
-from maskgit_sr.cli.messages import DEVICES, DTYPES, check_choice
-from maskgit_sr.cli.upscale import COLOR_FIXES, check_options
+from maskgit_sr import paths
 from maskgit_sr.errors import UserError, one_line, printable
 from maskgit_sr.images import MAX_PIXELS
-from maskgit_sr.inference import load
+from maskgit_sr.inference import DEFAULT_MODEL, load, options
 
 _NAME = "launch.beam_upscale"
 PACK = 4  # device calls' worth of tiles in a batch: at most a fifth of them is filled up
 SHOWN = 10  # failures told one by one
+DEVICES = ("cpu", "gpu", "tpu")
 LOCAL = ("directrunner", "fnapirunner", "prismrunner")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options that are not Beam's."""
+    """Returns the parser of the options that are not Beam's."""
     found = argparse.ArgumentParser(
         prog=_NAME,
         description=__doc__,
@@ -47,20 +46,27 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,  # what is left over is for Beam
     )
     add = found.add_argument
-    add("--input", nargs="+", required=True, help="pictures, folders or patterns")
+    add("--input", nargs="+", required=True, help="images, folders or patterns")
     add("--output", required=True, help="folder, made if need be")
     add("--model", default=DEFAULT_MODEL, help="name of a bundle, or its path, also in a bucket")
-    add("--scale", type=float, default=4.0, help="output size over input size")
+    add("--scale", type=float, help="output size over input size (default: the method's)")
     add("--steps", type=int, help="decoding steps (default: the model's)")
     add("--seed", type=int, default=0)
-    add("--temperature", type=float, default=0.0, help="randomness of the tokens")
-    add("--color_fix", default="adain", help=" | ".join(COLOR_FIXES))
+    add("--temperature", type=float, help="randomness of the tokens")
+    add("--color_fix", help="adain | wavelet | none (default: the method's)")
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another option of the method; repeatable",
+    )
     add("--format", default="png", help="png, jpg, webp or tif")
     add("--suffix", help="appended to names (default: none, _x4 beside the input)")
     add("--max_pixels", type=int, default=MAX_PIXELS, help="larger inputs fail")
     add("--batch", type=int, help="tiles a device call (default: 1 on CPU, 32 else)")
     add("--device", help=f"of the workers: {' | '.join(DEVICES)} (default: the best there is)")
-    add("--dtype", help=f"{' | '.join(DTYPES)} (default: by device)")
+    add("--dtype", help="float32 | bfloat16 (default: by device)")
     add("--overwrite", action="store_true", help="restore also what is there already")
     return found
 
@@ -76,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.default_int_handler(number, frame)
 
     before = signal.getsignal(signal.SIGINT)
-    loggers = [logging.getLogger(name) for name in (None, "launch")]
+    loggers = [logging.getLogger(name) for name in (None, "maskgit_sr")]
     logs = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
@@ -96,13 +102,20 @@ def main(argv: list[str] | None = None) -> int:
             logger.handlers[:] = handlers
 
 
-def _run(given: argparse.Namespace, rest: list[str]) -> int:
-    check_options(given.scale, given.steps, given.seed, given.temperature, given.batch)
-    check_choice("--color_fix", given.color_fix, COLOR_FIXES)
-    check_choice("--device", given.device, DEVICES)
-    check_choice("--dtype", given.dtype, DTYPES)
+def _check(given: argparse.Namespace) -> None:
+    """Raises UserError for values that are out of range whatever the model is."""
+    if not 0 <= given.seed < 2**32:
+        raise UserError(f"--seed: expected 0 to {2**32 - 1}, found {given.seed}")
+    if given.batch is not None and given.batch < 1:
+        raise UserError(f"--batch: expected at least 1, found {given.batch}")
+    if given.device not in (None, *DEVICES):
+        raise UserError(f"--device: expected one of {', '.join(DEVICES)}, found '{given.device}'")
     if not 1 <= given.max_pixels <= MAX_PIXELS:
         raise UserError(f"--max_pixels: expected 1 to {MAX_PIXELS}, found {given.max_pixels}")
+
+
+def _run(given: argparse.Namespace, rest: list[str]) -> int:
+    _check(given)
     try:
         logging.getLogger().setLevel(logging.ERROR)  # it warns of clouds that nobody asked for
         from apache_beam.io.filesystems import FileSystems
@@ -115,48 +128,44 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     pipeline, runner = _pipeline(rest)
     level = logging.ERROR if runner in LOCAL else logging.INFO
     logging.basicConfig(level=level, format="%(name)s: %(message)s", force=True)
-    logging.getLogger("launch").setLevel(logging.INFO)  # notes on pictures
+    logging.getLogger("maskgit_sr").setLevel(logging.INFO)  # notes on images
     if runner == "dataflowrunner":
         _check_remote(given)
+    # Loaded here too: a mistake or a damaged bundle is found out before workers are paid for.
+    device = given.device if runner in LOCAL else None
+    upscaler = load.load(given.model, batch=given.batch, device=device, dtype=given.dtype)
+    shortcuts = {name: getattr(given, name) for name in ("steps", "temperature", "color_fix")}
+    chosen = options.chosen(upscaler, given.option, **shortcuts)
+    upscaler.options(confidence=False, **chosen)
+    batch = upscaler.batch if runner in LOCAL else given.batch
+    settings = stages.Settings(
+        model=given.model,
+        tile=upscaler.method.tile,
+        pack=1 if batch == 1 else PACK * (batch or 32),
+        batch=batch,
+        device=given.device,
+        dtype=given.dtype,
+        scale=upscaler.scale(given.scale),
+        seed=given.seed,
+        options=chosen,
+        max_pixels=given.max_pixels,
+        overwrite=given.overwrite,
+    )
+    del upscaler  # workers in this process load their own
     plan = listing.plan(
         given.input,
         given.output,
         format=given.format,
         suffix=given.suffix,
-        scale=given.scale,
+        scale=settings.scale,
         overwrite=given.overwrite,
     )
-    chosen = {
-        "steps": given.steps,
-        "temperature": given.temperature,
-        "color_fix": given.color_fix,
-    }
-    if plan.todo:  # loaded here too: a damaged bundle is found out before workers are paid for
-        device = given.device if runner in LOCAL else None
-        upscaler = load.load(given.model, batch=given.batch, device=device, dtype=given.dtype)
-        upscaler.options(**chosen)
-        tile = upscaler.method.tile
-        batch = upscaler.batch if runner in LOCAL else given.batch
-        del upscaler
     report = FileSystems.join(plan.folder, "failed.jsonl")
     old = [path for path in [*plan.parts, report] if FileSystems.exists(path)]
     if old:
         FileSystems.delete(old)
     failures: list[dict[str, str]] = []
     if plan.todo:
-        settings = stages.Settings(
-            model=given.model,
-            tile=tile,
-            pack=1 if batch == 1 else PACK * (batch or 32),
-            batch=batch,
-            device=given.device,
-            dtype=given.dtype,
-            scale=given.scale,
-            seed=given.seed,
-            options=chosen,
-            max_pixels=given.max_pixels,
-            overwrite=given.overwrite,
-        )
         stages.build(pipeline, plan.todo, settings, report)
         pipeline.run().wait_until_finish()
         if FileSystems.exists(report):
@@ -172,7 +181,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _pipeline(rest: list[str]) -> tuple[Any, str]:
-    """An empty pipeline with Beam's options, and the name of its runner in small letters.
+    """Returns an empty pipeline with Beam's options, and the name of its runner in small letters.
 
     Raises:
         UserError: a value or runner that Beam refuses, or an option that it would ignore.

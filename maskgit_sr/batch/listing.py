@@ -1,8 +1,8 @@
-"""Which picture becomes which file, where either may lie in a bucket.
+"""Which image becomes which file, where either may lie in a bucket.
 
-All of it is known before anything runs: two pictures with one output name are refused, not raced.
-Names follow `maskgit_sr.inference.files`: below the output folder as below the input folder or the
-fixed part of a pattern, and `NAME_x4` where that would be beside the picture itself.
+All of it is known before anything runs: two images with one output name are refused, not raced.
+Names follow `maskgit_sr.images.files`: below the output folder as below the input folder or the
+fixed part of a pattern, and `NAME_x4` where that would be beside the image itself.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ FORMATS = files.FORMATS
 PART = re.compile(r"(^|/)\.[^/]*\.[0-9a-f]{8}\.part$")  # what `stages.put` writes to
 
 
-class Job(NamedTuple):
-    """One picture to restore, by the addresses that a worker opens."""
+class Task(NamedTuple):
+    """One image to restore, by the addresses that a worker opens."""
 
     source: str
     target: str
@@ -39,12 +39,12 @@ class Plan:
 
     Attributes:
         folder: of the outputs, whole.
-        skipped: pictures whose output is there.
+        skipped: number of images whose output is there.
         parts: half-written files that a killed run has left.
     """
 
     folder: str
-    todo: list[Job]
+    todo: list[Task]
     skipped: int
     parts: list[str]
 
@@ -58,7 +58,7 @@ def plan(
     scale: float,
     overwrite: bool,
 ) -> Plan:
-    """Pairs every picture with its output in the folder `output`.
+    """Pairs every image with its output in the folder `output`.
 
     Args:
         inputs: files, folders with their sub-folders, and patterns; on this machine, or at any
@@ -85,7 +85,7 @@ def plan(
             raise UserError(f"--input: no pictures in {text}")
         for path, name in found:
             sources.setdefault(path, name)
-    todo: list[Job] = []
+    todo: list[Task] = []
     taken: dict[str, str] = {}
     for source, name in sources.items():
         target = _target(source, name, folder, format, suffix, scale)
@@ -95,20 +95,20 @@ def plan(
             raise UserError(f"{target}: output of both {taken[target]} and {source}")
         taken[target] = source
         if overwrite or target not in there:
-            todo.append(Job(source, target))
+            todo.append(Task(source, target))
     parts = [path for path in there if PART.search(path)]
     return Plan(folder, todo, len(sources) - len(todo), parts)
 
 
 def _address(text: str) -> str:
-    """Without a slash at the end; whole, because workers may run in another folder."""
+    """Returns an address without a slash at its end; absolute, as workers run in other folders."""
     if paths.is_remote(text):
         return text.rstrip("/")
     return os.path.realpath(os.path.expanduser(text))
 
 
 def _find(text: str) -> list[tuple[str, str]]:
-    """(address, name below the folder or the pattern's fixed part) of every picture, sorted."""
+    """Returns (address, name below folder or fixed part of the pattern) of the images, sorted."""
     if not paths.is_remote(text):
         return [(_address(str(path)), name.as_posix()) for path, name in files.pictures(text)]
     if glob.has_magic(text):
@@ -128,7 +128,7 @@ def _is_picture(name: PurePosixPath) -> bool:
 
 
 def _is_below(path: str, folder: str, text: str) -> bool:
-    """Whether an earlier run has put `path` there, unless that is where the search began."""
+    """Returns True if `path` is an earlier output, unless the search began in its folder."""
     return path.startswith(f"{folder}/") and not _address(text).startswith(folder)
 
 
@@ -143,7 +143,7 @@ def _target(
 
 
 def _listed(pattern: str) -> set[str]:
-    """Addresses of the files that match; none is no error.
+    """Returns the addresses of the files that match; none is no error.
 
     Raises:
         UserError: the file system is unknown, or does not answer.
@@ -162,7 +162,7 @@ def _listed(pattern: str) -> set[str]:
 
 
 def reason(error: BaseException) -> str:
-    """One line of what went wrong, without Beam's wrapping."""
+    """Returns what went wrong in one line, without Beam's wrapping."""
     details: Any = getattr(error, "exception_details", None)
     if isinstance(details, dict) and details:
         return reason(next(iter(details.values())))

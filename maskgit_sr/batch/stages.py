@@ -1,10 +1,10 @@
 """The pipeline of `launch.beam_upscale`: read → RunInference → write, and a list of failures.
 
-A picture stays in one piece. Its restored tiles overlap fourfold, so sending them through a
+An image stays in one piece. Its restored tiles overlap fourfold, so sending them through a
 shuffle to be put together again would move 768 bytes of float32 for every input pixel, and no
-picture could be written before the last tile of the last one is restored: an engine ends one side
+image could be written before the last tile of the last one is restored: an engine ends one side
 of a grouping before it begins the other. `Restorer` fills its device calls with tiles from several
-pictures instead, which gives the same full batches, and every picture is written as it is done.
+images instead, which gives the same full batches, and every image is written as it is done.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from maskgit_sr import images
-from maskgit_sr.batch.listing import Job, reason
+from maskgit_sr.batch.listing import Task, reason
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
 from maskgit_sr.inference import load
@@ -36,7 +36,7 @@ from maskgit_sr.ops.tiles import plan_axis
 
 _LOGGER = logging.getLogger(__name__)
 _FAILED = "failed"
-_CHUNK = 1000  # jobs, packed as one element: engines limit the size of a submitted pipeline
+_CHUNK = 1000  # tasks, packed as one element: engines limit the size of a submitted pipeline
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Settings:
 
     Attributes:
         model: name of a shipped bundle, or an address that workers can open.
-        tile: the model's, to know a picture's number of tiles before the model is loaded.
-        pack: tiles of several pictures that are restored together; a larger picture goes alone.
+        tile: the model's, to know an image's number of tiles before the model is loaded.
+        pack: tiles of several images that are restored together; a larger image goes alone.
         options: of `Upscaler.options`.
         max_pixels: of an input.
     """
@@ -65,23 +65,24 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A picture between reading and restoring; `tiles` is its weight in a batch."""
+class DecodedImage:
+    """An image between reading and restoring: `tiles` of one `side` are its weight in a batch."""
 
-    job: Job
+    task: Task
     picture: Picture
+    side: int
     tiles: int
 
 
-def build(pipeline: beam.Pipeline, jobs: Sequence[Job], settings: Settings, report: str) -> None:
+def build(pipeline: beam.Pipeline, tasks: Sequence[Task], settings: Settings, report: str) -> None:
     """Adds all steps; `report` gets one line of JSON for every failure, and is absent for none."""
     chunks = [
-        zlib.compress(json.dumps(jobs[begin : begin + _CHUNK]).encode())
-        for begin in range(0, len(jobs), _CHUNK)
+        zlib.compress(json.dumps(tasks[begin : begin + _CHUNK]).encode())
+        for begin in range(0, len(tasks), _CHUNK)
     ]
     decoded, unread = (
         pipeline
-        | "jobs" >> beam.Create(chunks, reshuffle=False)
+        | "tasks" >> beam.Create(chunks, reshuffle=False)
         | "unpack" >> beam.FlatMap(_unpack)
         | "spread" >> beam.Reshuffle()
         | "read" >> beam.ParDo(Read(settings)).with_outputs(_FAILED, main="decoded")
@@ -97,39 +98,40 @@ def build(pipeline: beam.Pipeline, jobs: Sequence[Job], settings: Settings, repo
     )
 
 
-def _unpack(chunk: bytes) -> Iterator[Job]:
+def _unpack(chunk: bytes) -> Iterator[Task]:
     for source, target in json.loads(zlib.decompress(chunk)):
-        yield Job(source, target)
+        yield Task(source, target)
 
 
 class Read(beam.DoFn):
-    """Job → `Decoded`, or the failure beside it."""
+    """`Task` → `DecodedImage`, or the failure beside it."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
 
-    def process(self, job: Job) -> Iterator[Any]:
+    def process(self, task: Task) -> Iterator[Any]:
         """Yields nothing for what an earlier attempt of the same bundle has written."""
         settings = self._settings
         try:
-            if not settings.overwrite and FileSystems.exists(job.target):
+            if not settings.overwrite and FileSystems.exists(task.target):
                 return
-            picture = images.from_bytes(_get(job.source), limit=settings.max_pixels)
-            images.check_kind(picture, _kind(job.target), scale=settings.scale)
+            picture = images.from_bytes(_get(task.source), limit=settings.max_pixels)
+            images.check_kind(picture, _kind(task.target), scale=settings.scale)
         except UserError as error:
-            yield beam.pvalue.TaggedOutput(_FAILED, _failure(job, str(error)))
+            yield beam.pvalue.TaggedOutput(_FAILED, _failure(task, str(error)))
             return
         for note in picture.notes:
-            _LOGGER.info("%s: %s", job.source, note)
+            _LOGGER.info("%s: %s", task.source, note)
         sides = picture.color.shape[:2]
+        side = settings.tile.side(*sides)
         rows, columns = (
-            len(plan_axis(side, settings.tile.size, settings.tile.stride).starts) for side in sides
+            len(plan_axis(length, side, side - settings.tile.overlap).starts) for length in sides
         )
-        yield Decoded(job, picture, rows * columns)
+        yield DecodedImage(task, picture, side, rows * columns)
 
 
 class Restorer(ModelHandler):
-    """`Decoded` → (job, restored picture), with full device batches from several pictures."""
+    """`DecodedImage` → (task, restored image), with device batches filled from several images."""
 
     def __init__(self, settings: Settings):
         # minimum = maximum: Beam is not to look for a batch size by trial
@@ -141,7 +143,7 @@ class Restorer(ModelHandler):
         self._settings = settings
 
     def load_model(self) -> Upscaler:
-        """Once a process; its threads share it."""
+        """Loads the model, once a process; its threads share it."""
         settings = self._settings
         return load.load(
             settings.model, batch=settings.batch, device=settings.device, dtype=settings.dtype
@@ -149,41 +151,43 @@ class Restorer(ModelHandler):
 
     def run_inference(
         self,
-        batch: Sequence[Decoded],
+        batch: Sequence[DecodedImage],
         model: Upscaler,
         inference_args: dict[str, Any] | None = None,
-    ) -> Iterable[tuple[Job, Picture]]:
-        """Beam sends an empty batch ahead of a picture that alone exceeds `pack`."""
+    ) -> Iterable[tuple[Task, Picture]]:
+        """Restores a batch; Beam sends an empty one ahead of an image that alone exceeds `pack`."""
         options = model.options(**self._settings.options, confidence=False)
+        # a device call takes tiles of one side, so those of a side follow each other
+        batch = sorted(batch, key=operator.attrgetter("side"))
         mosaics = (model.mosaic(decoded.picture, options) for decoded in batch)
         whole = model.complete(mosaics, options, self._settings.seed)
         return [
-            (decoded.job, finish(decoded.picture, mosaic.color, self._settings.scale))
+            (decoded.task, finish(decoded.picture, mosaic.color, self._settings.scale))
             for decoded, mosaic in zip(batch, whole, strict=True)
         ]
 
-    def get_num_bytes(self, batch: Sequence[Decoded]) -> int:
-        """Of the samples; Beam would pickle the batch to know."""
+    def get_num_bytes(self, batch: Sequence[DecodedImage]) -> int:
+        """Returns the bytes of the samples; Beam would pickle the batch to know."""
         return sum(decoded.picture.color.nbytes for decoded in batch)
 
     def get_metrics_namespace(self) -> str:
-        """Where Beam files batch sizes and latencies."""
+        """Returns where Beam files batch sizes and latencies."""
         return "maskgit_sr"
 
 
 class Write(beam.DoFn):
-    """(job, picture) → nothing, or the failure."""
+    """(task, restored image) → nothing, or the failure."""
 
-    def process(self, restored: tuple[Job, Picture]) -> Iterator[str]:
-        job, picture = restored
+    def process(self, restored: tuple[Task, Picture]) -> Iterator[str]:
+        task, picture = restored
         try:
-            data, notes = images.to_bytes(picture, _kind(job.target))
-            put(job.target, data)
+            data, notes = images.to_bytes(picture, _kind(task.target))
+            put(task.target, data)
         except UserError as error:
-            yield _failure(job, str(error))
+            yield _failure(task, str(error))
             return
         for note in notes:
-            _LOGGER.info("%s: %s", job.target, note)
+            _LOGGER.info("%s: %s", task.target, note)
 
 
 class Report(beam.DoFn):
@@ -232,5 +236,5 @@ def _kind(target: str) -> str:
     return images.WRITABLE[PurePosixPath(target).suffix.lower()]
 
 
-def _failure(job: Job, why: str) -> str:
-    return json.dumps({**job._asdict(), "reason": why}, ensure_ascii=False)
+def _failure(task: Task, why: str) -> str:
+    return json.dumps({**task._asdict(), "reason": why}, ensure_ascii=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -22,6 +23,8 @@ from maskgit_sr.inference.mosaic import Mosaic, quantize
 from maskgit_sr.methods.base import Method, Restored, RestoreOptions
 
 MAX_SCALE = 16.0
+MAX_PROGRAMS = 16
+"""Choices of options whose compiled programs an upscaler keeps, those used last."""
 Progress = Callable[[int, int], None]
 
 
@@ -67,7 +70,7 @@ class Upscaler:
             raise UserError(f"batch: expected at least 1, found {batch}")
         self.method, self.metadata, self.batch, self.device = method, metadata, batch, device
         self.params = jax.device_put(params, device)
-        self._compiled: dict[RestoreOptions, Any] = {}
+        self._compile = functools.lru_cache(MAX_PROGRAMS)(self._jit)
 
     def __call__(
         self,
@@ -210,18 +213,14 @@ class Upscaler:
         if waiting is not None:
             yield from _add(*waiting, tick)
 
-    def _compile(self, options: RestoreOptions) -> Any:
-        """One jitted function for each options; a window's index in its image seeds its samples."""
-        if options not in self._compiled:
+    def _jit(self, options: RestoreOptions) -> Any:
+        """Returns the jitted restoration; a window's index in its image seeds its samples."""
 
-            def run(
-                params: Params, lr: jax.Array, indices: jax.Array, bases: jax.Array
-            ) -> Restored:
-                keys = jax.vmap(jax.random.fold_in)(bases, indices)
-                return self.method.restore(params, lr, keys, options)
+        def run(params: Params, lr: jax.Array, indices: jax.Array, bases: jax.Array) -> Restored:
+            keys = jax.vmap(jax.random.fold_in)(bases, indices)
+            return self.method.restore(params, lr, keys, options)
 
-            self._compiled[options] = jax.jit(run)
-        return self._compiled[options]
+        return jax.jit(run)
 
 
 def _add(

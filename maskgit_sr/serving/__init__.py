@@ -1,1 +1,1 @@
-"""Serving a model: `python -m launch.serve` starts the HTTP server."""
+"""The HTTP server, `python -m launch.serve`; needs the extra ``serve``."""

@@ -1,4 +1,7 @@
-"""The HTTP face of a service: routes, parameters, statuses. Every error is {"error": one line}."""
+"""The HTTP interface of a service: routes, parameters, statuses.
+
+The body of every error is {"error": one line}.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,56 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maskgit_sr.inference.upscaler import MAX_SCALE
 from maskgit_sr.serving.metrics import CONTENT_TYPE
-from maskgit_sr.serving.service import STOPPING, Answer, Refusal, Service, Wish
+from maskgit_sr.serving.service import EncodedImage, RequestOptions, Service, stopping
 
 PATH = "/upscale"
 _CHUNK = 1 << 18
-_LEFT = 499  # nginx's number for a client that did not wait; it sees none
-_log = logging.getLogger("launch.serve")
+_DISCONNECTED = 499  # nginx's number for a client that did not wait; it sees none
+_log = logging.getLogger("maskgit_sr.serving")
 
 
-class Parameters(BaseModel, extra="forbid"):
-    """What may stand behind the question mark."""
+class Parameters(BaseModel, extra="allow"):
+    """The query of /upscale that every method takes; what is left over is the method's own."""
 
-    scale: Annotated[float, Field(gt=0, le=MAX_SCALE, allow_inf_nan=False)] = 4.0
+    scale: Annotated[float | None, Field(gt=0, le=MAX_SCALE, allow_inf_nan=False)] = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     format: Literal["png", "jpeg", "webp", "tiff"] = "png"
     quality: Annotated[int, Field(ge=1, le=100)] = 95
     output: Literal["image", "confidence"] = "image"
     confidence: bool = False
 
-    def wish(self) -> Wish:
-        return Wish(self.scale, self.format.upper(), self.quality, self.output, self.confidence)
+    def choose(self, service: Service) -> RequestOptions:
+        """Returns the options of the request; raises HTTPException as `Service.choose` does."""
+        given = self.model_extra or {}
+        names = [*type(self).model_fields, *service.info()["options"]]
+        for name in given:
+            if name not in names:
+                raise HTTPException(422, f"{name}: unknown, expected one of {', '.join(names)}")
+        return service.choose(
+            given,
+            scale=self.scale,
+            confidence=self.confidence or self.output == "confidence",
+            seed=self.seed,
+            kind=self.format.upper(),
+            quality=self.quality,
+            output=self.output,
+        )
 
 
 def build(service: Service, token: str | None = None) -> ASGIApp:
-    """The application.
+    """Returns the application.
 
     Args:
         token: what requests to /upscale have to bring as a bearer; None: nothing.
@@ -48,74 +66,82 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
     app = FastAPI(title="maskgit-sr", docs_url=None, redoc_url=None)
 
     @app.post(PATH, response_class=Response, responses={200: {"content": {"image/*": {}}}})
-    async def upscale(request: Request, wanted: Annotated[Parameters, Query()]) -> Response:
-        """Restores the picture that is the body."""
+    async def upscale(request: Request, parameters: Annotated[Parameters, Query()]) -> Response:
+        """Restores the image that is the body."""
         began = time.monotonic()
         check_token(request, token)
+        wanted = parameters.choose(service)
         limits = service.limits
         try:
             async with asyncio.timeout(limits.timeout):
                 data = await read_body(request, limits.bytes)
         except TimeoutError:
-            raise Refusal(408, f"no whole body within {limits.timeout:g} s") from None
-        work = asyncio.create_task(service.restore(data, wanted.wish()))
+            raise HTTPException(408, f"no whole body within {limits.timeout:g} s") from None
+        work = asyncio.create_task(service.restore(data, wanted))
         del data
         left = began + limits.timeout - time.monotonic()
         try:
-            answer = await first_of(work, request, max(0.0, left))
-        except (Refusal, Left):
+            encoded = await first_of(work, request, max(0.0, left))
+        except (HTTPException, ClientDisconnect):
             raise
         except Exception as error:
             _log.error("a request failed", exc_info=error)
             name = type(error).__name__
-            raise Refusal(500, f"the picture could not be restored ({name})") from None
-        if answer is None:
-            raise Refusal(504, f"no result within {limits.timeout:g} s")
+            raise HTTPException(500, f"the image could not be restored ({name})") from None
+        if encoded is None:
+            raise HTTPException(504, f"no result within {limits.timeout:g} s")
         service.metrics.seconds.observe(time.monotonic() - began)
-        return Picture(answer, wanted.format, service.name)
+        return ImageResponse(encoded, parameters.format, service.name)
 
     @app.get("/healthz")
     async def healthz() -> Response:
-        if service.healthy:
-            return JSONResponse({"status": "ready", "model": service.name})
-        reason = "the device's thread has ended" if service.state == "ready" else service.state
-        return error(503, reason)
+        """Tells whether requests are taken."""
+        check_health(service)
+        return JSONResponse({"status": "ready", "model": service.name})
+
+    @app.get("/info")
+    async def info() -> Response:
+        """Tells what the model is and which options it takes."""
+        check_health(service)
+        return JSONResponse(service.info())
 
     @app.get("/metrics")
     async def metrics() -> Response:
+        """Counts for Prometheus."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, refusal: Refusal) -> Response:
-        return error(refusal.status, str(refusal), refusal.retry_after)
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, found: HTTPException) -> Response:
+        return error(found)
 
-    @app.exception_handler(Left)
-    async def gone(request: Request, left: Left) -> Response:
-        return Response(status_code=_LEFT)  # for the metrics; nobody reads it
+    @app.exception_handler(ClientDisconnect)
+    async def disconnected(request: Request, found: ClientDisconnect) -> Response:
+        return Response(status_code=_DISCONNECTED)  # for the metrics; nobody reads it
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, found: RequestValidationError) -> Response:
         first = found.errors()[0]
-        return error(422, f"{first['loc'][-1]}: {first['msg']}, found {str(first['input'])[:80]!r}")
-
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, found: HTTPException) -> Response:
-        return error(found.status_code, str(found.detail), headers=found.headers)
+        message = f"{first['loc'][-1]}: {first['msg']}, found {str(first['input'])[:80]!r}"
+        return error(HTTPException(422, message))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, found: Exception) -> Response:
-        return error(500, "internal error", headers={"Connection": "close"})
+        return error(HTTPException(500, "internal error", {"Connection": "close"}))
 
-    return Door(app, service)
+    return AdmissionMiddleware(app, service)
 
 
-def error(
-    status: int, message: str, retry_after: int | None = None, headers: Any = None
-) -> JSONResponse:
-    more = dict(headers or {})
-    if retry_after is not None:
-        more["Retry-After"] = str(retry_after)
-    return JSONResponse({"error": " ".join(message.split())}, status, more)
+def error(found: HTTPException) -> JSONResponse:
+    """Returns the response that tells an error."""
+    message = " ".join(str(found.detail).split())
+    return JSONResponse({"error": message}, found.status_code, found.headers)
+
+
+def check_health(service: Service) -> None:
+    """Raises HTTPException 503 unless requests are taken."""
+    if not service.healthy:
+        reason = "the device's thread has ended" if service.state == "ready" else service.state
+        raise HTTPException(503, reason)
 
 
 def check_token(request: Request, token: str | None) -> None:
@@ -128,52 +154,48 @@ def check_token(request: Request, token: str | None) -> None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body, of which never much more than `limit` bytes are held.
+    """Returns the body, of which never much more than `limit` bytes are held.
 
     Raises:
-        Refusal: 413 above the limit, with or without a Content-Length; 415 for a form.
-        Left: the client is gone.
+        HTTPException: 413 above the limit, with or without a Content-Length; 415 for a form.
+        ClientDisconnect: the client is gone.
     """
     if request.headers.get("content-type", "").startswith("multipart/"):
-        raise Refusal(415, "expected the picture itself as the body, found a form")
-    too_long = Refusal(413, f"more than the limit of {limit:,} bytes")
+        raise HTTPException(415, "expected the image itself as the body, found a form")
+    too_long = HTTPException(413, f"more than the limit of {limit:,} bytes")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         raise too_long
     body = bytearray()
-    async for chunk in chunks(request):
+    async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
             raise too_long
     return bytes(body)
 
 
-async def chunks(request: Request) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise Left
-        yield message.get("body", b"")
-        more = message.get("more_body", False)
+async def first_of(
+    work: asyncio.Task[EncodedImage], request: Request, seconds: float
+) -> EncodedImage | None:
+    """Returns the result of `work`, or None after `seconds`.
 
+    Raises:
+        ClientDisconnect: the client is gone; `work` was cancelled.
+    """
 
-async def first_of(work: asyncio.Task[Answer], request: Request, seconds: float) -> Answer | None:
-    """The result of `work`, which is cancelled if the client leaves; None after `seconds`."""
-
-    async def left() -> None:
+    async def disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    watch = asyncio.create_task(left())
+    watch = asyncio.create_task(disconnect())
     try:
         await asyncio.wait({work, watch}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if work.cancelled():
-            raise Refusal(503, STOPPING, 5)
+            raise stopping()
         if work.done():
             return work.result()
         if watch.done():
-            raise Left
+            raise ClientDisconnect
         return None
     finally:
         for task in (work, watch):
@@ -181,27 +203,24 @@ async def first_of(work: asyncio.Task[Answer], request: Request, seconds: float)
         await asyncio.gather(work, watch, return_exceptions=True)
 
 
-class Left(Exception):
-    """The client has closed its connection."""
+class ResponseNotRead(Exception):
+    """The client has stopped reading its response."""
 
 
-class NotRead(Exception):
-    """The client has stopped to read its answer."""
+class ImageResponse(Response):
+    """An image, sent in pieces: what a slow reader leaves is here, not in buffers unseen."""
 
-
-class Picture(Response):
-    """A picture, sent in pieces: what a slow reader leaves is here, not in buffers unseen."""
-
-    def __init__(self, answer: Answer, format: str, model: str):
-        steps = (f"{step};dur={time:.1f}" for step, time in answer.milliseconds.items())
+    def __init__(self, encoded: EncodedImage, format: str, model: str):
+        steps = (f"{step};dur={time:.1f}" for step, time in encoded.milliseconds.items())
         headers = {"Server-Timing": ", ".join(steps), "X-Model": ascii_only(model)}
-        if answer.confidence is not None:
-            headers["X-Confidence"] = f"{answer.confidence:.4f}"
-        if answer.notes:
-            headers["X-Notes"] = ascii_only("; ".join(answer.notes))
-        super().__init__(answer.data, 200, headers, f"image/{format}")
+        if encoded.confidence is not None:
+            headers["X-Confidence"] = f"{encoded.confidence:.4f}"
+        if encoded.notes:
+            headers["X-Notes"] = ascii_only("; ".join(encoded.notes))
+        super().__init__(encoded.data, 200, headers, f"image/{format}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends head and pieces, each as soon as the client has room for it."""
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
@@ -213,21 +232,22 @@ class Picture(Response):
 
 
 def ascii_only(text: str) -> str:
-    """Fit for a header: other characters and control characters are replaced."""
+    """Returns text fit for a header: other characters and control characters are replaced."""
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
 
 
-class Door:
-    """Lets requests to /upscale in while there is place, and counts them when they are through."""
+class AdmissionMiddleware:
+    """Lets requests to /upscale in while there is room, and counts them when they are through."""
 
     def __init__(self, app: ASGIApp, service: Service):
         self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request."""
         if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        status = _LEFT
+        status = _DISCONNECTED
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -237,15 +257,14 @@ class Door:
                 async with asyncio.timeout(self._service.limits.timeout):
                     await send(message)
             except TimeoutError:
-                raise NotRead from None
+                raise ResponseNotRead from None
 
         try:
             with self._service.admitted():
                 await self._app(scope, receive, watched)
-        except Refusal as refusal:
-            answer = error(refusal.status, str(refusal), refusal.retry_after)
-            await answer(scope, receive, watched)
-        except NotRead:
-            status = _LEFT
+        except HTTPException as found:
+            await error(found)(scope, receive, watched)
+        except ResponseNotRead:
+            status = _DISCONNECTED
         finally:
             self._service.metrics.requests.labels(str(status)).inc()

@@ -1,7 +1,8 @@
-"""Tiles of many requests, restored in common device calls by one thread.
+"""Tiles of many requests, restored in shared device calls by one thread.
 
-Requests take turns tile by tile, so that a large picture holds up nobody by more than the call that
-is running. Tiles with other static options never share a call; the options take turns, too.
+Requests take turns tile by tile, so that a large image holds up nobody by more than the call that
+is running. A call has one program, so its tiles have the same options and the same side; groups of
+such tiles take turns, too.
 """
 
 from __future__ import annotations
@@ -10,38 +11,50 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from maskgit_sr.inference.mosaic import Mosaic
-from maskgit_sr.inference.upscaler import Upscaler, fetch, zip_tiles
+from maskgit_sr.inference.upscaler import Upscaler, each, fetch
 from maskgit_sr.methods.base import Restored, RestoreOptions
 
-_log = logging.getLogger("launch.serve")
+_log = logging.getLogger("maskgit_sr.serving")
 Observe = Callable[[int, float], None]
 
 
+def key_data(seed: int) -> np.ndarray:
+    """Returns the key of a seed as plain numbers, which the host can stack."""
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))
+
+
+def keys(data: Sequence[np.ndarray]) -> jax.Array:
+    """Returns keys [n] of their `key_data`."""
+    return jax.random.wrap_key_data(jnp.asarray(np.stack(data)))
+
+
 class Stopped(Exception):
-    """The batcher was closed before the picture was whole."""
+    """The batcher was closed before the image was complete."""
 
 
-class Job:
-    """A picture that is being restored.
+class QueuedImage:
+    """An image that is being restored.
 
     Attributes:
+        group: options and side of its tiles, which all tiles of a device call share.
         future: of the whole mosaic; ends with the device's exception, or `Stopped`.
         begun: time.monotonic() of its first device call, or None.
     """
 
     def __init__(self, mosaic: Mosaic, options: RestoreOptions, base: np.ndarray):
         self.mosaic, self.options, self.base = mosaic, options, base
+        self.group = options, mosaic.side
         self.future: Future[Mosaic] = Future()
-        self.future.set_running_or_notify_cancel()  # who waits for it cannot cancel it
+        self.future.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it
         self.arrived = time.monotonic()
         self.begun: float | None = None
         self.dropped = False
@@ -49,23 +62,23 @@ class Job:
 
     @property
     def waiting(self) -> int:
-        """Tiles that no device call has taken yet."""
+        """Number of tiles that no device call has taken yet."""
         return self.mosaic.count - self._taken
 
     def take(self) -> int:
-        """The index of the next tile."""
+        """Returns the index of the next tile."""
         self._taken += 1
         return self._taken - 1
 
-    def add(self, image: np.ndarray, confidence: np.ndarray | None, tokens: np.ndarray) -> None:
-        """The next restored tile; the last one ends the job."""
-        self.mosaic.add(image, confidence, tokens)
+    def add(self, *tile: Any) -> None:
+        """Adds the next restored tile (image, confidence, tokens); the last one ends the future."""
+        self.mosaic.add(*tile)
         self._added += 1
         if self._added == self.mosaic.count:
             self.future.set_result(self.mosaic)
 
     def fail(self, error: Exception) -> None:
-        """Ends the job; tiles that are still on the device are thrown away."""
+        """Ends the future with the error; tiles that are still on the device are dropped."""
         self.dropped = True
         if not self.future.done():
             self.future.set_exception(error)
@@ -74,7 +87,7 @@ class Job:
 class _Call(NamedTuple):
     """A device call that was started."""
 
-    turns: list[tuple[Job, int]]
+    turns: list[tuple[QueuedImage, int]]
     restored: Restored
     started: float
 
@@ -83,8 +96,8 @@ class Batcher:
     """Fills device calls of `upscaler.batch` tiles from all requests.
 
     A call that is not full waits until the request whose turn it is has been there for `max_wait`
-    seconds. Behind a call that runs a full one is queued at once, any other when it ends, before
-    its tiles are blended.
+    seconds. While a call runs, a full one is queued behind it at once, any other when it ends,
+    before its tiles are blended.
 
     Args:
         observe: is told (tiles, device seconds) of every call.
@@ -92,7 +105,7 @@ class Batcher:
 
     def __init__(self, upscaler: Upscaler, *, max_wait: float, observe: Observe):
         self._upscaler, self._max_wait, self._observe = upscaler, max_wait, observe
-        self._jobs: deque[Job] = deque()  # whose tiles wait; the next turn is the first's
+        self._queue: deque[QueuedImage] = deque()  # those with waiting tiles; the first is next
         self._changed = threading.Condition()
         self._closed = False
         self._ended = 0.0  # when the last device call did
@@ -101,45 +114,46 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Tiles that wait for the device."""
+        """Number of tiles that wait for the device."""
         with self._changed:
-            return sum(job.waiting for job in self._jobs)
+            return sum(image.waiting for image in self._queue)
 
     @property
     def alive(self) -> bool:
+        """True while the device's thread runs."""
         return self._thread.is_alive()
 
-    def submit(self, mosaic: Mosaic, options: RestoreOptions, base: np.ndarray) -> Job:
-        """Queues a picture.
+    def submit(self, mosaic: Mosaic, options: RestoreOptions, base: np.ndarray) -> QueuedImage:
+        """Queues an image.
 
         Args:
-            base: key data (`jax.random.key_data`) that seeds its tiles.
+            base: `key_data` of the seed of its tiles.
 
         Raises:
             Stopped: the batcher was closed.
         """
-        job = Job(mosaic, options, base)
+        image = QueuedImage(mosaic, options, base)
         with self._changed:
             if self._closed:
                 raise Stopped
-            self._jobs.append(job)
+            self._queue.append(image)
             self._changed.notify()
-        return job
+        return image
 
-    def cancel(self, job: Job) -> None:
-        """Drops what is left of a job."""
+    def cancel(self, image: QueuedImage) -> None:
+        """Drops what is left of an image."""
         with self._changed:
-            job.dropped = True
-            if job in self._jobs:
-                self._jobs.remove(job)
+            image.dropped = True
+            if image in self._queue:
+                self._queue.remove(image)
 
     def close(self) -> None:
-        """Ends all jobs with `Stopped`, and the thread after the call that it is in."""
+        """Ends all images with `Stopped`, and the thread after the call that it is in."""
         with self._changed:
             self._closed = True
-            for job in self._jobs:
-                job.fail(Stopped())
-            self._jobs.clear()
+            for image in self._queue:
+                image.fail(Stopped())
+            self._queue.clear()
             self._changed.notify()
         self._thread.join()
 
@@ -160,8 +174,8 @@ class Batcher:
             self._hand_out(running, tiles)
             running = following
 
-    def _take(self, *, block: bool = False, full: bool = False) -> list[tuple[Job, int]]:
-        """The tiles of the next call, one from every request in turn; [] for none yet.
+    def _take(self, *, block: bool = False, full: bool = False) -> list[tuple[QueuedImage, int]]:
+        """Returns the tiles of the next call, one from every image in turn; [] for none yet.
 
         Args:
             block: wait for tiles; [] then means that the batcher was closed.
@@ -178,43 +192,42 @@ class Batcher:
 
     def _delay(self, full: bool) -> float | None:
         """Seconds until the next call may start; None: not before something is submitted."""
-        if not self._jobs:
+        if not self._queue:
             return None
-        first = self._jobs[0]
-        waiting = sum(job.waiting for job in self._jobs if job.options == first.options)
+        first = self._queue[0]
+        waiting = sum(image.waiting for image in self._queue if image.group == first.group)
         if waiting >= self._upscaler.batch:
             return 0
         return None if full else max(0, first.arrived + self._max_wait - time.monotonic())
 
-    def _turns(self) -> list[tuple[Job, int]]:
-        options = self._jobs[0].options
-        turns: list[tuple[Job, int]] = []
-        others: list[Job] = []
-        while self._jobs and len(turns) < self._upscaler.batch:
-            job = self._jobs.popleft()
-            if job.options != options:
-                others.append(job)
+    def _turns(self) -> list[tuple[QueuedImage, int]]:
+        group = self._queue[0].group
+        turns: list[tuple[QueuedImage, int]] = []
+        others: list[QueuedImage] = []
+        while self._queue and len(turns) < self._upscaler.batch:
+            image = self._queue.popleft()
+            if image.group != group:
+                others.append(image)
                 continue
-            turns.append((job, job.take()))
-            if job.waiting:
-                self._jobs.append(job)
-        self._jobs.extendleft(reversed(others))
+            turns.append((image, image.take()))
+            if image.waiting:
+                self._queue.append(image)
+        self._queue.extendleft(reversed(others))
         return turns
 
-    def _start(self, turns: list[tuple[Job, int]]) -> _Call | None:
-        """Starts a device call; where it fails, so do its requests, and only they."""
+    def _start(self, turns: list[tuple[QueuedImage, int]]) -> _Call | None:
+        """Starts a device call; where it fails, so do its images, and only they."""
         if not turns:
             return None
         started = time.monotonic()
-        for job, _ in turns:
-            job.begun = job.begun or started
+        for image, _ in turns:
+            image.begun = image.begun or started
         try:
-            lr = np.concatenate([job.mosaic.cut([index]) for job, index in turns])
+            lr = np.concatenate([image.mosaic.cut([index]) for image, index in turns])
             indices = np.array([index for _, index in turns], np.uint32)
             # one shape whatever their number, so that nothing is compiled anew
             fill = turns + turns[-1:] * (self._upscaler.batch - len(turns))
-            data = np.stack([job.base for job, _ in fill])
-            bases = jax.random.wrap_key_data(jnp.asarray(data))
+            bases = keys([image.base for image, _ in fill])
             restored = self._upscaler.run(lr, indices, bases, turns[0][0].options)
         except Exception as error:
             self._fail(turns, error)
@@ -235,17 +248,17 @@ class Batcher:
     def _hand_out(self, call: _Call, tiles: Restored | None) -> None:
         if tiles is None:
             return
-        for (job, _), tile in zip(call.turns, zip_tiles(tiles), strict=True):
-            if job.dropped:
+        for (image, _), tile in zip(call.turns, each(tiles), strict=True):
+            if image.dropped:
                 continue
             try:
-                job.add(*tile)
+                image.add(*tile)
             except Exception as error:
-                self._fail([(job, 0)], error)
+                self._fail([(image, 0)], error)
 
-    def _fail(self, turns: list[tuple[Job, int]], error: Exception) -> None:
+    def _fail(self, turns: list[tuple[QueuedImage, int]], error: Exception) -> None:
         _log.error("restoring %d tiles failed", len(turns), exc_info=error)
         with self._changed:
-            for job, _ in turns:
-                self.cancel(job)
-                job.fail(error)
+            for image, _ in turns:
+                self.cancel(image)
+                image.fail(error)

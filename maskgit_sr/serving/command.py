@@ -3,9 +3,10 @@
     python -m launch.serve --model realsrt-nano --port 8000
     curl --data-binary @photo.jpg 'http://127.0.0.1:8000/upscale?format=jpeg' -o restored.jpg
 
-POST /upscale takes a picture as its body and answers with the restored one. Parameters: scale,
-format=png|jpeg|webp|tiff, quality, output=image|confidence, confidence=true (its mean, in the
-header X-Confidence). GET /healthz is 200 while requests are taken; GET /metrics is for Prometheus.
+POST /upscale takes an image as its body and responds with the restored one. Parameters: scale,
+seed, format=png|jpeg|webp|tiff, quality, output=image|confidence, confidence=true (its mean, in the
+header X-Confidence), and the method's own options, which GET /info lists. GET /healthz is 200 while
+requests are taken; GET /metrics is for Prometheus.
 """
 
 from __future__ import annotations
@@ -17,26 +18,25 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from maskgit_sr import DEFAULT_MODEL
 from maskgit_sr.errors import UserError, one_line
+from maskgit_sr.inference import DEFAULT_MODEL
 
 _AT_LEAST = {
     "max_batch": 1,
     "max_wait_ms": 0,
-    "max_pixels": 12288,  # one pixel, see Limits
+    "max_pixels": 1,
     "max_total_pixels": 1,
     "max_bytes": 1,
     "max_queue": 1,
-    "steps": 1,
+    "max_steps": 1,
     "grace_s": 0,
     "port": 0,
 }
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Returns the parser of the options."""
     found = argparse.ArgumentParser(
         prog="launch.serve",
         description=__doc__,
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=8000, help="0 takes a free one (8000)")
     add("--max_batch", type=int, help="tiles a device call (1 on CPU, else 32)")
     add("--max_wait_ms", type=float, default=5, help="what a call waits to be filled (5)")
-    add("--max_pixels", type=int, default=4_000_000, help="of a picture (4,000,000)")
+    add("--max_pixels", type=int, default=4_000_000, help="of an image (4,000,000)")
     add("--max_total_pixels", type=int, help="of all that are being restored (2 x max_pixels)")
     add("--max_bytes", type=int, default=32_000_000, help="of a body (32,000,000)")
     add("--max_queue", type=int, default=64, help="requests at a time; others get 429 (64)")
@@ -57,7 +57,15 @@ def parser() -> argparse.ArgumentParser:
     add("--device", help="cpu, gpu or tpu (the best there is)")
     add("--dtype", help="float32 or bfloat16 (by device)")
     add("--steps", type=int, help="decoding steps (the model's)")
-    add("--color_fix", default="adain", help="adain, wavelet or none (adain)")
+    add("--max_steps", type=int, help="that a request may ask for (4 times the server's)")
+    add("--color_fix", help="adain, wavelet or none (the method's)")
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another option of the method for requests that do not choose it; repeatable",
+    )
     add(
         "--token", help="bearer that /upscale asks for; or MASKGIT_SR_TOKEN, which ps does not show"
     )
@@ -73,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _serve(given: Any) -> None:
+def _serve(given: argparse.Namespace) -> None:
     for name, least in _AT_LEAST.items():
         value = getattr(given, name)
         if value is not None and not value >= least:  # true for NaN too
@@ -86,26 +94,29 @@ def _serve(given: Any) -> None:
         from maskgit_sr.serving import app, server
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install 'maskgit-sr[serve]'") from None
-    import maskgit_sr
-    from maskgit_sr.inference import load
+    from maskgit_sr.inference import load, options
     from maskgit_sr.serving.service import Limits, Service
 
     load.resolve(given.model)
+    options.split(given.option)
     total = 2 * given.max_pixels if given.max_total_pixels is None else given.max_total_pixels
-    limits = Limits(given.max_pixels, total, given.max_bytes, given.max_queue, given.timeout_s)
-    service = Service(
-        Path(given.model).stem,
-        limits,
-        max_wait=given.max_wait_ms / 1000,
-        settings={"steps": given.steps, "color_fix": given.color_fix},
+    limits = Limits(
+        pixels=given.max_pixels,
+        total_pixels=total,
+        bytes=given.max_bytes,
+        requests=given.max_queue,
+        timeout=given.timeout_s,
+        steps=given.max_steps,
     )
+    service = Service(Path(given.model).stem, limits, max_wait=given.max_wait_ms / 1000)
 
     def start() -> None:
         began = time.monotonic()
-        upscaler = maskgit_sr.load(
+        upscaler = load.load(
             given.model, batch=given.max_batch, device=given.device, dtype=given.dtype
         )
-        service.start(upscaler)
+        own = options.chosen(upscaler, given.option, steps=given.steps, color_fix=given.color_fix)
+        service.start(upscaler, **own)
         where, seconds = upscaler.device.platform, time.monotonic() - began
         tiles = "1 tile" if upscaler.batch == 1 else f"{upscaler.batch} tiles"
         print(

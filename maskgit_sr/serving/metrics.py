@@ -27,13 +27,13 @@ class Metrics:
         self._sums = 0, 0.0
         self.requests = Counter(
             "maskgit_sr_requests",
-            "Requests to /upscale by status; 499: the client left before its answer.",
+            "Requests to /upscale by status; 499: the client left before its response.",
             ["status"],
             registry=registry,
         )
         self.seconds = Histogram(
             "maskgit_sr_request_seconds",
-            "From the head of a request to its encoded picture; only of status 200.",
+            "From the head of a request to its encoded image; only of status 200.",
             buckets=_SECONDS,
             registry=registry,
         )
@@ -42,7 +42,7 @@ class Metrics:
         )
         self.pixels = Gauge(
             "maskgit_sr_pixels_in_flight",
-            "Pixels of the pictures that are being restored, as --max_pixels counts them.",
+            "Pixels of the images that are being restored, as --max_pixels counts them.",
             registry=registry,
         )
         self._waiting = Gauge(
@@ -61,21 +61,21 @@ class Metrics:
         ProcessCollector(registry=registry)
 
     def watch(self, waiting: Callable[[], int]) -> None:
-        """Takes the number of waiting tiles from there."""
+        """Shows the number of waiting tiles from there."""
         self._waiting.set_function(waiting)
 
     def call(self, tiles: int, seconds: float) -> None:
-        """A device call has ended."""
+        """Counts a device call that has ended."""
         self._sums = self._sums[0] + tiles, self._sums[1] + seconds
         self._tiles.inc(tiles)
         self._calls.observe(tiles)
         self._device.inc(seconds)
 
     def seconds_a_tile(self) -> float:
-        """Device seconds over tiles, 0 before the first."""
+        """Returns device seconds over tiles, 0 before the first."""
         tiles, seconds = self._sums
         return seconds / tiles if tiles else 0
 
     def text(self) -> bytes:
-        """The page that Prometheus reads."""
+        """Returns the page that Prometheus reads."""
         return generate_latest(self._registry)

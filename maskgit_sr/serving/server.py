@@ -24,11 +24,12 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
+        """Leaves the signals to `run`."""
         yield
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+    """Returns a listening socket; port 0 takes a free one.
 
     Raises:
         UserError: the address is in use, not ours, or no address.
@@ -44,7 +45,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def make(app: ASGIApp) -> Server:
-    """A server that needs a socket."""
+    """Returns a server that needs a socket."""
     return Server(
         uvicorn.Config(
             app,

@@ -1,6 +1,6 @@
-"""From the bytes of a picture to the bytes of the restored one, within limits; no HTTP here.
+"""From the bytes of an image file to the bytes of the restored one, within limits.
 
-Pictures are decoded and encoded by a few threads, and restored by the batcher's.
+Images are decoded and encoded by a few threads, and restored by the batcher's.
 """
 
 from __future__ import annotations
@@ -8,29 +8,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
+from starlette.exceptions import HTTPException
 
 from maskgit_sr import images
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
 from maskgit_sr.images.decode import TooManyPixels
+from maskgit_sr.inference import options as method_options
 from maskgit_sr.inference.mosaic import Mosaic
-from maskgit_sr.inference.upscaler import Upscaler, check_scale, finish
+from maskgit_sr.inference.upscaler import Upscaler, finish
 from maskgit_sr.methods.base import RestoreOptions
-from maskgit_sr.serving.batcher import Batcher, Job, Stopped
+from maskgit_sr.serving.batcher import Batcher, QueuedImage, Stopped, key_data
 from maskgit_sr.serving.metrics import Metrics
+from maskgit_sr.serving.programs import Programs, TooManyPrograms
 
 T = TypeVar("T")
-STOPPING = "the server is stopping"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +38,14 @@ class Limits:
     """What requests may take.
 
     Attributes:
-        pixels: of one picture; a height below three tiles and a width below one count as those, and
-            a scale above the network's as many times more as its output is larger.
-        total_pixels: of all pictures that are being restored.
+        pixels: of one image; a height below three tiles and a width below one count as those, and
+            a scale above the method's as many times more as its output is larger.
+        total_pixels: of all images that are being restored.
         bytes: of one body.
         requests: at a time, from the first byte in to the last one out.
-        timeout: seconds from the first byte to the encoded answer, and again for its way out.
+        timeout: seconds from the first byte to the encoded response, and again for its way out.
+        steps: the option ``steps`` of a request, if the method has one; None: four times the
+            server's own.
     """
 
     pixels: int = 4_000_000
@@ -51,43 +53,33 @@ class Limits:
     bytes: int = 32_000_000
     requests: int = 64
     timeout: float = 120.0
-
-
-class Refusal(Exception):
-    """A request that gets an error for an answer: an HTTP status and one line."""
-
-    def __init__(self, status: int, message: str, retry_after: int | None = None):
-        super().__init__(message)
-        self.status, self.retry_after = status, retry_after
+    steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
-    """What is to be made of a picture.
+class RequestOptions:
+    """How an image is to be restored and encoded.
 
     Attributes:
+        restore: the method's own options.
         scale: output side over input side.
+        seed: of whatever is drawn.
         kind: PNG, JPEG, WEBP or TIFF.
         quality: 1 to 100, of JPEG and WebP.
         output: ``image``, or ``confidence``: its map in grey at the size of the output.
-        confidence: tell the mean confidence.
     """
 
-    scale: float = 4.0
+    restore: RestoreOptions
+    scale: float
+    seed: int = 0
     kind: str = "PNG"
     quality: int = 95
     output: str = "image"
-    confidence: bool = False
-
-    @property
-    def scored(self) -> bool:
-        """Whether the network has to give its confidence."""
-        return self.confidence or self.output == "confidence"
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """An encoded picture, notes for a person, and milliseconds by step.
+class EncodedImage:
+    """A restored image file, notes for a person, and milliseconds by step.
 
     ``confidence`` is the mean of the map in [0, 1], where it was asked for.
     """
@@ -102,48 +94,50 @@ class Service:
     """A model with its queue.
 
     Args:
-        name: of the model, as answers tell it.
-        settings: options of `Upscaler.options` that hold for all requests.
+        name: of the model, as responses tell it.
 
     Attributes:
         state: ``loading``, ``ready`` or ``stopping``.
     """
 
-    def __init__(
-        self,
-        name: str,
-        limits: Limits,
-        *,
-        max_wait: float = 0.005,
-        settings: dict[str, Any] | None = None,
-    ):
+    def __init__(self, name: str, limits: Limits, *, max_wait: float = 0.005):
         self.name, self.limits, self.metrics = name, limits, Metrics()
         self.state = "loading"
         self.requests = 0
-        self._max_wait, self._settings = max_wait, settings or {}
+        self._max_wait = max_wait
         self._pixels = 0
         self._pool = ThreadPoolExecutor(max(2, min(4, os.cpu_count() or 2)), "codec")
         self._batcher: Batcher | None = None
 
     @property
     def healthy(self) -> bool:
-        """Requests are taken, and the device's thread is there to serve them."""
+        """True if requests are taken, and the device's thread is there to serve them."""
         return self.state == "ready" and self._batcher is not None and self._batcher.alive
 
-    def start(self, upscaler: Upscaler) -> None:
-        """Compiles what requests can ask for, and begins to take them.
+    def start(self, upscaler: Upscaler, **defaults: Any) -> None:
+        """Compiles what requests ask for by default, and begins to take them.
+
+        Args:
+            **defaults: options of the method that hold where a request does not choose.
 
         Raises:
-            UserError: settings out of range.
+            UserError: an option that the method lacks, one out of range, or a limit of pixels that
+                no image keeps to.
         """
-        options = {s: upscaler.options(confidence=s, **self._settings) for s in (False, True)}
-        base = np.asarray(jax.random.key_data(jax.random.key(0)))
-        pixel = images.from_array(np.zeros((1, 1, 3), np.uint8))
-        first = Batcher(upscaler, max_wait=0, observe=lambda tiles, seconds: None)
-        for choice in options.values():
-            first.submit(upscaler.mosaic(pixel, choice), choice, base).future.result()
-        first.close()
-        self._upscaler, self._options, self._base = upscaler, options, base
+        method = upscaler.method
+        self._upscaler, self._given = upscaler, defaults
+        self._defaults = upscaler.options(confidence=False, **defaults)
+        least = self._cost(1, 1, method.scale)
+        if self.limits.pixels < least:
+            raise UserError(
+                f"--max_pixels: expected at least {least}, as which one pixel counts, "
+                f"found {self.limits.pixels}"
+            )
+        self._programs = Programs(upscaler)
+        for confidence in sorted({False, "confidence" in method.provides}):
+            options = upscaler.options(confidence=confidence, **defaults)
+            for side in method.tile.sides:
+                self._programs.request(options, side).result()
         batcher = Batcher(upscaler, max_wait=self._max_wait, observe=self.metrics.call)
         self._batcher = batcher
         self.metrics.watch(lambda: batcher.waiting)
@@ -151,23 +145,62 @@ class Service:
             self.state = "ready"
 
     def close(self) -> None:
-        """Ends what is left with `Refusal`; the threads are gone afterwards."""
+        """Ends the requests that are left with status 503; the threads are gone afterwards."""
         self.state = "stopping"
         if self._batcher is not None:
             self._batcher.close()
+            self._programs.close()
         self._pool.shutdown(cancel_futures=True)
+
+    def info(self) -> dict[str, Any]:
+        """Returns what the model is and takes, as JSON; needs a ready service."""
+        method = self._upscaler.method
+        return {
+            "model": self.name,
+            "method": method.name,
+            "scale": method.scale,
+            "sides": list(method.tile.sides),
+            "provides": sorted(method.provides),
+            "options": method_options.table(self._defaults),
+        }
+
+    def choose(
+        self, given: Mapping[str, Any], *, scale: float | None, confidence: bool, **encoding: Any
+    ) -> RequestOptions:
+        """Returns what a request asks for, checked; needs a ready service.
+
+        Args:
+            given: options of the method, as text by name.
+            scale: None: the method's own.
+            **encoding: the other fields of `RequestOptions`.
+
+        Raises:
+            HTTPException: 422 for an option that the method lacks, one out of range, or confidence
+                where there is none.
+        """
+        try:
+            own = self._given | method_options.parse(given, self._upscaler)
+            chosen = self._upscaler.options(confidence=confidence, **own)
+            scale = self._upscaler.scale(scale)
+        except UserError as error:
+            raise HTTPException(422, str(error)) from None
+        steps, usual = (getattr(some, "steps", 0) for some in (chosen, self._defaults))
+        most = max(usual, self.limits.steps or 4 * usual)
+        if steps > most:  # a device call cannot be interrupted, so its length has a limit
+            raise HTTPException(422, f"steps: expected at most {most} here, found {steps}")
+        return RequestOptions(chosen, scale, **encoding)
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
-        """A place among the requests.
+        """Holds a place among the requests.
 
         Raises:
-            Refusal: not ready, or no place is free.
+            HTTPException: 503 if the service is not ready, 429 if no place is free.
         """
         if self.state == "stopping":
-            raise Refusal(503, STOPPING, 5)
+            raise stopping()
         if not self.healthy:
-            raise Refusal(503, "the model is not ready", 5)
+            raise HTTPException(503, "the model is not ready", retry_after(5))
         if self.requests >= self.limits.requests:
             raise self._busy(f"{self.limits.requests} requests are being served")
         self.requests += 1
@@ -178,100 +211,109 @@ class Service:
             self.requests -= 1
             self.metrics.in_flight.set(self.requests)
 
-    async def restore(self, data: bytes, wish: Wish) -> Answer:
-        """Restores a picture file; cancelled, it drops the tiles that still wait.
+    async def restore(self, data: bytes, wanted: RequestOptions) -> EncodedImage:
+        """Restores an image file; cancelled, it drops the tiles that still wait.
 
         Raises:
-            Refusal: 413, 415, 400, 429 or 503.
+            HTTPException: 413, 415, 400, 429 or 503.
             Exception: whatever the device call failed with.
         """
         marks = [time.monotonic()]
-        picture = await self._threaded(self._decode, data, wish)
+        picture = await self._threaded(self._decode, data, wanted)
         del data
-        with self._room(self._cost(picture, wish.scale)):
-            options = self._options[wish.scored]
+        height, width = picture.color.shape[:2]
+        with self._room(self._cost(height, width, wanted.scale)):
+            options = wanted.restore
             mosaic = await self._threaded(self._upscaler.mosaic, picture, options)
-            # not by a thread, which would queue it even if this request had ended meanwhile
-            with self._queued(mosaic, options) as job:
-                await asyncio.wrap_future(job.future)
-            marks += [job.arrived, job.begun or job.arrived, time.monotonic()]
-            encoded, notes = await self._threaded(self._encode, picture, mosaic, wish)
             marks.append(time.monotonic())
-        steps = zip(("decode", "queue", "restore", "encode"), marks, marks[1:], strict=False)
-        milliseconds = {step: 1000 * (end - begin) for step, begin, end in steps}
+            await self._compiled(options, mosaic.side)
+            # not by a thread, which would queue it even if this request had ended meanwhile
+            with self._queued(mosaic, options, key_data(wanted.seed)) as image:
+                await asyncio.wrap_future(image.future)
+            marks += [image.arrived, image.begun or image.arrived, time.monotonic()]
+            encoded, notes = await self._threaded(self._encode, picture, mosaic, wanted)
+            marks.append(time.monotonic())
+        steps = ("decode", "compile", "queue", "restore", "encode")
+        milliseconds = dict(zip(steps, (1000 * np.diff(marks)).tolist(), strict=True))
         mean = None if mosaic.confidence is None else float(mosaic.confidence.mean())
-        return Answer(encoded, (*picture.notes, *notes), milliseconds, mean)
+        return EncodedImage(encoded, (*picture.notes, *notes), milliseconds, mean)
 
     async def _threaded(self, work: Callable[..., T], *arguments: Any) -> T:
-        call = functools.partial(work, *arguments)
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+            return await loop.run_in_executor(self._pool, work, *arguments)
         except RuntimeError:  # of a pool that was shut down between two steps
             if self.state != "stopping":
                 raise
-            raise Refusal(503, STOPPING, 5) from None
+            raise stopping() from None
+
+    async def _compiled(self, options: RestoreOptions, side: int) -> None:
+        try:
+            program = self._programs.request(options, side)
+        except TooManyPrograms:
+            raise self._busy("other new options are being compiled") from None
+        except RuntimeError:  # as in `_threaded`
+            raise stopping() from None
+        if not program.done():  # others may wait for it, too
+            await asyncio.shield(asyncio.wrap_future(program))
 
     @contextlib.contextmanager
-    def _queued(self, mosaic: Mosaic, options: RestoreOptions) -> Iterator[Job]:
+    def _queued(
+        self, mosaic: Mosaic, options: RestoreOptions, base: np.ndarray
+    ) -> Iterator[QueuedImage]:
         assert self._batcher is not None
         try:
-            job = self._batcher.submit(mosaic, options, self._base)
+            image = self._batcher.submit(mosaic, options, base)
             try:
-                yield job
+                yield image
             finally:
-                self._batcher.cancel(job)
+                self._batcher.cancel(image)
         except Stopped:
-            raise Refusal(503, STOPPING, 5) from None
+            raise stopping() from None
 
-    def _decode(self, data: bytes, wish: Wish) -> Picture:
+    def _decode(self, data: bytes, wanted: RequestOptions) -> Picture:
         limit = self.limits.pixels
         try:
-            check_scale(wish.scale)
-        except UserError as error:
-            raise Refusal(422, str(error)) from None
-        try:
-            picture = images.from_bytes(data, limit=int(limit / self._factor(wish.scale)))
+            picture = images.from_bytes(data, limit=int(limit / self._factor(wanted.scale)))
         except TooManyPixels as error:
-            raise Refusal(413, str(error)) from None
+            raise HTTPException(413, str(error)) from None
         except UserError as error:
-            raise Refusal(415, str(error)) from None
-        cost = self._cost(picture, wish.scale)
+            raise HTTPException(415, str(error)) from None
+        height, width = picture.color.shape[:2]
+        cost = self._cost(height, width, wanted.scale)
         if cost > limit:
-            height, width = picture.color.shape[:2]
-            raise Refusal(413, f"{width}x{height} counts as {cost:,} pixels, limit {limit:,}")
-        map_only = wish.output == "confidence"
+            raise HTTPException(413, f"{width}x{height} counts as {cost:,} pixels, limit {limit:,}")
+        map_only = wanted.output == "confidence"
         target = dataclasses.replace(picture, alpha=None) if map_only else picture
         try:
-            images.check_kind(target, wish.kind, scale=wish.scale)
+            images.check_kind(target, wanted.kind, scale=wanted.scale)
         except UserError as error:
-            raise Refusal(400, str(error)) from None
+            raise HTTPException(400, str(error)) from None
         return picture
 
     def _encode(
-        self, picture: Picture, mosaic: Mosaic, wish: Wish
+        self, picture: Picture, mosaic: Mosaic, wanted: RequestOptions
     ) -> tuple[bytes, tuple[str, ...]]:
-        restored = finish(picture, mosaic.color, wish.scale)
-        if wish.output == "confidence":
+        restored = finish(picture, mosaic.color, wanted.scale)
+        if wanted.output == "confidence":
             assert mosaic.confidence is not None
             height, width = restored.color.shape[:2]
             restored = images.from_confidence(mosaic.confidence, height, width)
-        return images.to_bytes(restored, wish.kind, quality=wish.quality)
+        return images.to_bytes(restored, wanted.kind, quality=wanted.quality)
 
     def _factor(self, scale: float) -> float:
         return max(1.0, scale / self._upscaler.method.scale) ** 2
 
-    def _cost(self, picture: Picture, scale: float) -> int:
-        """Pixels as `Limits.pixels` counts them: what memory grows with."""
-        height, width = picture.color.shape[:2]
-        size = self._upscaler.method.tile.size
+    def _cost(self, height: int, width: int, scale: float) -> int:
+        """Returns the pixels as `Limits.pixels` counts them: what memory grows with."""
+        side = self._upscaler.method.tile.side(height, width)
         # the band of float32 tiles that is being blended takes about three times its own samples
-        area = max(height, 3 * size) * max(width, size)
-        return math.ceil(area * self._factor(scale))
+        return math.ceil(max(height, 3 * side) * max(width, side) * self._factor(scale))
 
     @contextlib.contextmanager
     def _room(self, pixels: int) -> Iterator[None]:
         if self._pixels and self._pixels + pixels > self.limits.total_pixels:
-            raise self._busy(f"pictures of {self._pixels:,} pixels are being restored")
+            raise self._busy(f"images of {self._pixels:,} pixels are being restored")
         self._pixels += pixels
         self.metrics.pixels.set(self._pixels)
         try:
@@ -280,8 +322,19 @@ class Service:
             self._pixels -= pixels
             self.metrics.pixels.set(self._pixels)
 
-    def _busy(self, reason: str) -> Refusal:
+    def _busy(self, reason: str) -> HTTPException:
         tiles = self._batcher.waiting if self._batcher is not None else 0
-        seconds = tiles * self.metrics.seconds_a_tile()
-        wait = min(max(1, math.ceil(seconds)), math.ceil(self.limits.timeout))
-        return Refusal(429, f"too busy: {reason}; try again in {wait} s", wait)
+        seconds = math.ceil(tiles * self.metrics.seconds_a_tile())
+        wait = min(max(1, seconds), math.ceil(self.limits.timeout))
+        message = f"too busy: {reason}; try again in {wait} s"
+        return HTTPException(429, message, retry_after(wait))
+
+
+def stopping() -> HTTPException:
+    """Returns the error of requests that a stop cuts off."""
+    return HTTPException(503, "the server is stopping", retry_after(5))
+
+
+def retry_after(seconds: int) -> dict[str, str]:
+    """Returns the header that says when to try again."""
+    return {"Retry-After": str(seconds)}

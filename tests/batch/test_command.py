@@ -19,16 +19,16 @@ import maskgit_sr
 from maskgit_sr import bundles, images
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.images import Picture
-from maskgit_sr.inference.upscaler import Upscaler
+from maskgit_sr.inference import load as loading
+from maskgit_sr.methods.base import TileSpec
 from tests.inference.pictures import gradient, noise
-from tests.inference.test_upscaler import Nearest
+from tests.serving.models import Watched, subpixel
 
 pytest.importorskip("apache_beam", reason="needs apache-beam")
 from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from maskgit_sr.batch import command as beam_upscale
-from maskgit_sr.batch import stages
+from maskgit_sr.batch import command, listing, stages
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4
@@ -37,34 +37,38 @@ BATCH = 4
 @pytest.fixture(scope="module")
 def upscaler():
     """Repeats pixels, or makes noise of the seed and a tile's place; compiles at once."""
-    params = {"gain": jax.numpy.float32(1), "critic": {}}
-    metadata = Metadata("nearest", {"steps": 3}, 4)
-    return Upscaler(Nearest(), params, metadata, batch=BATCH, device=jax.devices("cpu")[0])
+    return Watched(BATCH)
 
 
 @pytest.fixture
-def run(upscaler, capsys, monkeypatch):
-    """launch.beam_upscale with that: (arguments) → exit code, stdout, lines of stderr."""
+def run_with(capsys, monkeypatch):
+    """launch.beam_upscale with a model: (model, arguments) → exit code, stdout, stderr's lines."""
 
-    def load(name, **options):
-        load.resolve(name)
-        load.pick_device(options["device"])
-        assert options["batch"] == BATCH
-        return upscaler
+    def run_with(upscaler, *words):
+        def load(name, **options):
+            loading.resolve(name)
+            loading.pick_device(options["device"])
+            assert options["batch"] == BATCH
+            return upscaler
 
-    def run(*words):
+        monkeypatch.setattr(loading, "load", load)
         logs = logging.getLogger()
         before = logs.level, logs.handlers[:]
         try:
-            code = beam_upscale.main(["--batch", str(BATCH), *map(str, words)])
+            code = command.main(["--batch", str(BATCH), *map(str, words)])
         except SystemExit as end:
             code = end.code
         assert (logs.level, logs.handlers) == before  # of the caller, as it was
         told = capsys.readouterr()
         return code, told.out, told.err.splitlines()
 
-    monkeypatch.setattr(models, "load", load)
-    return run
+    return run_with
+
+
+@pytest.fixture
+def run(run_with, upscaler):
+    """The same with the model of this file."""
+    return lambda *words: run_with(upscaler, *words)
 
 
 def stamps(folder):
@@ -135,18 +139,55 @@ def test_results_are_those_of_the_upscaler_and_what_fails_is_listed(run, photos,
     assert failed["large.png"] == "50x50 is more than the limit of 2,000 pixels"
 
 
-def test_options_reach_the_upscaler(run, tmp_path, upscaler):
+def words_of(options):
+    return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+
+@pytest.mark.parametrize(
+    ("options", "own"),
+    [
+        ({"scale": 2.5, "steps": 1, "seed": 3, "temperature": 1.0, "color_fix": "none"}, {}),
+        ({}, {"plain": False}),
+    ],
+)
+def test_options_reach_the_upscaler(run, tmp_path, upscaler, options, own):
     save(tmp_path / "in/a.png", gradient(18, 9))
-    options = {"scale": 2.5, "steps": 1, "seed": 3, "temperature": 1.0, "color_fix": "none"}
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    more = [word for name, value in own.items() for word in ("--option", f"{name}={value}")]
     code, _, errors = run(
         *("--input", tmp_path / "in", "--output", tmp_path / "out", "--suffix", "_big"),
-        *("--format", "tif", *words),
+        *("--format", "tif", *words_of(options), *more),
     )
     assert code == 0, errors
-    expected = upscaler.restore(images.read(tmp_path / "in/a.png"), **options)
+    expected = upscaler.restore(images.read(tmp_path / "in/a.png"), **options, **own)
     mine = images.read(tmp_path / "out/a_big.tif")
     np.testing.assert_array_equal(mine.color, expected.picture.color)
+
+
+def test_a_method_of_another_scale_without_tokens_or_confidence(run_with, tmp_path):
+    """With windows of two sides, in one run, and an option of its own."""
+    doubling, folder = subpixel(BATCH), tmp_path / "in"
+    for number, side in enumerate((5, 40, 9, 16, 90)):
+        save(folder / f"{number}.png", noise(side, side + 3, 3, seed=number))
+    words = ("--input", folder, "--output", folder, "--option", "noise=0.25", "--seed", 2)
+    assert run_with(doubling, *words)[:2] == (0, "5 restored, 0 skipped, 0 failed\n")
+    assert {lr.shape[1] for lr, _ in doubling.calls} == {16, 64}
+    for number in range(5):
+        expected = doubling.restore(images.read(folder / f"{number}.png"), noise=0.25, seed=2)
+        mine = images.read(folder / f"{number}_x2.png")
+        np.testing.assert_array_equal(mine.color, expected.picture.color)
+    code, _, errors = run_with(doubling, *words, "--overwrite", "--steps", 3)
+    assert (code, len(errors)) == (2, 1) and "expected one of color_fix" in errors[0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (9, 17), (64, 20), (65, 130)])
+def test_an_image_weighs_its_tiles(tmp_path, size):
+    doubling, path = subpixel(BATCH), tmp_path / "a.png"
+    save(path, noise(*size, 3))
+    tile = doubling.method.tile
+    settings = stages.Settings("m", tile, 8, 1, None, None, 2.0, 0, {}, 10_000, False)
+    [found] = stages.Read(settings).process(listing.Task(str(path), str(tmp_path / "out.png")))
+    mosaic = doubling.mosaic(images.read(path), doubling.options())
+    assert (found.side, found.tiles) == (mosaic.side, mosaic.count)
 
 
 def test_what_is_there_is_skipped_and_failures_are_tried_again(run, tmp_path):
@@ -229,11 +270,10 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, method, params):
         np.testing.assert_array_equal(images.read(output / name).color, expected)
 
 
-def test_workers_get_names_and_settings_only(method):
+def test_workers_get_names_and_settings_only():
     """By name, so that pickles are small and a worker runs the code of its own image."""
-    settings = stages.Settings(
-        *("m", method.tile, 8, None, None, None, 4.0, 0, {"steps": None}, 10, False)
-    )
+    tile = TileSpec((16, 64), 8)
+    settings = stages.Settings("m", tile, 8, None, None, None, 2.0, 0, {"steps": 3}, 10, False)
     for part in (stages.Read(settings), stages.Restorer(settings), stages.Write()):
         for dumps, loads in ((pickle.dumps, pickle.loads), (pickler.dumps, pickler.loads)):
             found = dumps(part)
@@ -244,16 +284,24 @@ def test_workers_get_names_and_settings_only(method):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--scale", "17"], "--scale: expected more than 0 and at most 16, found 17"),
-        (["--steps", "0"], "--steps: expected at least 1, found 0"),
+        (["--scale", "17"], "scale: expected above 0 and at most 16, found 17"),
+        (["--steps", "0"], "steps: expected at least 1, found 0"),
         (["--batch", "0"], "--batch: expected at least 1, found 0"),
         (["--max_pixels", "0"], "--max_pixels: expected 1 to 64000000, found 0"),
-        (["--color_fix", "blue"], "--color_fix: expected one of adain, wavelet, none"),
+        (["--color_fix", "blue"], "color_fix: expected one of adain, wavelet, none"),
         (
             ["--model", "other"],
             "model: expected a path or one of realsrt-nano, realsrt-small, found 'other'",
         ),
         (["--device", "tpu"], "device: no tpu here; JAX sees cpu"),
+        (["--device", "abacus"], "--device: expected one of cpu, gpu, tpu, found 'abacus'"),
+        (["--option", "plain"], "--option: expected NAME=VALUE, found 'plain'"),
+        (
+            ["--option", "alpha=1"],
+            "alpha: nearest has no such option; expected one of",
+        ),
+        (["--option", "steps=1.5"], "steps: expected a whole number, found '1.5'"),
+        (["--option", "confidence=true"], "confidence: nearest has no such option"),
         (["--sclae", "2"], "--sclae: neither an option of this command nor of Beam"),
         (["--direct_num_workers", "x"], "argument --direct_num_workers: invalid int value: 'x'"),
         (["--runner", "Walker"], "--runner: Unexpected pipeline runner: Walker"),
@@ -269,8 +317,15 @@ def test_a_mistake_is_one_line_and_writes_nothing(run, tmp_path, words, message)
     assert not output.exists()
 
 
+def test_a_missing_extra_is_one_line(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam.io.filesystems", None)
+    code, _, errors = run("--input", tmp_path, "--output", tmp_path)
+    assert (code, len(errors)) == (2, 1)
+    assert "Apache Beam is missing: pip install 'maskgit-sr[beam]'" in errors[0]
+
+
 def test_no_option_is_taken_from_beam():
-    mine = {action.dest for action in beam_upscale.parser()._actions}
+    mine = {action.dest for action in command.parser()._actions}
     assert not mine & PipelineOptions([]).get_all_options().keys()
 
 

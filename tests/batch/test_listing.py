@@ -1,4 +1,4 @@
-"""launch.beam.listing: names of outputs, and contradictions before anything runs."""
+"""batch.listing: names of outputs, and contradictions before anything runs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from maskgit_sr.errors import UserError
 
 
 def names(plan, folder):
-    return sorted(Path(job.target).relative_to(folder).as_posix() for job in plan.todo)
+    return sorted(Path(task.target).relative_to(folder).as_posix() for task in plan.todo)
 
 
 def planned(inputs, output, **changes):

@@ -53,7 +53,7 @@ def expected(upscaler, data, kind="PNG", quality=95, **options):
     return to_bytes(restored.picture, kind, quality=quality)[0]
 
 
-def refused(answer, status, message):
+def expect_error(answer, status, message):
     assert answer.status_code == status, answer.text
     found = answer.json()
     assert set(found) == {"error"} and "\n" not in found["error"]

@@ -1,5 +1,6 @@
-"""A model whose every output is known, and that can be watched, held up and broken."""
+"""Models whose every output is known, one of which can be watched, held up and broken."""
 
+import dataclasses
 import threading
 
 import jax
@@ -8,22 +9,41 @@ import numpy as np
 
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.inference.upscaler import Upscaler
-from maskgit_sr.methods.base import Restored, TileSpec
+from maskgit_sr.methods.base import Restored, RestoreOptions, TileSpec, make_options
+from maskgit_sr.methods.subpixel import Subpixel
 from maskgit_sr.ops.resize import upsample_nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class NearestOptions(RestoreOptions):
+    """Some of each type."""
+
+    steps: int = 3
+    temperature: float = 0.0
+    plain: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.steps < 1:
+            raise ValueError(f"steps: expected at least 1, found {self.steps}")
 
 
 class Nearest:
     """Restores by pixel repetition, or to noise where the temperature is above 0."""
 
-    name, scale, tile = "nearest", 4, TileSpec(size=8, stride=4)
+    name, scale, tile = "nearest", 4, TileSpec((8,), 4)
+    provides = frozenset({"confidence", "tokens"})
+
+    def options(self, **given):
+        return make_options(NearestOptions, self.name, self.provides, given)
 
     def restore(self, params, lr, keys, options):
-        image = upsample_nearest(lr, 4)
-        if options.policy.temperature:
+        image = upsample_nearest(lr, 4) if options.plain else 1 - upsample_nearest(lr, 4)
+        if options.temperature:
             image = jax.vmap(lambda key: jax.random.uniform(key, image.shape[1:]))(keys)
         score = lr.mean((1, 2, 3))[:, None, None] * jnp.ones((1, 4, 4))
-        tokens = jnp.zeros((lr.shape[0], 4, 4), jnp.int32)
-        return Restored(image, score if options.policy.score else None, tokens)
+        tokens = jnp.full((lr.shape[0], 4, 4), options.steps, jnp.int32)
+        return Restored(image, score if options.confidence else None, tokens)
 
 
 class Watched(Upscaler):
@@ -35,10 +55,10 @@ class Watched(Upscaler):
         breaks: tiles -> whether the call fails.
     """
 
-    def __init__(self, batch):
-        metadata = Metadata("nearest", {"steps": 3}, 4)
-        params = {"critic": {}}
-        super().__init__(Nearest(), params, metadata, batch=batch, device=jax.devices("cpu")[0])
+    def __init__(self, batch, method=None, params=None):
+        method = method or Nearest()
+        metadata = Metadata(method.name, {}, method.scale)
+        super().__init__(method, params or {}, metadata, batch=batch, device=jax.devices("cpu")[0])
         self.calls = []
         self.gate, self.entered = threading.Event(), threading.Event()
         self.gate.set()
@@ -57,6 +77,13 @@ class Watched(Upscaler):
         self.gate.clear()
         self.entered.clear()
         self.calls.clear()
+
+
+def subpixel(batch):
+    """A ×2 method of two sides without tokens and confidence."""
+    method = Subpixel()
+    params, _ = method.init(jax.random.key(3), method.groups)
+    return Watched(batch, method, params)
 
 
 def pixels(height, width, channels=3, seed=0):

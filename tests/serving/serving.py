@@ -50,11 +50,11 @@ def until(condition):
 
 
 @contextlib.contextmanager
-def serve(upscaler, *, token=None, max_wait=0.002, **limits):
+def serve(upscaler, *, token=None, max_wait=0.002, defaults=None, **limits):
     """A running server; `upscaler` None: its model is still being loaded."""
     service = Service("nearest", Limits(**limits), max_wait=max_wait)
     if upscaler is not None:
-        service.start(upscaler)
+        service.start(upscaler, **(defaults or {}))
     listening = server.bind("127.0.0.1", 0)
     port = listening.getsockname()[1]
     running = server.make(app.build(service, token))
@@ -64,7 +64,7 @@ def serve(upscaler, *, token=None, max_wait=0.002, **limits):
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LONG) as client:
             yield Served(service, port, client)
     finally:
-        if upscaler is not None:
+        if hasattr(upscaler, "gate"):
             upscaler.gate.set()
         service.close()
         running.should_exit = True

@@ -122,8 +122,8 @@ def test_options_do_not_mix_and_take_turns(made, upscaler):
     kinds = []
     for lr, options in upscaler.calls:
         values = set(np.rint(lr[:, 0, 0, 0] * 255))
-        assert values == {20} if options.policy.score else values <= {10, 30}
-        kinds.append(options.policy.score)
+        assert values == {20} if options.confidence else values <= {10, 30}
+        kinds.append(options.confidence)
     assert kinds[1:6] in ([True, False] * 2 + [True], [False, True] * 2 + [False])
 
 

@@ -18,21 +18,20 @@ import httpx
 import jax
 
 import maskgit_sr
-from maskgit_sr import bundles
+from maskgit_sr import bundles, serving
 from maskgit_sr.images import from_array, from_bytes, to_bytes
 from maskgit_sr.serving import command
 from tests.serving.models import pixels
 from tests.serving.serving import LONG, until
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def bundle(method, params, tmp_path_factory):
     """The tiny RealSRT as a file."""
     path = tmp_path_factory.mktemp("bundle") / "tiny.safetensors"
-    kept = {name: params[name] for name in method.bundle_groups}
-    bundles.write(path, kept, bundles.Metadata(method.name, method.describe(), method.scale))
+    bundles.write(path, params, bundles.Metadata(method.name, method.describe(), method.scale))
     return path
 
 
@@ -105,7 +104,15 @@ def test_a_stop_while_loading(bundle, number):
         (["--max_wait_ms", "nan"], "--max_wait_ms: expected at least 0, found nan"),
         (["--max_queue", "0"], "--max_queue: expected at least 1"),
         (["--timeout_s", "0"], "--timeout_s: expected more than 0"),
-        (["--steps", "0"], "--steps: expected at least 1"),
+        (["--max_steps", "0"], "--max_steps: expected at least 1"),
+        (["--steps", "0", "--port", "0"], "steps: expected at least 1"),
+        (["--option", "rule"], "--option: expected NAME=VALUE, found 'rule'"),
+        (
+            ["--option", "rules=critic", "--port", "0"],
+            "rules: realsrt has no such option",
+        ),
+        (["--option", "control=maybe", "--port", "0"], "control: expected true or false"),
+        (["--max_pixels", "700", "--port", "0"], "--max_pixels: expected at least 768, as which"),
         (["--host", "192.0.2.1"], "192.0.2.1 port 8000: cannot listen"),
         (["--color_fix", "warm", "--port", "0"], "color_fix: expected one of adain"),
         (["--device", "abacus", "--port", "0"], "device: expected cpu, gpu or tpu"),
@@ -136,6 +143,18 @@ def test_a_port_in_use_is_one_line(bundle, capsys):
             command.main(["--model", str(bundle), "--port", str(port)])
     said = capsys.readouterr().err
     assert said == f"launch.serve: 127.0.0.1 port {port}: cannot listen (Address already in use)\n"
+
+
+@pytest.mark.parametrize("missing", ["fastapi", "prometheus_client"])
+def test_a_missing_extra_is_one_line(bundle, capsys, monkeypatch, missing):
+    for name in ("app", "server", "service", "metrics"):
+        monkeypatch.delitem(sys.modules, f"maskgit_sr.serving.{name}", raising=False)
+        monkeypatch.delattr(serving, name, raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--model", str(bundle)])
+    said = capsys.readouterr().err
+    assert said == f"launch.serve: {missing} is missing: pip install 'maskgit-sr[serve]'\n"
 
 
 def test_numbers_that_are_none(capsys):

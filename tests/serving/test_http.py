@@ -12,7 +12,7 @@ pytest.importorskip("httpx", reason="needs httpx")
 
 from maskgit_sr import images
 from maskgit_sr.images import from_bytes, to_bytes
-from tests.serving.bodies import ICC, PICTURES, expected, png, refused
+from tests.serving.bodies import ICC, PICTURES, expect_error, expected, png
 from tests.serving.models import Watched, flat, pixels
 from tests.serving.serving import serve
 
@@ -106,7 +106,7 @@ def test_one_in_many_at_a_time(served, upscaler):
     ],
 )
 def test_parameters_out_of_range(served, parameters, message):
-    refused(served.upscale(PICTURES["rgb"], **parameters), 422, message)
+    expect_error(served.upscale(PICTURES["rgb"], **parameters), 422, message)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_parameters_out_of_range(served, parameters, message):
     ],
 )
 def test_what_is_no_picture(served, body, message):
-    refused(served.upscale(body), 415, message)
+    expect_error(served.upscale(body), 415, message)
 
 
 def test_forms_are_refused(served):
     answer = served.client.post("/upscale", files={"file": PICTURES["rgb"]})
-    refused(answer, 415, "expected the picture itself as the body")
+    expect_error(answer, 415, "expected the image itself as the body")
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ def test_forms_are_refused(served):
     ],
 )
 def test_too_many_pixels(served, array, scale, message):
-    refused(served.upscale(png(array), scale=scale), 413, message)
+    expect_error(served.upscale(png(array), scale=scale), 413, message)
 
 
 def test_too_many_bytes(served):
-    refused(served.upscale(b"x" * 60_001), 413, "limit of 60,000 bytes")
-    refused(served.upscale(b"x" * 5_000_000), 413, "limit of 60,000 bytes")
+    expect_error(served.upscale(b"x" * 60_001), 413, "limit of 60,000 bytes")
+    expect_error(served.upscale(b"x" * 5_000_000), 413, "limit of 60,000 bytes")
 
 
 def test_too_many_bytes_of_unknown_number(served):
@@ -154,17 +154,19 @@ def test_too_many_bytes_of_unknown_number(served):
             sent += 1
             yield b"x" * 10_000
 
-    refused(served.upscale(endless()), 413, "limit of 60,000 bytes")
+    expect_error(served.upscale(endless()), 413, "limit of 60,000 bytes")
     assert served.upscale(iter([PICTURES["rgb"]])).status_code == 200
 
 
 def test_a_format_that_cannot_hold_the_picture(served, upscaler):
     upscaler.hold()
     upscaler.gate.set()
-    refused(served.upscale(PICTURES["alpha"], format="jpeg"), 400, "JPEG cannot hold transparency")
+    expect_error(
+        served.upscale(PICTURES["alpha"], format="jpeg"), 400, "JPEG cannot hold transparency"
+    )
     assert not upscaler.calls
 
 
 def test_other_paths_and_verbs(served):
-    refused(served.client.get("/upscale"), 405, "Method Not Allowed")
-    refused(served.client.get("/admin"), 404, "Not Found")
+    expect_error(served.client.get("/upscale"), 405, "Method Not Allowed")
+    expect_error(served.client.get("/admin"), 404, "Not Found")

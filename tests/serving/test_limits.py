@@ -15,7 +15,7 @@ pytest.importorskip("httpx", reason="needs httpx")
 from maskgit_sr.images import from_bytes
 from maskgit_sr.serving import app, server
 from maskgit_sr.serving.service import Limits, Service
-from tests.serving.bodies import PICTURES, expected, png, refused
+from tests.serving.bodies import PICTURES, expect_error, expected, png
 from tests.serving.models import Watched, flat
 from tests.serving.serving import LONG, serve, until, value
 
@@ -31,7 +31,7 @@ def test_a_request_over_the_number_is_sent_away(upscaler):
         first = [pool.submit(served.upscale, PICTURES[name]) for name in ("rgb", "alpha")]
         until(lambda: served.service.requests == 2)
         answer = served.upscale(PICTURES["grey"])
-        refused(answer, 429, "too busy: 2 requests are being served")
+        expect_error(answer, 429, "too busy: 2 requests are being served")
         assert int(answer.headers["retry-after"]) >= 1
         assert served.client.get("/healthz").status_code == 200
         upscaler.gate.set()
@@ -47,7 +47,7 @@ def test_pixels_of_all_requests_are_limited(upscaler):
         first = pool.submit(served.upscale, png(flat(50, 60, 9)))
         assert upscaler.entered.wait(LONG)
         answer = served.upscale(png(flat(50, 60, 9)))
-        refused(answer, 429, "pictures of 3,000 pixels are being restored")
+        expect_error(answer, 429, "images of 3,000 pixels are being restored")
         assert "retry-after" in answer.headers
         small = pool.submit(served.upscale, PICTURES["rgb"])
         upscaler.gate.set()
@@ -57,7 +57,7 @@ def test_pixels_of_all_requests_are_limited(upscaler):
 def test_too_late_is_dropped(upscaler):
     with serve(upscaler, timeout=0.4) as served:
         upscaler.hold()
-        refused(served.upscale(png(flat(30, 30, 5))), 504, "no result within 0.4 s")
+        expect_error(served.upscale(png(flat(30, 30, 5))), 504, "no result within 0.4 s")
         text = served.client.get("/metrics").text
         assert value(text, "maskgit_sr_tiles_waiting") == 0
         assert value(text, "maskgit_sr_pixels_in_flight") == 0
@@ -121,7 +121,9 @@ def test_a_reader_that_stops_gives_up_its_place(upscaler):
 def test_a_broken_call_is_told_and_survived(upscaler, caplog):
     with serve(upscaler) as served:
         upscaler.breaks = lambda lr: (lr == np.float32(7) / 255).all((1, 2, 3)).any()
-        refused(served.upscale(png(flat(20, 20, 7))), 500, "could not be restored (RuntimeError)")
+        expect_error(
+            served.upscale(png(flat(20, 20, 7))), 500, "could not be restored (RuntimeError)"
+        )
         upscaler.breaks = lambda lr: False
         assert served.upscale(PICTURES["rgb"]).status_code == 200
         assert served.count(500) == 1 and "the device\nis broken" in caplog.text
@@ -130,10 +132,10 @@ def test_a_broken_call_is_told_and_survived(upscaler, caplog):
 def test_token(upscaler):
     with serve(upscaler, token="secret") as served:
         answer = served.upscale(PICTURES["rgb"])
-        refused(answer, 401, "bearer token")
+        expect_error(answer, 401, "bearer token")
         assert answer.headers["www-authenticate"] == "Bearer"
         served.client.headers["Authorization"] = "Bearer wrong"
-        refused(served.upscale(PICTURES["rgb"]), 401, "bearer token")
+        expect_error(served.upscale(PICTURES["rgb"]), 401, "bearer token")
         served.client.headers["Authorization"] = "Bearer secret"
         assert served.upscale(PICTURES["rgb"]).status_code == 200
         del served.client.headers["Authorization"]
@@ -142,16 +144,16 @@ def test_token(upscaler):
 
 def test_health_follows_the_model(upscaler):
     with serve(None) as served:
-        refused(served.client.get("/healthz"), 503, "loading")
+        expect_error(served.client.get("/healthz"), 503, "loading")
         answer = served.upscale(PICTURES["rgb"])
-        refused(answer, 503, "the model is not ready")
+        expect_error(answer, 503, "the model is not ready")
         assert "retry-after" in answer.headers
         served.service.start(upscaler)
         answer = served.client.get("/healthz")
         assert (answer.status_code, answer.json()["model"]) == (200, "nearest")
         served.service.state = "stopping"
-        refused(served.client.get("/healthz"), 503, "stopping")
-        refused(served.upscale(PICTURES["rgb"]), 503, "the server is stopping")
+        expect_error(served.client.get("/healthz"), 503, "stopping")
+        expect_error(served.upscale(PICTURES["rgb"]), 503, "the server is stopping")
 
 
 def test_what_is_left_at_the_end_gets_503(upscaler):
@@ -161,7 +163,7 @@ def test_what_is_left_at_the_end_gets_503(upscaler):
         assert upscaler.entered.wait(LONG)
         threading.Timer(0.2, upscaler.gate.set).start()
         served.service.close()
-        refused(request.result(LONG), 503, "the server is stopping")
+        expect_error(request.result(LONG), 503, "the server is stopping")
 
 
 @pytest.mark.parametrize(("grace", "hurry"), [(LONG, True), (0.1, False)])

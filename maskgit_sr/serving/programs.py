@@ -1,0 +1,56 @@
+"""Compiled programs of a server: one for each choice of options and side of the tiles."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+import numpy as np
+
+from maskgit_sr.inference.upscaler import MAX_PROGRAMS, Upscaler
+from maskgit_sr.methods.base import RestoreOptions
+from maskgit_sr.serving.batcher import key_data, keys
+
+PENDING = 4
+"""Programs that may wait for the compiler; each takes it seconds to minutes."""
+
+
+class TooManyPrograms(Exception):
+    """So many programs wait for the compiler that another would only time out."""
+
+
+class Programs:
+    """Compiles in a thread of its own, so that requests with known options are not held up."""
+
+    def __init__(self, upscaler: Upscaler):
+        self._upscaler = upscaler
+        self._compiler = ThreadPoolExecutor(1, "compiler")
+        self._known: dict[tuple[RestoreOptions, int], Future[None]] = {}
+
+    def request(self, options: RestoreOptions, side: int) -> Future[None]:
+        """Returns a future that ends when tiles of that side can be restored without compiling.
+
+        The future must not be cancelled; other requests may wait for it, too. Not thread-safe.
+
+        Raises:
+            TooManyPrograms: it is not compiled, and `PENDING` others are waiting to be.
+        """
+        key = options, side
+        found = self._known.pop(key, None)
+        if found is None or (found.done() and found.exception() is not None):
+            if sum(not future.done() for future in self._known.values()) >= PENDING:
+                raise TooManyPrograms
+            found = self._compiler.submit(self._compile, options, side)
+        self._known[key] = found  # behind the others: the first is the one unused for longest
+        if len(self._known) > MAX_PROGRAMS:
+            self._known.pop(next(iter(self._known)))
+        return found
+
+    def close(self) -> None:
+        """Ends the thread after the program that it is compiling."""
+        self._compiler.shutdown(cancel_futures=True)
+
+    def _compile(self, options: RestoreOptions, side: int) -> None:
+        bases = keys([key_data(0)] * self._upscaler.batch)
+        lr = np.zeros((1, side, side, 3), np.float32)
+        jax.block_until_ready(self._upscaler.run(lr, np.zeros(1, np.uint32), bases, options))
