@@ -41,7 +41,8 @@ def main(source: str, target: str, batch: str = "1", seed: str = "0") -> None:
     """Restores the tiles of a file, `batch` at a time."""
     folder, given = Path(__file__).parent, np.load(source)
     stochastic = json.loads((folder / "maskgit_sr.json").read_text())["stochastic"]
-    restore, found = load(folder), {}
+    restore = load(folder)
+    found: dict[str, Any] = {}
     named = {"": given} if isinstance(given, np.ndarray) else {f"{k}/": given[k] for k in given}
     for prefix, tiles in named.items():
         tiles = tiles / np.float32(255) if tiles.dtype == np.uint8 else tiles.astype(np.float32)
