@@ -8,12 +8,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.export import check, stablehlo
 from maskgit_sr.export.program import Program, lower
@@ -83,27 +82,20 @@ def export(
     progress("lowering")
     program = lower(upscaler, _PLATFORMS[format], options)
     program.info.update(model=name, format=format)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
+    with paths.whole(target) as folder:
         progress("writing")
+        folder.mkdir()
         if format == "stablehlo":
-            stablehlo.write(program, temporary)
+            stablehlo.write(program, folder)
         else:
             # Imports TensorFlow, which takes seconds and is not always there.
             from maskgit_sr.export import savedmodel
 
-            savedmodel.write(
-                program, temporary, max_batch=max_batch, max_pixels=max_pixels, webp=webp
-            )
-        _describe(program, temporary)  # run.py reads it
+            savedmodel.write(program, folder, max_batch=max_batch, max_pixels=max_pixels, webp=webp)
+        _describe(program, folder)  # run.py reads it
         progress("checking")
-        program.info["checked"] = check.check(program, format, temporary)
-        _describe(program, temporary)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        program.info["checked"] = check.check(program, format, folder)
+        _describe(program, folder)
     return program.info
 
 
