@@ -45,7 +45,8 @@ def test_defaults(calls, tmp_path):
 
 
 def test_every_option_reaches_the_library(calls, tmp_path):
-    text = "--format stablehlo -m other --steps 3 --option a=0.5 --option b=c --dtype bfloat16 --max-batch 4"
+    text = "--format stablehlo -m other --steps 3 --option a=0.5 --option b=c"
+    text += " --dtype bfloat16 --max-batch 4"
     assert run("-o", tmp_path / "m", *text.split(), "--max-pixels", 99, "--no-webp").exit_code == 0
     options = {"dtype": "bfloat16", "max_batch": 4, "max_pixels": 99, "webp": False}
     options["options"] = {"steps": 3, "a": 0.5, "b": "c"}
