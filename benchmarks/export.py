@@ -30,14 +30,20 @@ SYSTEMS = ("upscaler", "savedmodel", "stablehlo")
 Work = Callable[[], Any]
 
 
-def tiles(count: int) -> np.ndarray:
-    """float32 [count, 64, 64, 3] in [0, 1]."""
-    picture = photograph(64 * count).astype(np.float32) / 255
-    return np.stack([picture[64 * k : 64 * k + 64, :64] for k in range(count)])
+def tiles(count: int, side: int) -> np.ndarray:
+    """Returns float32 [count, side, side, 3] in [0, 1]."""
+    image = photograph(side * count).astype(np.float32) / 255
+    return np.stack([image[side * k : side * (k + 1), :side] for k in range(count)])
+
+
+def describe(folder: Path) -> tuple[int, bool]:
+    """Returns the largest side of an artifact's tiles, and if it takes a seed."""
+    info = json.loads((folder / "maskgit_sr.json").read_text())
+    return info["tile"]["sides"][-1], info["stochastic"]
 
 
 def upscaler(arguments: argparse.Namespace) -> tuple[Work, Work | None]:
-    """(restores the tiles, restores the image)."""
+    """Returns what restores the tiles, and what restores the image."""
     import jax
 
     import maskgit_sr
@@ -46,7 +52,7 @@ def upscaler(arguments: argparse.Namespace) -> tuple[Work, Work | None]:
     model = maskgit_sr.load(
         arguments.model, batch=arguments.batch, dtype=arguments.dtype, device=device
     )
-    lr, options = tiles(arguments.tiles), model.options()
+    lr, options = tiles(arguments.tiles, model.method.tile.sides[-1]), model.options()
     keys = jax.random.split(jax.random.key(0), arguments.batch)
     indices = np.zeros(arguments.batch, np.uint32)
     cuts = range(0, len(lr), arguments.batch)
@@ -56,39 +62,46 @@ def upscaler(arguments: argparse.Namespace) -> tuple[Work, Work | None]:
             part = lr[begin : begin + arguments.batch]
             jax.device_get(model.run(part, indices[: len(part)], keys[: len(part)], options))
 
-    picture = photograph(arguments.side)
-    return restore, lambda: model(picture)
+    image = photograph(arguments.side)
+    return restore, lambda: model(image)
 
 
 def savedmodel(arguments: argparse.Namespace) -> tuple[Work, Work | None]:
-    """The signatures `tiles` and `image`."""
+    """Returns calls of the signatures `tiles` and `image`."""
     import tensorflow as tf
 
-    signatures = tf.saved_model.load(str(arguments.folder / "savedmodel")).signatures
-    lr, picture = tf.constant(tiles(arguments.tiles)), tf.constant(photograph(arguments.side))
+    folder = arguments.folder / "savedmodel"
+    side, stochastic = describe(folder)
+    signatures = tf.saved_model.load(str(folder)).signatures
+    lr, image = tf.constant(tiles(arguments.tiles, side)), tf.constant(photograph(arguments.side))
+    seed = {"seed": tf.constant(0, tf.uint32)} if stochastic else {}
 
     def fetch(outputs: dict[str, Any]) -> None:
         for value in outputs.values():
             value.numpy()
 
     return (
-        lambda: fetch(signatures["tiles"](tiles=lr)),
-        lambda: fetch(signatures["image"](image=picture)),
+        lambda: fetch(signatures["tiles"](tiles=lr, **seed)),
+        lambda: fetch(signatures["image"](image=image, **seed)),
     )
 
 
 def stablehlo(arguments: argparse.Namespace) -> tuple[Work, Work | None]:
-    """The runner, which knows tiles only."""
-    sys.path.insert(0, str(arguments.folder / "stablehlo"))
+    """Returns a call of the runner, which knows tiles only."""
+    folder = arguments.folder / "stablehlo"
+    sys.path.insert(0, str(folder))
     import jax
     import run
 
-    call, lr = run.load(arguments.folder / "stablehlo"), tiles(arguments.tiles)
-    parts = np.split(lr, range(arguments.batch, len(lr), arguments.batch))
+    side, stochastic = describe(folder)
+    call, lr = run.load(folder), tiles(arguments.tiles, side)
+    cuts = np.split(
+        np.arange(len(lr), dtype=np.uint32), range(arguments.batch, len(lr), arguments.batch)
+    )
 
     def restore() -> None:
-        for part in parts:
-            jax.device_get(call(part))
+        for cut in cuts:
+            jax.device_get(call(lr[cut], *((np.uint32(0), cut) if stochastic else ())))
 
     return restore, None
 

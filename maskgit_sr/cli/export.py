@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maskgit_sr import DEFAULT_MODEL
-from maskgit_sr.cli.messages import DTYPES, check_choice, progress, reporting
+from maskgit_sr.cli.messages import DTYPES, check_choice, parse_options, progress, reporting
 from maskgit_sr.errors import UserError
 
 FORMATS = ("savedmodel", "stablehlo")
@@ -23,7 +23,11 @@ def export(
         str, typer.Option("--model", "-m", help="Name of a bundle, see 'models', or its path.")
     ] = DEFAULT_MODEL,
     steps: Annotated[
-        int | None, typer.Option(help="Decoding steps. (default: the model's)")
+        int | None, typer.Option(help="Decoding steps, short for --option steps=N.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Option of the method; may be repeated."),
     ] = None,
     dtype: Annotated[
         str, typer.Option(metavar="|".join(DTYPES), help="Precision of the network.")
@@ -46,6 +50,9 @@ def export(
                 raise UserError(f"{name}: expected at least 1, found {value}")
         if steps is not None and steps < 1:
             raise UserError(f"--steps: expected at least 1, found {steps}")
+        options = parse_options(option or [])
+        if steps is not None:
+            options["steps"] = steps
         from maskgit_sr.export.artifact import export as write
 
         with progress() as bars:
@@ -55,7 +62,7 @@ def export(
                 model,
                 format,
                 output,
-                steps=steps,
+                options=options,
                 dtype=dtype,
                 max_batch=max_batch,
                 max_pixels=max_pixels,
@@ -63,9 +70,9 @@ def export(
                 progress=lambda stage: bars.update(bar, description=stage, completed=next(stages)),
             )
         for size, found in info["checked"].items():
-            typer.echo(
-                f"{size}: {found['within_1']:.3%} of samples within 1/255 of the upscaler's,"
-                f" {found['tokens']:.3%} of tokens equal"
-            )
+            line = f"{size}: {found['within_1']:.3%} of samples within 1/255 of the upscaler's"
+            if "tokens" in found:
+                line += f", {found['tokens']:.3%} of tokens equal"
+            typer.echo(line)
         size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
         typer.echo(f"{output} ({size / 1e6:.1f} MB)")

@@ -1,6 +1,6 @@
 """Models as artifacts that run without this package: a TensorFlow SavedModel, or StableHLO for JAX.
 
-Both hold the program of `export_program`, with its parameters stored once and beside it.
+Both hold the programs of `export.program`, with their parameters stored once and beside them.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from maskgit_sr import paths
 from maskgit_sr.errors import UserError
-from maskgit_sr.export.program import lower
+from maskgit_sr.export import check, stablehlo
+from maskgit_sr.export.program import Program, lower
 from maskgit_sr.inference import load
 from maskgit_sr.inference.upscaler import Upscaler
 
@@ -32,7 +32,7 @@ def export(
     format: str,
     output: str | os.PathLike[str],
     *,
-    steps: int | None = None,
+    options: Mapping[str, Any] | None = None,
     dtype: str | None = None,
     max_batch: int = MAX_BATCH,
     max_pixels: int = MAX_PIXELS,
@@ -41,18 +41,19 @@ def export(
 ) -> dict[str, Any]:
     """Writes an artifact, loads it in a fresh process and compares it with the upscaler.
 
-    Tokens are the most likely ones (temperature 0), colours are matched by ``adain``.
+    With options that make the method stochastic, the artifact takes a seed and gives the images
+    of the upscaler with that seed; otherwise it takes none.
 
     Args:
         model: name of a shipped model, path of a bundle, or a loaded model.
         format: ``savedmodel`` or ``stablehlo``.
         output: folder to make; it may exist and be empty.
-        steps: decoding steps; None: the model's own.
+        options: the method's own by name, as `Upscaler.options` takes them; None: its defaults.
         dtype: ``float32`` or ``bfloat16``; None: float32, or what the loaded model has.
-        max_batch: SavedModel: most tiles in one call of the network.
+        max_batch: SavedModel: most windows in one call of the network.
         max_pixels: SavedModel: pixels of the largest image that is accepted.
         webp: SavedModel: `serving_default` decodes WebP too, which needs TensorFlow 2.20 to load.
-        progress: is told what is being done.
+        progress: is told the stage that begins: lowering, writing, checking.
 
     Returns:
         What `maskgit_sr.json` in the artifact says.
@@ -79,33 +80,28 @@ def export(
         upscaler = load.load(model, batch=1, device="cpu", dtype=dtype or "float32")
         name = Path(load.resolve(model)).stem
     progress("lowering")
-    program = lower(upscaler, _PLATFORMS[format], steps=steps)
+    program = lower(upscaler, _PLATFORMS[format], options)
     program.info.update(model=name, format=format)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
+    with paths.whole(target) as folder:
         progress("writing")
+        folder.mkdir()
         if format == "stablehlo":
-            from maskgit_sr.export import stablehlo as export_stablehlo
-
-            export_stablehlo.write(program, temporary)
+            stablehlo.write(program, folder)
         else:
-            from maskgit_sr.export import savedmodel as export_tensorflow
+            # Imports TensorFlow, which takes seconds and is not always there.
+            from maskgit_sr.export import savedmodel
 
-            export_tensorflow.write(
-                program, temporary, max_batch=max_batch, max_pixels=max_pixels, webp=webp
-            )
+            savedmodel.write(program, folder, max_batch=max_batch, max_pixels=max_pixels, webp=webp)
+        _describe(program, folder)  # run.py reads it
         progress("checking")
-        from maskgit_sr.export import check as export_check
-
-        program.info["checked"] = export_check.check(program, format, temporary)
-        text = json.dumps(program.info, indent=2, sort_keys=True)
-        (temporary / INFO).write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        program.info["checked"] = check.check(program, format, folder)
+        _describe(program, folder)
     return program.info
+
+
+def _describe(program: Program, folder: Path) -> None:
+    text = json.dumps(program.info, indent=2, sort_keys=True)
+    (folder / INFO).write_text(text + "\n", encoding="utf-8")
 
 
 def _check_vacant(target: Path) -> None:

@@ -15,26 +15,34 @@ import tensorflow as tf
 from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.ops.tiles import gaussian_window
 
-Tiles = Callable[[Any], tuple[Any, Any, Any]]
-"""float32 [n, size, size, 3] in [0, 1] → image, not clipped, confidence and tokens."""
+Tiles = Callable[[Any, Any, Any], dict[str, Any]]
+"""(float32 [n, side, side, 3] in [0, 1], seed uint32 [], index of each in its image uint32 [n]) →
+outputs by name: image, not clipped, and of confidence and tokens what the method has. A concrete
+function, whose `structured_outputs` tell their shapes."""
 
 
 class Axis(NamedTuple):
-    """Tiles along one side: pixels, padding before, number of tiles; scalars of the graph."""
+    """Windows along one side: pixels, padding before, number of windows; scalars of the graph."""
 
     length: Any
     before: Any
     count: Any
 
 
-def plan(length: Any, tile: TileSpec) -> Axis:
-    """`ops.tiles.plan_axis` for a length that is only known when the graph runs."""
-    extra = tf.maximum(0, -((tile.size - length) // tile.stride))
-    return Axis(length, (extra * tile.stride + tile.size - length) // 2, extra + 1)
+def choose(sides: tuple[int, ...], image: Any) -> Any:
+    """Returns the index of `TileSpec.side` for an image [H, W, C]."""
+    longest = tf.reduce_max(tf.shape(image)[:2])
+    return tf.reduce_sum(tf.cast(tf.constant(sides[:-1], tf.int32) < longest, tf.int32))
+
+
+def plan(length: Any, side: int, step: int) -> Axis:
+    """Does what `ops.tiles.plan_axis` does, for a length only known when the graph runs."""
+    extra = tf.maximum(0, -((side - length) // step))
+    return Axis(length, (extra * step + side - length) // 2, extra + 1)
 
 
 def reflect(positions: Any, length: Any) -> Any:
-    """Indices into a side of `length` pixels for positions around it; see `pad_reflect`."""
+    """Returns indices into `length` pixels for positions around them; see `pad_reflect`."""
     period = tf.maximum(2 * (length - 1), 1)
     positions = tf.math.floormod(tf.abs(positions), period)
     return tf.minimum(positions, period - positions)
@@ -43,15 +51,17 @@ def reflect(positions: Any, length: Any) -> Any:
 class Blend:
     """`ops.tiles.Blender` on a band [columns, rows, channels] that a loop carries."""
 
-    def __init__(self, rows: Axis, columns: Axis, tile: TileSpec, scale: int, channels: int):
+    def __init__(
+        self, rows: Axis, columns: Axis, side: int, tile: TileSpec, scale: int, channels: int
+    ):
         self._rows, self._columns, self._channels = rows, columns, channels
-        self._scale, self._side, self._step = scale, tile.size * scale, tile.stride * scale
+        self._scale, self._side, self._step = scale, side * scale, (side - tile.overlap) * scale
         window = gaussian_window(self._side, tile.variance)
         self._row_weights = self._normalise(rows, window)
         self._column_weights = self._normalise(columns, window)
 
     def _places(self, first: Any, count: Any) -> Any:
-        """[count, side]: the columns of the band that `count` tiles from `first` on lie on."""
+        """Returns [count, side]: the columns of the band under `count` tiles from `first` on."""
         return (first + tf.range(count)[:, None]) * self._step + tf.range(self._side)
 
     def _normalise(self, axis: Axis, window: np.ndarray) -> Any:
@@ -63,12 +73,12 @@ class Blend:
         return tf.cast(spread / tf.gather(total, places), tf.float32)
 
     def start(self) -> Any:
-        """An empty band."""
+        """Returns an empty band."""
         width = (self._columns.count - 1) * self._step + self._side
         return tf.zeros([width, self._side, self._channels])
 
     def add(self, band: Any, row: Any, first: Any, tiles: Any) -> Any:
-        """The band with tiles [n, side, side, C] of a row, the first of them in column `first`."""
+        """Returns the band with tiles [n, side, side, C] of a row, from column `first` on."""
         count = tf.shape(tiles)[0]
         across = self._column_weights[first : first + count]
         weight = self._row_weights[row][None, None, :] * across[:, :, None]
@@ -78,7 +88,7 @@ class Blend:
         return tf.tensor_scatter_nd_add(band, places, strips)
 
     def finish(self, band: Any, row: Any) -> tuple[Any, Any]:
-        """(rows that no later tile touches, [n, W·scale, C]; the band for the next row)."""
+        """Returns the rows that no later tile touches, [n, W·scale, C], and the next row's band."""
         top = row * self._step
         done = tf.where(row + 1 == self._rows.count, self._side, self._step)
         first, left = self._rows.before * self._scale, self._columns.before * self._scale
@@ -91,35 +101,35 @@ class Blend:
 
 
 def sizes(largest: int) -> list[int]:
-    """Tiles in one call, in falling order: few, as each is a compilation, and none is filled up."""
+    """Returns the numbers of tiles that a call may have, falling: few, as each is compiled."""
     return [largest, *(2**k for k in range(largest.bit_length() - 1, -1, -1) if 2**k < largest)]
 
 
 def portion(left: Any, largest: int) -> Any:
-    """The most tiles that one call takes of the `left` ones."""
+    """Returns how many of the `left` tiles the next call takes; none is filled up."""
     allowed = tf.constant(sizes(largest))
     return tf.reduce_max(tf.where(allowed <= left, allowed, 1))
 
 
 def peak(dtype: Any) -> Any:
-    """The sample value of full intensity, float32."""
+    """Returns the sample value of full intensity, float32."""
     return tf.constant(dtype.max, tf.float32)
 
 
 def quantize(intensity: Any, dtype: Any) -> Any:
-    """Intensities, clipped to [0, 1], as samples."""
+    """Returns intensities, clipped to [0, 1], as samples."""
     return tf.cast(tf.round(tf.clip_by_value(intensity, 0, 1) * peak(dtype)), dtype)
 
 
 def to_grey(samples: Any) -> Any:
-    """Samples [n, W, 3] → three equal channels of their luma, as `upscaler.finish` does."""
+    """Returns three equal channels of the luma of samples [n, W, 3], as `upscaler.finish`."""
     luma = tf.tensordot(tf.cast(samples, tf.float32), tf.constant([0.299, 0.587, 0.114]), 1)
     grey = quantize(luma / peak(samples.dtype), samples.dtype)
     return tf.repeat(grey[..., None], 3, -1)
 
 
-def restore_tiles(tiles: Tiles, lr: Any, largest: int) -> tuple[Any, Any, Any]:
-    """Any number of tiles, in calls of at most `largest`.
+def restore_tiles(tiles: Tiles, lr: Any, seed: Any, largest: int) -> dict[str, Any]:
+    """Restores any number of tiles, as the first of one image, in calls of at most `largest`.
 
     An empty batch has no call at all; its shapes are those of a single tile.
     """
@@ -127,97 +137,115 @@ def restore_tiles(tiles: Tiles, lr: Any, largest: int) -> tuple[Any, Any, Any]:
 
     def body(done: Any, arrays: Any) -> Any:
         count = portion(total - done, largest)
-        parts = tiles(lr[done : done + count])
         spread = tf.range(done, done + count)
-        return done + count, tuple(
-            array.scatter(spread, part) for array, part in zip(arrays, parts, strict=True)
-        )
+        parts = tiles(lr[done : done + count], seed, tf.cast(spread, tf.uint32))
+        return done + count, {
+            name: array.scatter(spread, parts[name]) for name, array in arrays.items()
+        }
 
-    signature = tiles.structured_outputs  # type: ignore[attr-defined]
-    arrays = tuple(
-        tf.TensorArray(part.dtype, total, element_shape=part.shape[1:]) for part in signature
-    )
+    arrays = {
+        name: tf.TensorArray(part.dtype, total, element_shape=part.shape[1:])
+        for name, part in tiles.structured_outputs.items()  # type: ignore[attr-defined]
+    }
     _, arrays = tf.while_loop(
         lambda done, _: done < total, body, (tf.constant(0), arrays), parallel_iterations=1
     )
-    return tuple(array.stack() for array in arrays)
+    return {name: array.stack() for name, array in arrays.items()}
 
 
 def restore_image(
-    tiles: Tiles, color: Any, grey: Any, tile: TileSpec, scale: int, largest: int
-) -> tuple[Any, Any, Any]:
-    """An image of any size from 1×1 up.
+    tiles: Tiles,
+    color: Any,
+    grey: Any,
+    seed: Any,
+    *,
+    side: int,
+    tile: TileSpec,
+    scale: int,
+    largest: int,
+) -> dict[str, Any]:
+    """Restores an image of any size from 1×1 up.
 
     Beside the input and the output there are one band of tiles and the tiles of one call.
 
     Args:
-        tiles: the network.
+        tiles: the network for windows of `side`.
         color: [H, W, 3] uint8 or uint16.
         grey: scalar bool; the result has three equal channels.
+        seed: of what is drawn, uint32 scalar.
         tile: how the image is cut.
         scale: of the network.
         largest: most tiles in one call.
 
     Returns:
-        [scale·H, scale·W, 3] of the input's dtype; confidence float32 [H, W] in [0, 1]; tokens
-        int32 [tile rows, tile columns, h, w].
+        image [scale·H, scale·W, 3] of the input's dtype, and what else the method has: confidence
+        float32 [H, W] in [0, 1]; tokens int32 [tile rows, tile columns, h, w].
     """
+    step = side - tile.overlap
     height, width = tf.shape(color)[0], tf.shape(color)[1]
-    rows, columns = plan(height, tile), plan(width, tile)
-    picture = Blend(rows, columns, tile, scale, 3)
-    scores = Blend(rows, columns, tile, 1, 1)
-    offsets = tf.range(tile.size)
-    cells = tile.size // tile.cell
-    grid = tiles.structured_outputs[2].shape[1:]  # type: ignore[attr-defined]
+    rows, columns = plan(height, side, step), plan(width, side, step)
+    shapes = {name: part.shape[1:] for name, part in tiles.structured_outputs.items()}  # type: ignore[attr-defined]
+    blends = {"image": Blend(rows, columns, side, tile, scale, 3)}
+    if "confidence" in shapes:
+        blends["confidence"] = Blend(rows, columns, side, tile, 1, 1)
+    grids = {name: shapes[name] for name in ("tokens",) if name in shapes}
+    offsets = tf.range(side)
 
     def restore_row(row: Any, bands: Any, arrays: Any) -> Any:
-        lines = tf.gather(color, reflect(row * tile.stride + offsets - rows.before, height))
+        lines = tf.gather(color, reflect(row * step + offsets - rows.before, height))
 
         def restore_some(done: Any, bands: Any, codes: Any) -> Any:
-            count = portion(columns.count - done, largest)
-            starts = (done + tf.range(count)[:, None]) * tile.stride
-            places = reflect(starts + offsets - columns.before, width)
+            spread = done + tf.range(portion(columns.count - done, largest))
+            places = reflect(spread[:, None] * step + offsets - columns.before, width)
             cut = tf.transpose(tf.gather(lines, places, axis=1), [1, 0, 2, 3])
-            image, confidence, tokens = tiles(tf.cast(cut, tf.float32) / peak(color.dtype))
-            spread = tf.reshape(confidence, [-1, cells, 1, cells, 1])
-            spread = tf.tile(spread, [1, 1, tile.cell, 1, tile.cell])
-            spread = tf.reshape(spread, [-1, tile.size, tile.size, 1])
-            bands = (
-                picture.add(bands[0], row, done, image),
-                scores.add(bands[1], row, done, spread),
-            )
-            codes = tf.tensor_scatter_nd_update(
-                codes, tf.range(done, done + count)[:, None], tokens
-            )
-            return done + count, bands, codes
+            indices = tf.cast(row * columns.count + spread, tf.uint32)
+            restored = tiles(tf.cast(cut, tf.float32) / peak(color.dtype), seed, indices)
+            if "confidence" in blends:
+                cells = restored["confidence"][..., None]
+                for axis in (1, 2):
+                    cells = tf.repeat(cells, side // cells.shape[axis], axis)
+                restored = {**restored, "confidence": cells}
+            bands = {
+                name: blend.add(bands[name], row, done, restored[name])
+                for name, blend in blends.items()
+            }
+            codes = {
+                name: tf.tensor_scatter_nd_update(known, spread[:, None], restored[name])
+                for name, known in codes.items()
+            }
+            return done + tf.size(spread), bands, codes
 
-        codes = tf.zeros(tf.concat([[columns.count], grid], 0), tf.int32)
+        empty = {
+            name: tf.zeros(tf.concat([[columns.count], grid], 0), tf.int32)
+            for name, grid in grids.items()
+        }
         _, bands, codes = tf.while_loop(
             lambda done, *_: done < columns.count,
             restore_some,
-            (tf.constant(0), bands, codes),
+            (tf.constant(0), bands, empty),
             parallel_iterations=1,
         )
-        band, first = picture.finish(bands[0], row)
-        sure, second = scores.finish(bands[1], row)
-        samples = quantize(band, color.dtype)
-        samples = tf.cond(grey, lambda: to_grey(samples), lambda: samples)
-        finished = (samples, tf.clip_by_value(sure[..., 0], 0, 1), codes)
-        arrays = tuple(array.write(row, x) for array, x in zip(arrays, finished, strict=True))
-        return row + 1, (first, second), arrays
+        done = {name: blend.finish(bands[name], row) for name, blend in blends.items()}
+        samples = quantize(done["image"][0], color.dtype)
+        finished = {"image": tf.cond(grey, lambda: to_grey(samples), lambda: samples), **codes}
+        if "confidence" in done:
+            finished["confidence"] = tf.clip_by_value(done["confidence"][0][..., 0], 0, 1)
+        arrays = {name: array.write(row, finished[name]) for name, array in arrays.items()}
+        return row + 1, {name: band for name, (_, band) in done.items()}, arrays
 
     def array(dtype: Any, *shape: int | None) -> Any:
         return tf.TensorArray(dtype, rows.count, element_shape=shape, infer_shape=False)
 
-    arrays = (
-        array(color.dtype, None, None, 3),
-        array(tf.float32, None, None),
-        array(tf.int32, None, *grid),
-    )
+    arrays = {"image": array(color.dtype, None, None, 3)}
+    if "confidence" in blends:
+        arrays["confidence"] = array(tf.float32, None, None)
+    arrays |= {name: array(tf.int32, None, *grid) for name, grid in grids.items()}
     _, _, arrays = tf.while_loop(
         lambda row, *_: row < rows.count,
         restore_row,
-        (tf.constant(0), (picture.start(), scores.start()), arrays),
+        (tf.constant(0), {name: blend.start() for name, blend in blends.items()}, arrays),
         parallel_iterations=1,
     )
-    return arrays[0].concat(), arrays[1].concat(), arrays[2].stack()
+    return {
+        name: array.stack() if name in grids else array.concat() for name, array in arrays.items()
+    }

@@ -1,6 +1,7 @@
-"""What every exported artifact holds: the restoration of a batch of tiles of any number.
+"""What every exported artifact holds: the restoration of any number of windows.
 
-It is lowered for several platforms at once; the parameters are its arguments.
+Each side that the method's windows may have is lowered by itself, for several platforms at once;
+the parameters are arguments.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,7 +21,7 @@ from jax import export as jax_export
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.models.functional import flatten, unflatten
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,51 +29,75 @@ class Program:
     """What an artifact is made of.
 
     Attributes:
-        exported: (parameters by name, lr float32 [b, size, size, 3] in [0, 1]) → image
-            [b, scale·size, scale·size, 3], not clipped, confidence [b, h, w], tokens [b, h, w].
+        exported: by the windows' side, ascending: (parameters by name, lr float32
+            [b, side, side, 3] in [0, 1]) → `image` [b, scale·side, scale·side, 3], not clipped,
+            and of `confidence` [b, h, w] and `tokens` [b, h, w] what the method has, by name.
+            A stochastic program takes two more: a seed, uint32 scalar, and uint32 [b], the index
+            of each window in its own image.
         params: float32 arrays by name.
         info: what the artifact says of itself.
         upscaler: the original.
-        steps: decoding steps; None: the model's own.
+        options: the method's own, as they were given.
+        stochastic: the result depends on the seed.
     """
 
-    exported: jax_export.Exported
+    exported: dict[int, jax_export.Exported]
     params: dict[str, np.ndarray]
     info: dict[str, Any]
     upscaler: Upscaler
-    steps: int | None
+    options: Mapping[str, Any]
+    stochastic: bool
 
 
-def lower(upscaler: Upscaler, platforms: tuple[str, ...], *, steps: int | None) -> Program:
-    """The restoration of tiles, for all those platforms.
+def lower(
+    upscaler: Upscaler, platforms: tuple[str, ...], options: Mapping[str, Any] | None = None
+) -> Program:
+    """Lowers the restoration of windows for all those platforms.
 
     Raises:
-        UserError: steps out of range.
+        UserError: an option that the method lacks, or one out of range.
     """
-    options = upscaler.options(steps=steps)
+    given = dict(options or {})
+    chosen = upscaler.options(**given)
     method = upscaler.method
     params = {name: np.asarray(leaf, np.float32) for name, leaf in flatten(upscaler.params).items()}
 
-    def restore(flat: dict[str, jax.Array], lr: jax.Array) -> tuple[jax.Array, ...]:
-        # Nothing is drawn at temperature 0, so that the keys are no part of the program.
-        keys = jnp.broadcast_to(jax.random.key(0), lr.shape[:1])
-        restored = method.restore(unflatten(flat), lr, keys, options)
-        assert restored.confidence is not None
-        return restored.image, restored.confidence, restored.tokens
+    def restore(flat: dict[str, jax.Array], lr: jax.Array, *drawn: jax.Array) -> Any:
+        if drawn:
+            seed, indices = drawn
+            # As in the upscaler, so that the same seed gives the same image.
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
+        else:  # Nothing is drawn, so that the keys are no part of the program.
+            keys = jnp.broadcast_to(jax.random.key(0), lr.shape[:1])
+        restored = method.restore(unflatten(flat), lr, keys, chosen)
+        return {name: part for name, part in restored._asdict().items() if part is not None}
 
     (batch,) = jax_export.symbolic_shape("b")
-    size = method.tile.size
-    exported = jax_export.export(jax.jit(restore), platforms=platforms)(
-        {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in params.items()},
-        jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32),
-    )
-    return Program(
-        exported, params, _describe(upscaler, exported, params, options), upscaler, steps
-    )
+    drawn = (jax.ShapeDtypeStruct(shape, jnp.uint32) for shape in ((), (batch,)))
+    arguments = tuple(drawn) if chosen.stochastic else ()
+    exported = {
+        side: jax_export.export(jax.jit(restore), platforms=platforms)(
+            {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in params.items()},
+            jax.ShapeDtypeStruct((batch, side, side, 3), jnp.float32),
+            *arguments,
+        )
+        for side in method.tile.sides
+    }
+    info = _describe(upscaler, params, platforms) | {
+        "options": dataclasses.asdict(chosen),
+        "stochastic": chosen.stochastic,
+        "outputs": outputs(exported[method.tile.sides[0]]),
+    }
+    return Program(exported, params, info, upscaler, given, chosen.stochastic)
+
+
+def outputs(exported: jax_export.Exported) -> list[str]:
+    """Returns the names of a program's outputs, in the order in which JAX flattens a mapping."""
+    return sorted(jax.tree.unflatten(exported.out_tree, exported.out_avals))
 
 
 def _describe(
-    upscaler: Upscaler, exported: Any, params: dict[str, np.ndarray], options: Any
+    upscaler: Upscaler, params: dict[str, np.ndarray], platforms: tuple[str, ...]
 ) -> dict[str, Any]:
     metadata, method = upscaler.metadata, upscaler.method
     weights = hashlib.sha256()
@@ -83,14 +109,11 @@ def _describe(
         "format_version": _FORMAT_VERSION,
         "method": metadata.method,
         "scale": method.scale,
-        "tile": dataclasses.asdict(method.tile),
-        "steps": options.policy.steps,
-        "temperature": options.policy.temperature,
-        "color_fix": options.color_fix,
+        "tile": {**dataclasses.asdict(method.tile), "sides": list(method.tile.sides)},
         "dtype": str(jnp.dtype(method.execution.dtype)),
         "licence": metadata.licence,
         "config_sha256": hashlib.sha256(config).hexdigest(),
         "weights_sha256": weights.hexdigest(),
-        "platforms": list(exported.platforms),
+        "platforms": list(platforms),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
     }

@@ -1,11 +1,16 @@
 """Restores tiles by this artifact; needs only jax, flatbuffers and numpy.
 
-    python run.py TILES.npy RESTORED.npz [BATCH]
+    python run.py TILES RESTORED.npz [BATCH [SEED]]
 
-TILES is float32 in [0, 1] or uint8, [N, size, size, 3]. RESTORED has image float32
-[N, scale·size, scale·size, 3], not clipped, confidence [N, h, w] in [0, 1] and tokens [N, h, w].
+TILES is a .npy file of float32 in [0, 1] or uint8, [N, side, side, 3], of a side that
+`maskgit_sr.json` lists. RESTORED has image float32 [N, scale·side, scale·side, 3], not clipped,
+and what else the method has: confidence [N, h, w] in [0, 1], tokens [N, h, w].
+TILES may be a .npz file of several such arrays; NAME/image and so on are the results of NAME.
+SEED is for methods that draw at random; the k-th tile of an array draws what the k-th tile of an
+image draws.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,23 +21,38 @@ import numpy as np
 from jax import export
 
 
-def load(folder: Path) -> Callable[[Any], Any]:
-    """tiles [n, size, size, 3] → (image, confidence, tokens); compiled once for each n."""
-    exported = export.deserialize(bytearray((folder / "tiles.jax_export").read_bytes()))
+def load(folder: Path) -> Callable[..., dict[str, Any]]:
+    """Returns tiles [n, side, side, 3] → outputs by name; compiled once for each shape.
+
+    Where `maskgit_sr.json` says stochastic, two more arguments are a seed, uint32 scalar, and
+    uint32 [n], the index of each tile in its own image.
+    """
+    info = json.loads((folder / "maskgit_sr.json").read_text())
+    calls = {}
+    for side in info["tile"]["sides"]:
+        program = bytearray((folder / f"tiles_{side}.jax_export").read_bytes())
+        calls[side] = jax.jit(export.deserialize(program).call)
     with np.load(folder / "params.npz") as file:
         params = jax.device_put({name: file[name] for name in file.files})
-    call = jax.jit(exported.call)
-    return lambda tiles: call(params, tiles)
+    return lambda tiles, *drawn: calls[tiles.shape[1]](params, tiles, *drawn)
 
 
-def main(source: str, target: str, batch: str = "1") -> None:
+def main(source: str, target: str, batch: str = "1", seed: str = "0") -> None:
     """Restores the tiles of a file, `batch` at a time."""
-    tiles, restore = np.load(source), load(Path(__file__).parent)
-    tiles = tiles / np.float32(255) if tiles.dtype == np.uint8 else tiles.astype(np.float32)
-    cuts = range(int(batch), len(tiles), int(batch))
-    parts = [jax.device_get(restore(part)) for part in np.split(tiles, cuts)]
-    image, confidence, tokens = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    np.savez(target, image=image, confidence=confidence, tokens=tokens)
+    folder, given = Path(__file__).parent, np.load(source)
+    stochastic = json.loads((folder / "maskgit_sr.json").read_text())["stochastic"]
+    restore = load(folder)
+    found: dict[str, Any] = {}
+    named = {"": given} if isinstance(given, np.ndarray) else {f"{k}/": given[k] for k in given}
+    for prefix, tiles in named.items():
+        tiles = tiles / np.float32(255) if tiles.dtype == np.uint8 else tiles.astype(np.float32)
+        indices, parts = np.arange(len(tiles), dtype=np.uint32), []
+        for cut in np.split(indices, range(int(batch), len(tiles), int(batch))):
+            drawn = (np.uint32(seed), cut) if stochastic else ()
+            parts.append(jax.device_get(restore(tiles[cut], *drawn)))
+        for name in parts[0]:
+            found[prefix + name] = np.concatenate([part[name] for part in parts])
+    np.savez(target, **found)
 
 
 if __name__ == "__main__":

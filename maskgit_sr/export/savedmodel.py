@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import func, stablehlo
 from tensorflow.compiler.tf2xla.python import xla
 
-from maskgit_sr.export import bytes as export_bytes
-from maskgit_sr.export import graph as export_graph
-from maskgit_sr.export.program import Program
+from maskgit_sr.export import codecs, graph
+from maskgit_sr.export.program import Program, outputs
 
 # TensorFlow reads no StableHLO newer than its own, and 2.19 reads these. Everything the networks
 # need is in them, whatever JAX makes the export; dot products of bfloat16 came after the rest.
@@ -27,67 +27,80 @@ MINIMUM = ("2.19", "2.20")
 
 
 class Artifact(tf.Module):
-    """What is saved; every method is a signature but the network itself."""
+    """What is saved; every method without an underscore but `signatures` is a signature.
+
+    Those of a stochastic program take a seed too.
+    """
 
     def __init__(self, program: Program, max_batch: int, max_pixels: int, webp: bool):
         super().__init__()
-        self._exported, self._largest, self._webp = program.exported, max_batch, webp
+        self._largest, self._max_pixels, self._webp = max_batch, max_pixels, webp
         self._scale, self._tile = program.info["scale"], program.upscaler.method.tile
-        self._max_pixels = max_pixels
-        self._module = pinned(
-            program.exported.mlir_module_serialized, STABLEHLO[program.info["dtype"]]
-        )
+        self._stochastic = program.stochastic
         # flattened as JAX does it: by name
         self._params = [
             tf.Variable(program.params[name], trainable=False, name=name)
             for name in sorted(program.params)
         ]
-        size = self._tile.size
-        self._network = tf.function(
-            self._call, input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)]
-        ).get_concrete_function()
-
+        self._networks = []
+        for side, exported in program.exported.items():
+            module = pinned(exported.mlir_module_serialized, STABLEHLO[program.info["dtype"]])
+            specs = [
+                tf.TensorSpec([None, side, side, 3], tf.float32),
+                tf.TensorSpec([], tf.uint32),
+                tf.TensorSpec([None], tf.uint32),
+            ]
+            call = tf.function(partial(self._call, exported, module), input_signature=specs)
+            self._networks.append(call.get_concrete_function())
         self._restorers = {dtype: self._restorer(dtype) for dtype in ("uint8", "uint16")}
 
     def _restorer(self, dtype: str) -> Any:
-        """One function for all signatures: tracing it is what takes long."""
+        """Returns one function for all signatures: tracing it is what takes long."""
 
-        def restore(color: Any, grey: Any) -> tuple[Any, Any, Any]:
-            return export_graph.restore_image(
-                self._network, color, grey, self._tile, self._scale, self._largest
-            )
+        def restore(color: Any, grey: Any, seed: Any) -> dict[str, Any]:
+            shared = {"tile": self._tile, "scale": self._scale, "largest": self._largest}
+            branches = [
+                partial(graph.restore_image, network, color, grey, seed, side=side, **shared)
+                for side, network in zip(self._tile.sides, self._networks, strict=True)
+            ]
+            return tf.switch_case(graph.choose(self._tile.sides, color), branches)
 
-        specs = [tf.TensorSpec([None, None, 3], tf.as_dtype(dtype)), tf.TensorSpec([], tf.bool)]
+        specs = [
+            tf.TensorSpec([None, None, 3], tf.as_dtype(dtype)),
+            tf.TensorSpec([], tf.bool),
+            tf.TensorSpec([], tf.uint32),
+        ]
         return tf.function(restore, input_signature=specs, autograph=False).get_concrete_function()
 
-    def _call(self, lr: Any) -> Any:
-        exported = self._exported
-        arguments = [*self._params, lr]
-        return tuple(
-            xla.call_module(
-                [arguments[index] for index in exported.module_kept_var_idx],
-                version=CONVENTION,
-                module=self._module,
-                Tout=[tf.as_dtype(aval.dtype) for aval in exported.out_avals],
-                Sout=[[None, *aval.shape[1:]] for aval in exported.out_avals],
-                platforms=[platform.upper() for platform in exported.platforms],
-            )
+    def _call(self, exported: Any, module: bytes, lr: Any, seed: Any, indices: Any) -> Any:
+        arguments = [*self._params, lr, seed, indices]
+        results = xla.call_module(
+            [arguments[index] for index in exported.module_kept_var_idx],
+            version=CONVENTION,
+            module=module,
+            Tout=[tf.as_dtype(aval.dtype) for aval in exported.out_avals],
+            Sout=[[None, *aval.shape[1:]] for aval in exported.out_avals],
+            platforms=[platform.upper() for platform in exported.platforms],
         )
+        return dict(zip(outputs(exported), results, strict=True))
 
-    def tiles(self, tiles: Any) -> dict[str, Any]:
-        """Signature: float32 [B, size, size, 3] in [0, 1]; any B, also none."""
-        image, confidence, tokens = export_graph.restore_tiles(self._network, tiles, self._largest)
-        image = tf.clip_by_value(image, 0, 1)
-        return {"image": image, "confidence": confidence, "tokens": tokens}
+    def tiles(self, tiles: Any, seed: Any = 0) -> dict[str, Any]:
+        """Signature: float32 [B, side, side, 3] in [0, 1], the largest side; any B, also none."""
+        seed = tf.cast(seed, tf.uint32)
+        restored = graph.restore_tiles(self._networks[-1], tiles, seed, self._largest)
+        return {**restored, "image": tf.clip_by_value(restored["image"], 0, 1)}
 
-    def tiles_uint8(self, tiles: Any) -> dict[str, Any]:
-        """Signature: uint8 [B, size, size, 3]."""
-        return self.tiles(tf.cast(tiles, tf.float32) / 255)
+    def tiles_uint8(self, tiles: Any, seed: Any = 0) -> dict[str, Any]:
+        """Signature: uint8 [B, side, side, 3]."""
+        return self.tiles(tf.cast(tiles, tf.float32) / 255, seed)
 
-    def _restore(self, color: Any, grey: Any) -> tuple[Any, Any, Any]:
-        return self._restorers[color.dtype.name](color, grey)
+    def _restore(self, color: Any, grey: Any, seed: Any) -> dict[str, Any]:
+        restored: dict[str, Any] = self._restorers[color.dtype.name](
+            color, grey, tf.cast(seed, tf.uint32)
+        )
+        return restored
 
-    def image(self, image: Any) -> dict[str, Any]:
+    def image(self, image: Any, seed: Any = 0) -> dict[str, Any]:
         """Signature: uint8 [H, W, 3]."""
         sides = tf.shape(image, tf.int64)[:2]
         pixels = tf.reduce_prod(sides)
@@ -99,41 +112,44 @@ class Artifact(tf.Module):
         ]
         with tf.control_dependencies(checks):
             image = tf.identity(image)
-        color, confidence, tokens = self._restore(image, tf.constant(False))
-        return {"image": color, "confidence": confidence, "tokens": tokens}
+        return self._restore(image, tf.constant(False), seed)
 
-    def encoded(self, image_bytes: Any) -> dict[str, Any]:
-        """Signature: strings [B], one image after another."""
+    def encoded(self, image_bytes: Any, seed: Any = 0) -> dict[str, Any]:
+        """Signature: strings [B], one image after another, and a seed for each."""
         images, errors = tf.map_fn(
-            lambda text: export_bytes.restore_bytes(
-                text, self._color, self._scale, self._max_pixels, self._webp
+            lambda given: codecs.restore_bytes(
+                given[0],
+                lambda color, grey: self._restore(color, grey, given[1])["image"],
+                self._scale,
+                self._max_pixels,
+                self._webp,
             ),
-            image_bytes,
+            (image_bytes, tf.broadcast_to(seed, tf.shape(image_bytes))),
             fn_output_signature=(tf.string, tf.string),
             parallel_iterations=1,
         )
         return {"image_bytes": images, "error": errors}
 
-    def _color(self, color: Any, grey: Any) -> Any:
-        return self._restore(color, grey)[0]
-
     def signatures(self) -> dict[str, Any]:
-        """What a server finds, by name."""
-        batch = [None, self._tile.size, self._tile.size, 3]
+        """Returns what a server finds, by name."""
+        side = self._tile.sides[-1]
+        batch = [None, side, side, 3]
         specs = {
             "tiles": (self.tiles, tf.TensorSpec(batch, tf.float32, "tiles")),
             "tiles_uint8": (self.tiles_uint8, tf.TensorSpec(batch, tf.uint8, "tiles")),
             "image": (self.image, tf.TensorSpec([None, None, 3], tf.uint8, "image")),
             "serving_default": (self.encoded, tf.TensorSpec([None], tf.string, "image_bytes")),
         }
-        return {
-            name: tf.function(call, input_signature=[spec], autograph=False)
-            for name, (call, spec) in specs.items()
-        }
+        calls = {}
+        for name, (call, spec) in specs.items():
+            seed = tf.TensorSpec([None] if call == self.encoded else [], tf.uint32, "seed")
+            signature = [spec, seed] if self._stochastic else [spec]
+            calls[name] = tf.function(call, input_signature=signature, autograph=False)
+        return calls
 
 
 def pinned(program: bytes, version: str) -> bytes:
-    """The program in an older StableHLO."""
+    """Returns the program in an older StableHLO."""
     with ir.Context() as context, ir.Location.unknown():
         stablehlo.register_dialect(context)
         module = stablehlo.deserialize_portable_artifact(context, program)
@@ -179,7 +195,8 @@ def write(program: Program, folder: Path, *, max_batch: int, max_pixels: int, we
 
 def _describe(call: Any) -> dict[str, dict[str, str]]:
     concrete = call.get_concrete_function()
-    inputs = {spec.name: spec for spec in concrete.structured_input_signature[0]}
+    given = concrete.structured_input_signature[0]
+    inputs = {spec.name: spec for spec in given if isinstance(spec, tf.TensorSpec)}
     outputs = concrete.structured_outputs
     return {
         kind: {name: f"{spec.dtype.name} {list(spec.shape)}" for name, spec in specs.items()}

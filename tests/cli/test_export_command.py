@@ -39,15 +39,17 @@ def test_defaults(calls, tmp_path):
         "1x1: 99.960% of samples within 1/255 of the upscaler's, 100.000% of tokens equal",
         f"{output} (0.2 MB)",
     ]
-    options = {"steps": None, "dtype": "float32", "webp": True}
+    options = {"options": {}, "dtype": "float32", "webp": True}
     limits = {"max_batch": exporting.MAX_BATCH, "max_pixels": exporting.MAX_PIXELS}
     assert calls == [(maskgit_sr.DEFAULT_MODEL, "savedmodel", output, options | limits)]
 
 
 def test_every_option_reaches_the_library(calls, tmp_path):
-    text = "--format stablehlo -m other --steps 3 --dtype bfloat16 --max-batch 4"
+    text = "--format stablehlo -m other --steps 3 --option a=0.5 --option b=c"
+    text += " --dtype bfloat16 --max-batch 4"
     assert run("-o", tmp_path / "m", *text.split(), "--max-pixels", 99, "--no-webp").exit_code == 0
-    options = {"steps": 3, "dtype": "bfloat16", "max_batch": 4, "max_pixels": 99, "webp": False}
+    options = {"dtype": "bfloat16", "max_batch": 4, "max_pixels": 99, "webp": False}
+    options["options"] = {"steps": 3, "a": 0.5, "b": "c"}
     assert calls == [("other", "stablehlo", tmp_path / "m", options)]
 
 
@@ -59,6 +61,7 @@ def test_every_option_reaches_the_library(calls, tmp_path):
         ("--max-batch 0", "--max-batch: expected at least 1, found 0"),
         ("--max-pixels 0", "--max-pixels: expected at least 1, found 0"),
         ("--steps 0", "--steps: expected at least 1, found 0"),
+        ("--option steps", "--option: expected NAME=VALUE, found 'steps'"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, options, message):

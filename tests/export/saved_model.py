@@ -1,8 +1,9 @@
 """What a server does with a SavedModel, in a process with TensorFlow alone.
 
-Stands in for export_load.py, which it runs first: importing TensorFlow, loading and compiling once
-is slow enough. Then it reads `arrays.npz` and `files/` of the folder TESTED in the environment, and
-writes `answers.npz`, `answers.json` and a PNG for each file below `answers/`.
+Stands in for `export/loader.py`, which it runs first: importing TensorFlow, loading and compiling
+once is slow enough. Then it reads `arrays.npz` and `files/` of the folder TESTED in the
+environment, and writes `answers.npz`, `answers.json` and a PNG for each file below `answers/`. Of
+a stochastic artifact, whose seed it is given, it restores one image with several seeds instead.
 """
 
 import json
@@ -28,6 +29,9 @@ def main(folder, *paths):
     signatures = tf.saved_model.load(folder).signatures
     runpy.run_path(os.environ["LOADER"])["restore"](signatures, *paths)
     tested = Path(os.environ["TESTED"])
+    if len(paths) > 2:
+        draw(signatures, tested)
+        return
     answers = tested / "answers"
     arrays = np.load(tested / "arrays.npz")
     found, told = {}, {}
@@ -62,6 +66,22 @@ def main(folder, *paths):
     told["empty"] = [len(value) for value in empty.values()]
     np.savez(answers / "answers.npz", **found)
     (answers / "answers.json").write_text(json.dumps(told))
+
+
+def draw(signatures, tested):
+    arrays = np.load(tested / "arrays.npz")
+    seeds = tf.constant(arrays["seeds"], tf.uint32)
+    image, tiles = tf.constant(arrays["image"]), tf.constant(arrays["tiles"])
+    drawn = [signatures["image"](image=image, seed=seed)["image"] for seed in seeds]
+    encoded = signatures["serving_default"](
+        image_bytes=tf.repeat(tf.io.encode_png(image), len(seeds)), seed=seeds
+    )
+    np.savez(
+        tested / "drawn.npz",
+        image=np.stack(drawn),
+        encoded=np.stack([tf.io.decode_png(png).numpy() for png in encoded["image_bytes"]]),
+        tiles=signatures["tiles"](tiles=tiles, seed=seeds[0])["image"],
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "launch/serve/tensorflow"
+FOLDER = Path(__file__).resolve().parents[2] / "launch/serving/tensorflow"
 
 
 def instructions():
@@ -41,6 +41,6 @@ def test_the_image_reads_the_artifact():
     [version] = [words for name, words in instructions() if name == "ARG"]
     served = tuple(map(int, version.removeprefix("VERSION=").split(".")[:2]))
     # text, as the module imports TensorFlow
-    code = FOLDER.parents[2] / "maskgit_sr/inference/export_tensorflow.py"
+    code = FOLDER.parents[2] / "maskgit_sr/export/savedmodel.py"
     [_, least] = re.search(r'MINIMUM = \("(.+)", "(.+)"\)', code.read_text()).groups()
     assert served >= tuple(map(int, least.split(".")))

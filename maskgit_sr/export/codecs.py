@@ -1,0 +1,148 @@
+"""Encoded image in, PNG out, or the reason why not; TensorFlow operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import tensorflow as tf
+
+from maskgit_sr.export import graph
+
+_NAMES = ("JPEG", "PNG", "WebP", "")
+_PNG, _WEBP, _OTHER = 1, 2, 3
+# The orientation in the directory right behind the header of an EXIF block, of either byte order.
+_EXIF = (
+    r"^(?:\C*?(?:Exif\x00\x00|eXIf|EXIF\C{4})"
+    r"(?:II\*\x00\x08\x00\x00\x00\C\C(?:\C{12}){0,60}?\x12\x01\x03\x00\x01\x00\x00\x00(\C)\x00"
+    r"|MM\x00\*\x00\x00\x00\x08\C\C(?:\C{12}){0,60}?\x01\x12\x00\x03\x00\x00\x00\x01\x00(\C)))?"
+    r"\C*$"
+)
+_SEARCHED = 65_536  # bytes from either end of a file in which its EXIF block is looked for
+Restore = Callable[[Any, Any], Any]
+"""(uint8 or uint16 [H, W, 3], whether it is grey) → restored, of the same dtype."""
+
+
+def restore_bytes(text: Any, restore: Restore, scale: int, max_pixels: int, webp: bool) -> Any:
+    """Returns (PNG, "") or ("", reason) of one encoded image.
+
+    EXIF orientation is applied; transparency, greyscale and the 16 bits of a PNG are kept; EXIF
+    block and colour profile are not.
+    """
+    # A graph cannot catch an error, and a decoder allocates whatever the file claims: what is too
+    # large is refused by its first bytes wherever these tell. Those past the end are read as 0.
+    start = tf.strings.join([tf.strings.substr(text, 0, 32), b"\0" * 32])
+    kind = _kind(start)
+
+    def run(dtype: Any) -> Any:
+        samples = _attempt(text, partial(_decode, kind=kind, webp=webp, dtype=dtype), [0, 0, 1])
+        height, width = (tf.shape(samples, tf.int64)[axis] for axis in (0, 1))
+        damaged = tf.strings.join(["damaged or truncated ", tf.gather(_NAMES, kind)])
+        wrong = tf.where(height * width == 0, damaged, _too_large(height, width, max_pixels))
+        return tf.cond(
+            wrong == "",
+            lambda: (_restored(_upright(samples, text), restore, scale), wrong),
+            lambda: (tf.constant(b""), wrong),
+        )
+
+    deep = (kind == _PNG) & (tf.strings.substr(start, 24, 1) == b"\x10")
+    problem = _refusal(text, start, kind, max_pixels, webp)
+    return tf.cond(
+        problem == "",
+        lambda: tf.cond(deep, lambda: run(tf.uint16), lambda: run(tf.uint8)),
+        lambda: (tf.constant(b""), problem),
+    )
+
+
+def _kind(start: Any) -> Any:
+    jpeg = tf.strings.substr(start, 0, 3) == b"\xff\xd8\xff"
+    png = tf.strings.substr(start, 0, 8) == b"\x89PNG\r\n\x1a\n"
+    webp = tf.strings.regex_full_match(start, r"RIFF\C{4}WEBP\C*")
+    return tf.argmax(tf.cast([jpeg, png, webp, True], tf.int32), output_type=tf.int32)
+
+
+def _refusal(text: Any, start: Any, kind: Any, max_pixels: int, webp: bool) -> Any:
+    """Returns why the image is not decoded, as far as its first bytes tell; else ""."""
+
+    def png() -> Any:
+        sides = tf.io.decode_raw(tf.strings.substr(start, 16, 8), tf.int32, little_endian=False)
+        return tf.concat([tf.maximum(sides[::-1], 0), [0]], 0)
+
+    # a WebP has at most 16,383 pixels a side, and is counted once it is decoded
+    shape = tf.switch_case(
+        kind,
+        [lambda: _attempt(text, tf.io.extract_jpeg_shape, [3]), png],
+        default=lambda: tf.zeros([3], tf.int32),
+    )
+    height, width, components = (tf.cast(shape[place], tf.int64) for place in range(3))
+    flags = tf.io.decode_raw(tf.strings.substr(start, 20, 1), tf.uint8)[0]
+    extended = (kind == _WEBP) & (tf.strings.substr(start, 12, 4) == b"VP8X")
+    reasons = [
+        (tf.strings.length(text) == 0, "expected an image, found no bytes"),
+        (kind == _OTHER, "not an image that can be decoded (JPEG, PNG or WebP)"),
+        (components > 3, "a CMYK JPEG cannot be decoded, send RGB"),
+        (extended & (flags // 2 % 2 == 1), "an animation cannot be decoded, send one image"),
+        ((kind == _WEBP) & (not webp), "WebP was left out of this export, send JPEG or PNG"),
+    ]
+    problem = _too_large(height, width, max_pixels)
+    for wrong, reason in reversed(reasons):
+        problem = tf.where(wrong, reason, problem)
+    return problem
+
+
+def _too_large(height: Any, width: Any, max_pixels: int) -> Any:
+    text = f"{{}}x{{}} is more than the limit of {max_pixels:,} pixels"
+    return tf.where(height * width > max_pixels, tf.strings.format(text, (width, height)), "")
+
+
+def _attempt(text: Any, call: Callable[[Any], Any], nothing: list[int]) -> Any:
+    """Returns what `call` makes of the text, or zeros where it raises: datasets get over errors."""
+    found = tf.data.Dataset.from_tensors(text).map(call).ignore_errors()
+    other = tf.data.Dataset.from_tensors(tf.zeros(nothing, found.element_spec.dtype))
+    return found.concatenate(other).take(1).get_single_element()
+
+
+def _decode(text: Any, *, kind: Any, webp: bool, dtype: Any) -> Any:
+    """[H, W, channels], as many as the file has."""
+    if dtype == tf.uint16:
+        return tf.io.decode_png(text, dtype=dtype)
+    decoders = [
+        # the exact method, as Pillow decodes; TensorFlow's own default is faster
+        lambda: tf.io.decode_jpeg(text, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_png(text),
+        lambda: tf.image.decode_webp(text)[0],
+    ]
+    samples = tf.switch_case(kind, decoders if webp else decoders[:2])
+    return tf.ensure_shape(samples, [None, None, None])
+
+
+def _upright(samples: Any, text: Any) -> Any:
+    """Returns the samples turned and mirrored as the EXIF orientation says, if there is one."""
+    tail = tf.maximum(tf.strings.length(text) - _SEARCHED, 0)
+    ends = [tf.strings.substr(text, begin, _SEARCHED) for begin in (0, tail)]
+    found = tf.strings.regex_replace(tf.strings.join(ends), _EXIF, r"\1\2")
+    orientation = tf.io.decode_raw(tf.strings.join([found, b"\0"]), tf.uint8)[0]
+    for values, turn in (
+        ((5, 6, 7, 8), lambda samples: tf.transpose(samples, [1, 0, 2])),
+        ((3, 4, 7, 8), lambda samples: tf.reverse(samples, [0])),
+        ((2, 3, 6, 7), lambda samples: tf.reverse(samples, [1])),
+    ):
+        among = tf.reduce_any(orientation == tf.constant(values, tf.uint8))
+        samples = tf.cond(among, partial(turn, samples), partial(tf.identity, samples))
+    return samples
+
+
+def _restored(samples: Any, restore: Restore, scale: int) -> Any:
+    """Returns a PNG of as many channels as the samples have."""
+    channels = tf.shape(samples)[2]
+    grey, has_alpha = channels < 3, channels % 2 == 0
+    color = tf.cond(grey, lambda: tf.repeat(samples[..., :1], 3, -1), lambda: samples[..., :3])
+    color = restore(tf.ensure_shape(color, [None, None, 3]), grey)[..., : tf.where(grey, 1, 3)]
+
+    def with_alpha() -> Any:
+        alpha = tf.cast(samples[..., -1:], tf.float32) / graph.peak(samples.dtype)
+        alpha = tf.image.resize(alpha, tf.shape(samples)[:2] * scale, "bicubic", antialias=True)
+        return tf.concat([color, graph.quantize(alpha, samples.dtype)], -1)
+
+    return tf.io.encode_png(tf.cond(has_alpha, with_alpha, lambda: color))
