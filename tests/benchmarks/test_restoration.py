@@ -44,7 +44,11 @@ def test_parts_add_up_to_the_whole(method, steps):
 
 
 def test_other_options_have_other_parts(method):
-    for options in (RealSRTOptions(steps=1), RealSRTOptions(control=False), method.options(confidence=True)):
+    for options in (
+        RealSRTOptions(steps=1),
+        RealSRTOptions(control=False),
+        method.options(confidence=True),
+    ):
         with pytest.raises(ValueError, match="expected critic and control"):
             restoration_parts.parts(method, options, {}, tiles(method), None)
 

@@ -92,21 +92,24 @@ def stage(groups, **more):
     return Stage((phase,), exports=groups, panel=lambda *_: {}, **more)
 
 
+STAGES = {
+    "first": stage(("continued", "whole", "needed")),
+    "second": stage(
+        ("fresh", "started", "continued", "given", "whole/part"),
+        needs=("whole", "needed"),
+        continues=("continued", "whole/part"),
+        fresh_stats=("codes",),
+        start=start,
+    ),
+    "third": stage(("continued", "needed"), continues=("continued",)),
+}
+
+
 class Letters:
     """A method whose fresh weights are all `FRESH`; the second stage has every kind of group."""
 
     name, groups = "letters", GROUPS
-    stages = {
-        "first": stage(("continued", "whole", "needed")),
-        "second": stage(
-            ("fresh", "started", "continued", "given", "whole/part"),
-            needs=("whole", "needed"),
-            continues=("continued", "whole/part"),
-            fresh_stats=("codes",),
-            start=start,
-        ),
-        "third": stage(("continued", "needed"), continues=("continued",)),
-    }
+    stages = STAGES
 
     def shapes(self):
         one = {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}
@@ -182,9 +185,7 @@ def test_a_group_of_other_shapes_starts_anew(workdir, caplog):
     assert values(params)["given"] == START and values(params)["started"] == BUNDLE
 
 
-@pytest.mark.parametrize(
-    ("name", "missing"), [("second", "whole, needed"), ("third", "continued")]
-)
+@pytest.mark.parametrize(("name", "missing"), [("second", "whole, needed"), ("third", "continued")])
 def test_missing_groups_are_one_line(tmp_path, name, missing):
     sources = weights.Sources(Letters(), name, tmp_path, "")
     with pytest.raises(UserError, match=f"needs trained {missing}: run the earlier") as error:
