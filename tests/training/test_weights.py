@@ -177,6 +177,12 @@ def test_a_bundle_stands_for_stages_that_were_not_run(tmp_path):
     assert values(params)["given"] == START
 
 
+def test_a_bundle_that_is_not_there_is_one_line(tmp_path):
+    path = tmp_path / "absent.safetensors"
+    with pytest.raises(UserError, match=f"^{path}: no such bundle$"):
+        weights.Sources(Letters(), "first", tmp_path, str(path))
+
+
 def test_a_group_of_other_shapes_starts_anew(workdir, caplog):
     init = write(workdir / "init", given=leaf(BUNDLE, size=3), started=BUNDLE)
     with caplog.at_level(logging.INFO):
