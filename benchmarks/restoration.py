@@ -48,8 +48,7 @@ from maskgit_sr.errors import one_line
 from maskgit_sr.inference.mosaic import Mosaic
 from maskgit_sr.inference.upscaler import Upscaler, fetch
 from maskgit_sr.methods import registry
-from maskgit_sr.methods.base import RestoreOptions
-from maskgit_sr.methods.realsrt import RealSRT
+from maskgit_sr.methods.realsrt import RealSRT, RealSRTOptions
 
 Run = Callable[[], np.ndarray]
 
@@ -79,9 +78,11 @@ def build(size: str, dtype: str) -> RealSRT:
     return method
 
 
-def options_of(upscaler: Upscaler) -> RestoreOptions:
-    """What is measured: as the public code decodes, without a confidence map."""
-    return upscaler.options(steps=STEPS, confidence=False)
+def options_of(upscaler: Upscaler) -> RealSRTOptions:
+    """Returns the options that are measured: as the public code decodes, without confidence."""
+    options = upscaler.options(steps=STEPS, confidence=False)
+    assert isinstance(options, RealSRTOptions)
+    return options
 
 
 def restored(upscaler: Upscaler, tiles: np.ndarray) -> np.ndarray:
@@ -173,7 +174,7 @@ def cut(color: np.ndarray, upscaler: Upscaler) -> tuple[Mosaic, np.ndarray]:
 
 def work_of_a_tile(upscaler: Upscaler) -> float:
     """FLOPs of the restoration of one tile."""
-    method, options, side = upscaler.method, options_of(upscaler), upscaler.method.tile.size
+    method, options, side = upscaler.method, options_of(upscaler), upscaler.method.tile.sides[0]
     tile = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
     keys = jax.random.split(jax.random.key(0), 1)
     traced = jax.make_jaxpr(lambda params, lr: method.restore(params, lr, keys, options).image)
@@ -185,7 +186,7 @@ def tiling_seconds(color: np.ndarray, upscaler: Upscaler, tiles: np.ndarray) -> 
     start = time.perf_counter()
     mosaic, _ = cut(color, upscaler)
     for tile in tiles:
-        mosaic.add(tile, None, np.zeros((1, 1), np.int32))  # tokens cost nothing to keep
+        mosaic.add(tile)
     return time.perf_counter() - start
 
 
@@ -195,7 +196,7 @@ def inside(
     """The parts of the restoration of one batch, and all of it as the Upscaler runs it."""
     method, options, batch = upscaler.method, options_of(upscaler), upscaler.batch
     assert isinstance(method, RealSRT)
-    side = method.tile.size
+    side = method.tile.sides[0]
     tiles = np.random.default_rng(0).random((batch, side, side, 3), np.float32)
     keys = jax.random.split(jax.random.key(0), batch)
     lr = jax.device_put(tiles)

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 
 from benchmarks import flops, roofline
 from maskgit_sr.arrays import Image, Keys, Params, TokenMask, Tokens
-from maskgit_sr.decoding.masked import decode
-from maskgit_sr.methods.base import RestoreOptions
-from maskgit_sr.methods.realsrt import RealSRT
+from maskgit_sr.decoding.masked import blank, decode
+from maskgit_sr.decoding.rules import CriticRule
+from maskgit_sr.methods.realsrt import RealSRT, RealSRTOptions
 from maskgit_sr.models.transformer import Memory
 from maskgit_sr.ops import color
+from maskgit_sr.ops.schedules import mask_counts
 
 ENCODE, MEMORY, LOOP, RENDER = "tokens of LR", "LR memory", "decoding loop", "control and decoder"
 Made = dict[str, Any]
@@ -46,16 +47,18 @@ class Part:
 
 
 def parts(
-    method: RealSRT, options: RestoreOptions, params: Params, lr: Image, keys: Keys
+    method: RealSRT, options: RealSRTOptions, params: Params, lr: Image, keys: Keys
 ) -> list[Part]:
     """The parts for LR tiles [B, tile, tile, 3], in the order that they run in.
 
     Raises:
         ValueError: options under which a restoration has other parts.
     """
-    policy = options.policy
-    if not (policy.revocable and options.control) or policy.score or policy.steps < 2:
-        raise ValueError("parts: expected critic and control, no score, at least two steps")
+    steered = options.rule == "critic" and options.control
+    if not steered or options.confidence or options.steps < 2:
+        raise ValueError("parts: expected critic and control, no confidence, at least two steps")
+    tokens = method.grid[0] * method.grid[1]
+    counts = jnp.asarray(mask_counts(options.steps, tokens, options.schedule))
 
     def encode(params: Params, lr: Image) -> tuple[Image, Tokens]:
         upsampled = method.upsample(lr)
@@ -74,11 +77,11 @@ def parts(
     def loop(params: Params, memories: tuple[Memory, Memory], keys: Keys) -> Tokens:
         return decode(
             lambda tokens, mask: generator(params, tokens, mask, memories[0]),
-            lambda tokens: critic(params, tokens, memories[1]),
-            keys.shape[0],
-            method.grid[0] * method.grid[1],
-            policy,
+            CriticRule(lambda tokens: critic(params, tokens, memories[1])),
+            blank(keys.shape[0], tokens),
+            counts,
             keys,
+            temperature=options.temperature,
         ).tokens
 
     def render(params: Params, tokens: Tokens, upsampled: Image) -> Image:
@@ -99,14 +102,14 @@ def parts(
             "generator pass",
             generator,
             lambda made: (params, made[LOOP], masked(made), made[MEMORY][0]),
-            policy.steps,
+            options.steps,
             LOOP,
         ),
         Part(
             "critic pass",
             critic,
             lambda made: (params, made[LOOP], made[MEMORY][1]),
-            policy.steps - 1,
+            options.steps - 1,
             LOOP,
         ),
         Part(RENDER, render, lambda made: (params, made[LOOP], made[ENCODE][0])),

@@ -33,6 +33,7 @@ from configs import realsrt
 from data.examples import ExampleSpec
 from maskgit_sr.arrays import Execution, Params, parse_dtype
 from maskgit_sr.errors import UserError, one_line
+from maskgit_sr.methods import registry
 from maskgit_sr.training import state
 
 
@@ -120,14 +121,16 @@ def step(
     }
 
 
-def input_rate(photos: str, config: Any, stage: Any, seconds: float) -> float:
+def input_rate(photos: str, config: Any, name: str, seconds: float) -> float:
     """Examples a second of one worker process, made as the stage asks.
 
     Raises:
         UserError: the folder has no usable photograph.
     """
+    stage, method = config.stages[name], registry.build(config.method, config.model.to_dict())
     try:
-        spec = ExampleSpec.configured(config.data, stage.crop)
+        arrays = method.stages[name].batch
+        spec = ExampleSpec.configured(config.data, stage.crop, method.scale, arrays)
         return data.rate(photos, spec, stage.batch, seconds, workers=1)
     except ValueError as error:
         raise UserError(f"--photos: {error}") from error
@@ -182,7 +185,7 @@ def measure(given: argparse.Namespace) -> None:
         row: dict[str, Any] = {"size": size, "stage": name, "dtype": dtype}
         row |= {"batch": stage.batch, "remat": given.remat}
         if given.photos:  # first, so that a wrong folder is known before anything is compiled
-            row["input_per_worker"] = input_rate(given.photos, config, stage, given.seconds)
+            row["input_per_worker"] = input_rate(given.photos, config, name, given.seconds)
         try:
             row |= step(config, name, dtype, given.remat, limits, given.steps, given.repeats)
         except jax.errors.JaxRuntimeError as error:

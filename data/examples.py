@@ -5,7 +5,7 @@ All draws come from one generator, so an example is a function of the image and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -61,15 +61,19 @@ class ExampleSpec:
             degradations.named(self.preset)
 
     @classmethod
-    def configured(cls, data: Any, crop: int, scale: int = 4) -> ExampleSpec:
+    def configured(cls, data: Any, crop: int, scale: int, arrays: tuple[str, ...]) -> ExampleSpec:
         """Returns the spec of the settings `data` of a config (`configs.common`).
+
+        Args:
+          arrays: those that a stage takes; without "lr" it sees photographs as they are.
 
         Raises:
           UserError: a setting out of its range.
         """
         names = ("margin", "preset", "sharpen", "contrast", "sharpness")
         settings = {name: getattr(data, name) for name in names}
-        return cls(crop=crop, scale=scale, zoom=tuple(data.zoom), **settings)
+        spec = cls(crop=crop, scale=scale, zoom=tuple(data.zoom), **settings)
+        return spec if "lr" in arrays else replace(spec, preset="none", margin=0)
 
     def make(self, reader: Reader, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Makes the example of one index.

@@ -12,7 +12,6 @@ stages leaves a bundle, W/NAME.safetensors.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -221,9 +220,8 @@ def _iterator(config: Any, stage: Any, method: Method, name: str) -> pipeline.Ba
     """Returns this host's training batches."""
     data, hosts = config.data, jax.process_count()
     try:
-        spec = ExampleSpec.configured(data, stage.crop, method.scale)
-        if "lr" not in method.stages[name].batch:  # such a stage sees photographs as they are
-            spec = dataclasses.replace(spec, preset="none", margin=0)
+        arrays = method.stages[name].batch
+        spec = ExampleSpec.configured(data, stage.crop, method.scale, arrays)
         iterator = pipeline.train_iterator(
             data.root,
             spec,

@@ -230,7 +230,7 @@ def convert(
         licence="MIT",
         training=training,
     )
-    bundles.write(target, params, metadata)
+    bundles.write(target, params, metadata, exact=method.exact)
     groups = {group: count({group: params[group]}) for group in method.groups}
     return {"parameters": sum(groups.values()), "groups": groups}
 

@@ -5,23 +5,22 @@ import json
 import jax
 import numpy as np
 import pytest
-from maskgit_sr.decoding.policies import Policy
 
 from benchmarks import flops, realsrt_reference, restoration, restoration_parts
 from maskgit_sr.errors import UserError
-from maskgit_sr.methods.base import RestoreOptions
+from maskgit_sr.methods.realsrt import RealSRTOptions
 
 BATCH = 2
 
 
 def tiles(method):
-    side = method.tile.size
+    side = method.tile.sides[0]
     return jax.ShapeDtypeStruct((BATCH, side, side, 3), np.float32)
 
 
 def counted(method, steps):
     """(FLOPs of a whole restoration, of its parts by name, the parts)."""
-    options, keys = RestoreOptions(Policy(steps)), jax.random.split(jax.random.key(0), BATCH)
+    options, keys = RealSRTOptions(steps=steps), jax.random.split(jax.random.key(0), BATCH)
     shapes, lr = method.shapes(), tiles(method)
     traced = jax.make_jaxpr(lambda params, lr: method.restore(params, lr, keys, options).image)
     parts = restoration_parts.parts(method, options, shapes, lr, keys)
@@ -45,7 +44,11 @@ def test_parts_add_up_to_the_whole(method, steps):
 
 
 def test_other_options_have_other_parts(method):
-    for options in (RestoreOptions(Policy(1)), RestoreOptions(control=False)):
+    for options in (
+        RealSRTOptions(steps=1),
+        RealSRTOptions(control=False),
+        method.options(confidence=True),
+    ):
         with pytest.raises(ValueError, match="expected critic and control"):
             restoration_parts.parts(method, options, {}, tiles(method), None)
 

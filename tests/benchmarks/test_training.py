@@ -29,6 +29,22 @@ def test_a_run(tiny_sizes, monkeypatch, tmp_path, capsys):
     assert "| base | generator | float32 | 2 |" in capsys.readouterr().out
 
 
+def test_the_input_is_that_of_the_stage(tiny_sizes, monkeypatch):
+    """A tokenizer sees photographs as they are; the other stages see degraded ones."""
+    monkeypatch.setattr(data, "rate", lambda photos, spec, *rest, **more: spec)
+    config = training.config_of("base", None, None)
+    config.data.margin = 16
+    found = {name: training.input_rate("P", config, name, 1.0) for name in config.stages}
+    settings = {name: (spec.preset, spec.margin, spec.crop) for name, spec in found.items()}
+    degraded = (config.data.preset, 16, 64)
+    assert settings == {
+        "tokenizer": ("none", 0, 64),
+        "generator": degraded,
+        "critic": degraded,
+        "control": degraded,
+    }
+
+
 def test_the_gan_takes_part_from_the_first_step_on(tiny_sizes):
     """Both of its phases move: the discriminator learns, and the adaptive weight is there."""
     config = training.config_of("base", None, None)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -49,9 +49,19 @@ class Ground:
         self.random = random.Random(self.seed)
 
     def start(
-        self, workdir: str, log: str = "log.txt", steps: int | None = None, **environment: str
+        self,
+        workdir: str,
+        log: str = "log.txt",
+        steps: int | None = None,
+        config: Sequence[str] = (),
+        **environment: str,
     ) -> Run:
-        """A process that trains, or goes on training, in a folder of that name."""
+        """A process that trains, or goes on training, in a folder of that name.
+
+        Args:
+            steps: of the small tokenizer.
+            config: options of another run than that.
+        """
         cache = {
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -60,7 +70,11 @@ class Ground:
         path.mkdir(exist_ok=True)
         with (path / log).open("wb") as file:  # a pipe that nobody reads would block
             process = subprocess.Popen(
-                command(self.folder / "photos", path, steps or self.steps),
+                [
+                    *(sys.executable, "-m", "launch.train", "--workdir", str(path)),
+                    *(config or tokenizer(steps or self.steps)),
+                    f"--config.data.root={self.folder / 'photos'}",
+                ],
                 cwd=ROOT,
                 env={**os.environ, **cache, **environment},
                 stdout=file,
@@ -151,40 +165,38 @@ def photographs(folder: Path, count: int = 12) -> None:
         cv2.imwrite(str(folder / f"{i}.png"), image.astype(np.uint8))
 
 
-def command(photos: Path, workdir: Path, steps: int) -> list[str]:
-    """Training of a RealSRT tokenizer with its GAN, small enough for some steps a second."""
+def tokenizer(steps: int) -> list[str]:
+    """Options of a RealSRT tokenizer with its GAN, small enough for some steps a second."""
     small = {
         "model.tokenizer.channels": "(8,16)",
         "model.tokenizer.code_width": 8,
         "model.generator.code_width": 8,
         "model.critic.code_width": 8,
-        "model.discriminator.filters": 8,
-        "model.losses.adversarial_weight": 0.5,
-        "model.losses.perceptual_weight": 0.0,
-        "perceptual": "none",
-        "stage.steps": steps,
-        "stage.batch": 4,
-        "stage.crop": 32,
+        "losses.discriminator.filters": 8,
+        "losses.adversarial_weight": 0.5,
+        "losses.perceptual_weight": 0.0,
+        "losses.perceptual": "none",
+        "stages.tokenizer.steps": steps,
+        "stages.tokenizer.batch": 4,
+        "stages.tokenizer.crop": 32,
         "log_every": 1,
         "checkpoint_every": EVERY,
     }
     return [
-        *(sys.executable, "-m", "launch.train", "--workdir", str(workdir)),
         *("--config", "configs/realsrt.py:nano,stage=tokenizer"),
-        f"--config.data.root={photos}",
         *(f"--config.{name}={value}" for name, value in small.items()),
     ]
 
 
-def losses(workdir: Path) -> dict[int, dict[str, float]]:
-    """What each step measured.
+def losses(workdir: Path, stage: str = "tokenizer") -> dict[int, dict[str, float]]:
+    """What each step that was logged has measured.
 
     Raises:
         Failed: a step that was taken twice did not measure the same twice.
     """
     timed = ("examples_per_second", "input_wait_share", "tflops_per_device")
     found: dict[int, dict[str, float]] = {}
-    path = workdir / "tokenizer" / "scalars.jsonl"
+    path = workdir / stage / "scalars.jsonl"
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
             values = json.loads(line)
@@ -197,9 +209,9 @@ def losses(workdir: Path) -> dict[int, dict[str, float]]:
     return found
 
 
-def last(workdir: Path) -> int:
+def last(workdir: Path, stage: str = "tokenizer") -> int:
     """The last step that was logged, by whatever process."""
-    return max(losses(workdir), default=0)
+    return max(losses(workdir, stage), default=0)
 
 
 def checkpoints(workdir: Path) -> list[int]:

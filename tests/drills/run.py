@@ -3,7 +3,7 @@
     python tests/drills/run.py [--quick] [--kills 20] [--seed 0] [--only kill --only damage ...]
 
 A small RealSRT tokenizer (with its GAN) trains through `launch.train` on pictures made here, with
-a checkpoint every three steps.
+a checkpoint every three steps; `all_stages` trains the ×2 example.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import all_stages
 import damage
 import kill
 import preempt
@@ -28,6 +29,7 @@ DRILLS: dict[str, Callable[[Ground], str]] = {
     "preempt": preempt.drill,
     "damage": damage.drill,
     "two_processes": two_processes.drill,
+    "all_stages": all_stages.drill,
 }
 
 

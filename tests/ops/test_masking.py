@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from maskgit_sr.ops.masking import random_mask, top_mask
 
 ROWS, TOKENS = 3, 12
-# few distinct values, so that most rows have ties; infinities are what policies use to forbid
+# few distinct values, so that most rows have ties; infinities are what rules use to forbid
 VALUES = st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 1.0, np.inf])
 
 

@@ -55,8 +55,8 @@ def train(method, batches):
 
     def train(workdir, seconds=float("inf"), **changes):
         config = common.base()
-        config.perceptual = "none"
-        config.stage = common.stage(6, 8, common.optimizer(3e-3, 1e-3), crop=32, ema=0.9)
+        settings = common.stage(6, 8, common.optimizer(3e-3, 1e-3), crop=32, ema=0.9)
+        config.stages = {"tokenizer": settings}
         config.update(log_every=1, checkpoint_every=3, **changes)
         panel = next(batches())
         return Trainer(method, "tokenizer", config, workdir, batches(), None, panel).run(seconds)
@@ -98,7 +98,7 @@ def test_another_run_starts_from_a_bundle_in_a_bucket(bucket, train, tmp_path):
 def test_a_model_in_a_bucket_is_loaded(bucket, method, params):
     metadata = bundles.Metadata("realsrt", method.describe(), method.scale)
     path = bucket / "model.safetensors"
-    bundles.write(path, jax.device_get(params), metadata, ml_dtypes.bfloat16)
+    bundles.write(path, jax.device_get(params), metadata, ml_dtypes.bfloat16, method.exact)
     loaded = flatten(load.load("gs://bucket/model.safetensors").params)
     assert loaded.keys() == flatten(bundles.read(path)[0]).keys()
     for name in (name for name in loaded if name.startswith("codebook/")):

@@ -1,4 +1,4 @@
-"""training.checkpoint: exact state and data position, other meshes, damage, hand-over of groups."""
+"""training.checkpoint: exact state and data position, other meshes, damage."""
 
 import dataclasses
 import logging
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_sr import bundles
 from maskgit_sr.errors import UserError
 from maskgit_sr.training import checkpoint, sharding
 from maskgit_sr.training.state import TrainState
@@ -142,27 +141,6 @@ def test_nothing_to_restore(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path)
     assert checkpoints.restore(state(0, sharding.make_mesh()), iterator()) is None
     checkpoints.close()
-
-
-def test_groups_come_from_the_first_file_that_has_them(tmp_path):
-    def write(name, training, **groups):
-        path = tmp_path / name
-        params = {group: {"w": np.full(1, value, np.float32)} for group, value in groups.items()}
-        bundles.write(path, params, bundles.Metadata("realsrt", {}, 4, training=training))
-        return path
-
-    one = write("one", {"tokenizer": {"steps": 1}}, tokenizer=1, codebook=1)
-    two = write("two", {"tokenizer": {"steps": 2}, "critic": {"steps": 2}}, tokenizer=2, critic=2)
-    files = [one, tmp_path / "absent", two]
-    found, facts = checkpoint.collect(files, ("tokenizer", "critic", "control"))
-    assert {group: float(tree["w"][0]) for group, tree in found.items()} == {
-        "tokenizer": 1,
-        "critic": 2,
-    }
-    assert facts == {"tokenizer": {"steps": 1}, "critic": {"steps": 2}}
-    checkpoint.require(found, ("tokenizer", "critic"), tmp_path)
-    with pytest.raises(UserError, match="needs trained control, generator: run the earlier"):
-        checkpoint.require(found, ("tokenizer", "control", "generator"), tmp_path)
 
 
 def test_a_folder_without_one_readable_checkpoint_is_not_begun_anew(saved):

@@ -1,4 +1,4 @@
-"""training.optimizers: warm-up, cosine, clip and what decays."""
+"""training.optimizers: warm-up, cosine, clip, what decays, and single groups."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,3 +43,17 @@ def test_clip_is_by_the_global_norm():
         moments.append(state[1][0].mu)
     np.testing.assert_allclose(moments[0]["a"], [0.1 * 0.6, 0, 0], rtol=1e-5)
     np.testing.assert_allclose(moments[1]["b"], moments[0]["b"], rtol=1e-5)
+
+
+def test_a_group_may_have_its_own_settings():
+    settings = common.stage(10, 8, common.optimizer(0.1, 0.1, weight_decay=0.5))
+    settings.optimizers = {"tokenizer/decoder": {"learning_rate": 0.2, "final_learning_rate": 0.2}}
+    found = optimizers.for_groups(settings, ("critic", "tokenizer/decoder"))
+    assert list(found) == ["critic", "tokenizer/decoder"]
+    params, zeros = {"kernel": jnp.ones((2, 2))}, {"kernel": jnp.zeros((2, 2))}
+    decayed = {
+        group: chosen.update(zeros, chosen.init(params), params)[0]["kernel"]
+        for group, chosen in found.items()
+    }
+    np.testing.assert_allclose(decayed["critic"], -0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(decayed["tokenizer/decoder"], -0.2 * 0.5, rtol=1e-6)

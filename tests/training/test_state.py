@@ -1,4 +1,4 @@
-"""training.state: order of phases, moving average, keys, and what a step leaves alone."""
+"""training.state: order of phases, groups of one gradient, moving average, keys, broken steps."""
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,8 @@ def second(params, stats, batch, key, step):
 
 
 STAGE = Stage(
-    trains=("a", "b"),
     needs=("frozen",),
-    phases=(Phase("a", first), Phase("b", second)),
+    phases=(Phase(("a",), first), Phase(("b",), second)),
     exports=("a",),
     panel=lambda *_: {},
     fresh_stats=("book",),
@@ -118,3 +117,61 @@ def test_every_step_and_phase_has_its_own_key(step):
 
     assert len(set(noises(0))) == 6
     assert noises(0) == noises(0) and not set(noises(0)) & set(noises(1))
+
+
+def product(params, stats, batch, key, step):
+    """(a · decoder · encoder − x)², of which the encoder does not train."""
+    tokenizer = params["tokenizer"]
+    made = params["a"]["w"] * tokenizer["decoder"]["w"] * tokenizer["encoder"]["w"]
+    loss = (made - batch["x"][0]) ** 2
+    return loss, LossResult({"loss": loss}, stats, {"made": made})
+
+
+def test_one_gradient_over_a_group_and_a_part_of_another():
+    """Both move from the same point, each by its own optimizer; the rest of the group stays."""
+    stage = Stage(
+        phases=(Phase(("a", "tokenizer/decoder"), product),),
+        needs=("tokenizer",),
+        exports=("tokenizer",),
+        panel=lambda *_: {},
+    )
+    assert stage.trains == ("a", "tokenizer/decoder")
+    optimizers = {"a": optax.sgd(0.1), "tokenizer/decoder": optax.sgd(0.01)}
+    begun = {"a": {"w": jnp.float32(2)}, "tokenizer/decoder": {"w": jnp.float32(3)}}
+    state = create(stage, begun, {}, optimizers, 0)
+    assert state.ema.keys() == {"tokenizer/decoder"}  # `a` trains, and is not exported
+    # The whole frozen group holds an older decoder too, which must not be the one that is used.
+    frozen = {"tokenizer": {"encoder": {"w": jnp.float32(5)}, "decoder": {"w": jnp.float32(-7)}}}
+    step = make_step(stage, optimizers, ema_decay=0.5)
+    state, metrics = step(state, frozen, {"x": jnp.array([20.0])})
+    slope = 2 * (2 * 3 * 5 - 20)
+    a, decoder = 2 - 0.1 * slope * 3 * 5, 3 - 0.01 * slope * 2 * 5
+    np.testing.assert_allclose(state.params["a"]["w"], a, rtol=1e-6)
+    np.testing.assert_allclose(state.params["tokenizer/decoder"]["w"], decoder, rtol=1e-6)
+    np.testing.assert_allclose(metrics["a/loss"], 100, rtol=1e-6)
+    np.testing.assert_allclose(metrics["a/gradient_norm"], slope * 15, rtol=1e-6)
+    np.testing.assert_allclose(metrics["tokenizer/decoder/gradient_norm"], slope * 10, rtol=1e-6)
+    average = 0.1 * 3 + 0.9 * decoder
+    np.testing.assert_allclose(state.ema["tokenizer/decoder"]["w"], average, rtol=1e-6)
+    assert frozen["tokenizer"]["decoder"]["w"] == -7
+
+
+def test_a_part_that_moves_is_seen_by_the_next_phase():
+    def follow(params, stats, batch, key, step):
+        loss = (params["b"]["w"] - params["tokenizer"]["decoder"]["w"] - batch["made"]) ** 2
+        return loss, LossResult({}, stats, {})
+
+    stage = Stage(
+        phases=(Phase(("tokenizer/decoder",), product), Phase(("b",), follow)),
+        needs=("a", "tokenizer"),
+        exports=("tokenizer",),
+        panel=lambda *_: {},
+    )
+    optimizers = {path: optax.sgd(0.01) for path in stage.trains}
+    begun = {"tokenizer/decoder": {"w": jnp.float32(3)}, "b": {"w": jnp.float32(0)}}
+    frozen = {"a": {"w": jnp.float32(2)}, "tokenizer": {"encoder": {"w": jnp.float32(5)}}}
+    step = make_step(stage, optimizers, ema_decay=0.5)
+    state, _ = step(create(stage, begun, {}, optimizers, 0), frozen, {"x": jnp.array([20.0])})
+    decoder = 3 - 0.01 * 2 * (30 - 20) * 10
+    np.testing.assert_allclose(state.params["tokenizer/decoder"]["w"], decoder, rtol=1e-6)
+    np.testing.assert_allclose(state.params["b"]["w"], 0.02 * (decoder + 30), rtol=1e-6)
