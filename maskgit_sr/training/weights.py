@@ -127,8 +127,9 @@ class Sources:
     def start(self, key: jax.Array, frozen: Params, continued: Params, given: Params) -> Any:
         """Returns the stage's first (params, stats), a pure function to be jitted.
 
-        In this order, the later replacing the earlier: fresh weights; what `Stage.start` makes of
-        them; groups of an earlier stage that this one continues; groups of the bundle.
+        Fresh weights, then what `Stage.start` makes of them. Of that are replaced: groups that the
+        stage continues, by those of an earlier stage, or else of the bundle; all others that the
+        bundle has. A stage of this run is newer than the bundle that the run began from.
         """
         stage, method = self.stage, self.method
         whole = (path for path in (*stage.trains, *stage.fresh_stats) if "/" not in path)
