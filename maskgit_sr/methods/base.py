@@ -296,7 +296,7 @@ class MethodBase:
 
     name: str
     groups: tuple[str, ...]
-    scale = 4
+    scale: int
     exact: frozenset[str] = frozenset()
     provides: frozenset[str] = frozenset()
     studies: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {}

@@ -88,6 +88,7 @@ class VQMethod(MethodBase):
     named like their groups.
     """
 
+    scale = 4
     groups: tuple[str, ...] = ("tokenizer", "codebook")
     exact = frozenset({"codebook"})  # a rounded code vector changes which token an image gets
     provides = frozenset({"confidence", "tokens"})
