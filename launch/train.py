@@ -354,9 +354,11 @@ def main(argv: list[str]) -> None:
         join_hosts()
         narrate()
         try:
-            print(f"launch.train: {train(config, _WORKDIR.value, _MAX_SECONDS.value)}")
+            found = train(config, _WORKDIR.value, _MAX_SECONDS.value)
         except timebox.Interrupted:
-            print("launch.train: stopped by a signal; the same command goes on")
+            found = "stopped by a signal; the same command goes on"
+        if jax.process_index() == 0:
+            print(f"launch.train: {found}")
 
 
 def _flags_parser(argv: list[str]) -> list[str]:
