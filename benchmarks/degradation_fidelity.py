@@ -24,6 +24,7 @@ from benchmarks.realesrgan_reference import Reference
 from data import degradations, operations
 from data.kernels import Kernel
 from data.sources import ImageFolder
+from maskgit_sr.images.samples import unit
 
 
 def compare_kernels(reference: Reference) -> float:
@@ -62,7 +63,7 @@ def compare_steps(reference: Reference, image: np.ndarray) -> dict[str, float]:
     """Largest difference of each step without randomness, in levels of 255."""
     torch, public = reference.torch, reference.processing
     functional = torch.nn.functional
-    hr = operations.to_float(image)
+    hr = unit(image)
 
     def tensor(array: np.ndarray) -> object:
         return torch.from_numpy(array.transpose(2, 0, 1).copy())[None]
@@ -106,7 +107,7 @@ def _public_jpeg(reference: Reference, image: np.ndarray, quality: int) -> np.nd
 def compare_noises(reference: Reference, image: np.ndarray) -> dict[str, tuple[float, float]]:
     """Standard deviation of each noise before clipping, in levels: (here, public code)."""
     torch, public = reference.torch, reference.degradations
-    hr = operations.to_float(image)
+    hr = unit(image)
     batch = torch.from_numpy(hr.transpose(2, 0, 1).copy())[None]
     rng, found = np.random.default_rng(0), {}
     for grey in (False, True):

@@ -16,6 +16,7 @@ import numpy as np
 
 from data import operations
 from data.kernels import Kernel
+from maskgit_sr.images.samples import unit
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Sharpen:
     threshold: float = 10
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        return operations.usm_sharpen(image, self.amount, self.radius, self.threshold)
+        return operations.usm_sharpen(image, **vars(self))
 
     def __str__(self) -> str:
         return f"sharpen {self.amount:g}"
@@ -57,14 +58,7 @@ class Resize:
     factor: float = 0.0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        return operations.resize(
-            image,
-            self.height,
-            self.width,
-            self.mode,
-            antialias=self.antialias,
-            factor=self.factor,
-        )
+        return operations.resize(image, **vars(self))
 
     def __str__(self) -> str:
         smooth = " antialiased" if self.antialias else ""
@@ -164,30 +158,29 @@ class Degradation:
     scale: int
     steps: tuple[Step, ...]
 
-    def apply(self, hr: np.ndarray) -> np.ndarray:
-        """uint8 [height/scale, width/scale, 3], rounded once at the end, of `hr`.
+    @property
+    def sharpens(self) -> bool:
+        """Returns whether the first step is a `Sharpen`."""
+        return bool(self.steps) and isinstance(self.steps[0], Sharpen)
+
+    def apply(self, hr: np.ndarray, *, sharpened: bool = False) -> np.ndarray:
+        """Returns the LR image of `hr`: uint8 [height/scale, width/scale, 3], rounded at the end.
 
         Args:
           hr: [height, width, 3], uint8, or float32 in [0, 1].
+          sharpened: `hr` has gone through the first step, a `Sharpen`, already.
 
         Raises:
-          ValueError: `hr` has another size.
+          ValueError: `hr` has another size, or is sharpened by a degradation that does not sharpen.
         """
-        return self._run(hr, self.steps)
-
-    def apply_sharpened(self, sharp: np.ndarray) -> np.ndarray:
-        """The same for an HR image that has gone through the first step, a `Sharpen`, already."""
-        if not self.steps or not isinstance(self.steps[0], Sharpen):
+        if sharpened and not self.sharpens:
             raise ValueError("this degradation does not start by sharpening")
-        return self._run(sharp, self.steps[1:])
-
-    def _run(self, hr: np.ndarray, steps: tuple[Step, ...]) -> np.ndarray:
         if hr.shape != (self.height, self.width, 3):
             raise ValueError(
                 f"degradation drawn for {self.height}x{self.width} RGB, got shape {hr.shape}"
             )
-        image = operations.to_float(hr) if hr.dtype == np.uint8 else hr
-        for step in steps:
+        image = unit(hr) if hr.dtype == np.uint8 else hr
+        for step in self.steps[1:] if sharpened else self.steps:
             image = step(image)
         return operations.to_bytes(image)
 
@@ -205,12 +198,8 @@ class Degradation:
           ValueError: an unknown step, or parameters that a step does not take.
         """
         try:
-            return Degradation(
-                int(record["height"]),
-                int(record["width"]),
-                int(record["scale"]),
-                tuple(_step(entry) for entry in record["steps"]),
-            )
+            height, width, scale = (int(record[key]) for key in ("height", "width", "scale"))
+            return Degradation(height, width, scale, tuple(map(_step, record["steps"])))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a record of a degradation: {error!r}") from error
 

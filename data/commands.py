@@ -1,4 +1,4 @@
-"""What the data commands share: one-line errors and a progress bar."""
+"""What the data commands share: options of degradations, one-line errors and a progress bar."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NoReturn, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from data import degradations
 from maskgit_sr.errors import UserError, one_line
 
 T = TypeVar("T")
@@ -26,9 +27,22 @@ class Parser(argparse.ArgumentParser):
         )
         self.name = name
 
+    def add_degradation_options(self) -> None:
+        """Adds --preset, --seed and --scale."""
+        presets = list(degradations.PRESETS)
+        self.add_argument("--preset", default="realesrgan", choices=presets, help="what is drawn")
+        self.add_argument("--seed", type=seed, default=0)
+        self.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
+
     def error(self, message: str) -> NoReturn:
         with one_line(self.name):
             raise UserError(message)
+
+
+def seed(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"expected at least 0, found {number}")
+    return number
 
 
 def run(name: str, command: Callable[[list[str] | None], int]) -> NoReturn:

@@ -139,19 +139,17 @@ class HighOrder:
     def steps(self, rng: np.random.Generator, height: int, width: int, scale: int) -> list[Step]:
         chain: list[Step] = [Sharpen()] if self.sharpen else []
         *before, last = self.orders
-        base = 1.0  # the resizes of the second order start from the LR size
         for order in before:
             chain += order.draw_blur(rng)
             chain += self._resize(rng, order.draw_factor(rng), height, width)
             chain += order.draw_noise(rng) + order.draw_jpeg(rng)
-            base = 1 / scale
         chain += last.draw_blur(rng)
         factor = last.draw_factor(rng)
-        if base == 1:
-            chain += self._resize(rng, factor, height, width)
-        else:
+        if before:  # the resize of the second order starts from the LR size
             rows, columns = (max(1, int(n / scale * factor)) for n in (height, width))
             chain.append(Resize(rows, columns, _pick(rng, self.modes)))
+        else:
+            chain += self._resize(rng, factor, height, width)
 
         noise, jpeg = last.draw_noise(rng), last.draw_jpeg(rng)
         final = self._final(rng, height // scale, width // scale)

@@ -10,9 +10,11 @@ With --records FILE the degradations are those of such a file instead of new one
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import zlib
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,12 +29,7 @@ from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 
 RECORDS, VERSION = "degradations.json", 1
-
-
-def draw(name: str, seed: int, preset: str, height: int, width: int, scale: int) -> Degradation:
-    """Draws the degradation of the HR image called `name`."""
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return degradations.draw(rng, preset, height, width, scale)
+_SETTINGS = ("preset", "seed", "scale")
 
 
 def output_names(names: list[str]) -> list[str]:
@@ -41,11 +38,11 @@ def output_names(names: list[str]) -> list[str]:
     Raises:
       UserError: two images would get the same name.
     """
-    outputs = [str(PurePosixPath(name).with_suffix(".png")) for name in names]
-    if len(set(outputs)) < len(outputs):
-        twice = next(name for name in outputs if outputs.count(name) > 1)
-        raise UserError(f"several HR images would give {twice}")
-    return outputs
+    counts = Counter(str(PurePosixPath(name).with_suffix(".png")) for name in names)
+    for output, count in counts.items():
+        if count > 1:
+            raise UserError(f"several HR images would give {output}")
+    return list(counts)
 
 
 def read_records(path: Path) -> tuple[dict[str, Any], dict[str, Degradation]]:
@@ -58,7 +55,7 @@ def read_records(path: Path) -> tuple[dict[str, Any], dict[str, Degradation]]:
         content = json.loads(path.read_text())
         if content["version"] != VERSION or content["version"] is True:
             raise UserError(f"version {content['version']}, expected {VERSION}")
-        settings = {key: content[key] for key in ("preset", "seed", "scale")}
+        settings = {key: content[key] for key in _SETTINGS}
         if [type(value) for value in settings.values()] != [str, int, int] or settings["scale"] < 1:
             raise UserError(f"preset, seed and scale are {list(settings.values())}")
         return settings, {name: Degradation.from_dict(r) for name, r in content["images"].items()}
@@ -91,7 +88,10 @@ def degrade(
         try:
             hr = whole_multiple(image, settings["scale"])
             if given is None:
-                record = draw(name=name, height=hr.shape[0], width=hr.shape[1], **settings)
+                rng = np.random.default_rng([settings["seed"], zlib.crc32(name.encode())])
+                record = degradations.draw(
+                    rng, settings["preset"], *hr.shape[:2], settings["scale"]
+                )
             else:
                 record = given[name]
             lr = record.apply(hr)
@@ -112,10 +112,9 @@ def degrade(
 def _remove(output: Path, folders: list[Path]) -> None:
     """Deletes the test set in `output`, its records first: wrong ones must not stay behind."""
     path = output / RECORDS
-    try:
-        names = output_names(list(read_records(path)[1])) if path.exists() else []
-    except ValueError:  # its images cannot be told from others then
-        names = []
+    names = []
+    with contextlib.suppress(ValueError, FileNotFoundError):  # else nothing tells its images
+        names = output_names(list(read_records(path)[1]))
     path.unlink(missing_ok=True)
     for folder in folders:
         for name in names:
@@ -127,21 +126,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--input", required=True, help="folder of HR images")
     parser.add_argument("--output", type=Path, required=True, help="folder of the LR images")
     parser.add_argument("--hr-output", type=Path, help="folder of the HR images as they were used")
-    parser.add_argument(
-        "--preset", default="realesrgan", choices=list(degradations.PRESETS), help="what is drawn"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
+    parser.add_degradation_options()
     parser.add_argument("--records", type=Path, help="repeat the degradations of this file")
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_args(arguments)
-    if options.seed < 0:
-        parser.error(f"--seed: expected at least 0, found {options.seed}")
     source = ImageFolder(options.input)
-    outputs = [path.resolve() for path in (options.output, options.hr_output) if path]
-    if Path(options.input).resolve() in outputs or len(set(outputs)) < len(outputs):
-        parser.error("--output, --hr-output: expected folders of their own")
     folders = [path for path in (options.output, options.hr_output) if path]
+    if len({path.resolve() for path in (Path(options.input), *folders)}) <= len(folders):
+        parser.error("--output, --hr-output: expected folders of their own")
     if options.overwrite:
         _remove(options.output, folders)
     else:
@@ -149,10 +141,10 @@ def main(arguments: list[str] | None = None) -> int:
         there = [folder / name for folder in folders for name in written]
         if found := next((path for path in there if path.exists()), None):
             parser.error(f"--output: {found} exists; --overwrite replaces a test set")
-    settings = {"preset": options.preset, "seed": options.seed, "scale": options.scale}
-    given = None
     if options.records:
         settings, given = read_records(options.records)
+    else:
+        settings, given = {key: getattr(options, key) for key in _SETTINGS}, None
     cv2.setNumThreads(0)
     failed = degrade(source, options.output, settings, given, options.hr_output)
     for reason in failed.values():

@@ -11,11 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data import chain, degradations, operations
+from data import degradations, operations
 from data.quality import detail
 from data.readers import Reader
 from data.sources import check_scale
 from maskgit_sr.errors import UserError
+from maskgit_sr.images.samples import unit
 
 TRIES = 4  # places in one image before another image is taken
 IMAGES = 64  # images in a row without one good crop before the thresholds must be wrong
@@ -86,32 +87,25 @@ class ExampleSpec:
           UserError: none of `IMAGES` images in a row has a crop over the thresholds, or a pair's
             sizes do not fit.
         """
-        image, example = self._image(reader, index, rng)
-        made = (
-            self._paired(image, example, rng)
-            if "lr" in example
-            else self._degraded(image, example, rng)
-        )
+        example = self._chosen(reader, index, rng)
+        made = self._paired(example, rng) if "lr" in example else self._degraded(example, rng)
         return {**made, "index": np.int64(index), "id": example["id"]}
 
-    def _image(
-        self, reader: Reader, index: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """(the crop that is degraded, its example); of pairs, the whole HR image."""
+    def _chosen(self, reader: Reader, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Returns a pair as it is, or an example with a crop over the thresholds in place of hr."""
         side = self.crop + self.margin
         limit = min(IMAGES, len(reader))
         for step in range(limit):
             example = reader[index + step]
             if "lr" in example:
-                return example["hr"], example
+                return example
             for _ in range(TRIES):
                 zoom = rng.uniform(*self.zoom) if self.zoom[1] > 1 else 1.0
                 crop = random_crop(example["hr"], max(1, round(side / zoom)), rng)
                 if self._good(crop):
-                    return enlarged(crop, side), example
-            reader.skipped.note(
-                example["id"], f"{example['id']}: {TRIES} crops in a row flat or blurred"
-            )
+                    return {**example, "hr": enlarged(crop, side)}
+            name = example["id"]
+            reader.skipped.note(name, f"{name}: {TRIES} crops in a row flat or blurred")
         raise UserError(
             f"{reader.source!r}: no crop of {limit} images has contrast {self.contrast:g} and "
             f"sharpness {self.sharpness:g}; lower these thresholds"
@@ -123,30 +117,25 @@ class ExampleSpec:
         contrast, sharpness = detail(crop)
         return contrast >= self.contrast and sharpness >= self.sharpness
 
-    def _degraded(
-        self, hr: np.ndarray, example: dict[str, Any], rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        hr = _turned(hr, rng.integers(2, size=3))
-        side = self.crop + self.margin
-        sharp = operations.usm_sharpen(operations.to_float(hr)) if self.sharpen else None
+    def _degraded(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        hr = _turned(example["hr"], rng.integers(2, size=3))
+        sharp = operations.usm_sharpen(unit(hr)) if self.sharpen else None
         target = hr if sharp is None else operations.to_bytes(sharp)
         top, left = (int(n) for n in rng.integers(self.margin // self.scale + 1, size=2))
         made = {"hr": _window(target, top * self.scale, left * self.scale, self.crop)}
         if self.preset != "none":
-            record = degradations.draw(rng, self.preset, side, side, self.scale)
-            if sharp is not None and isinstance(record.steps[0], chain.Sharpen):
-                lr = record.apply_sharpened(sharp)
+            record = degradations.draw(rng, self.preset, *hr.shape[:2], self.scale)
+            if sharp is not None and record.sharpens:
+                lr = record.apply(sharp, sharpened=True)
             else:
                 lr = record.apply(hr)
             made["lr"] = _window(lr, top, left, self.crop // self.scale)
         return made
 
-    def _paired(
-        self, hr: np.ndarray, example: dict[str, Any], rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
+    def _paired(self, pair: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The same place of an LR and an HR image that came together."""
-        lr, small = example["lr"], self.crop // self.scale
-        check_scale(hr.shape, lr.shape, self.scale, f"pair {example['id']}")
+        hr, lr, small = pair["hr"], pair["lr"], self.crop // self.scale
+        check_scale(hr.shape, lr.shape, self.scale, f"pair {pair['id']}")
         if min(lr.shape[:2]) < small:
             lr, hr = reflected(lr, small), reflected(hr, self.crop)
         top, left = (int(n) for n in rng.integers([n - small + 1 for n in lr.shape[:2]]))
@@ -168,8 +157,7 @@ def enlarged(crop: np.ndarray, side: int) -> np.ndarray:
     """uint8 [n, n, 3] → uint8 [side, side, 3], by bicubic; itself if it has that size."""
     if crop.shape[0] == side:
         return crop
-    image = operations.resize(operations.to_float(crop), side, side, "bicubic")
-    return operations.to_bytes(image)
+    return operations.to_bytes(operations.resize(unit(crop), side, side, "bicubic"))
 
 
 def reflected(image: np.ndarray, size: int) -> np.ndarray:

@@ -12,11 +12,9 @@ import cv2
 import numpy as np
 from scipy import stats
 
-_CV2_MODES = {
-    "area": cv2.INTER_AREA,
-    "bilinear": cv2.INTER_LINEAR,
-    "bicubic": cv2.INTER_CUBIC,
-}
+from maskgit_sr.images.samples import unit
+
+_CV2_MODES = dict(area=cv2.INTER_AREA, bilinear=cv2.INTER_LINEAR, bicubic=cv2.INTER_CUBIC)
 MODES = (*_CV2_MODES, "adaptive", "nearest")
 
 _BORDER = cv2.BORDER_REFLECT_101  # torch's and SciPy's "reflect"/"mirror": the edge is not repeated
@@ -25,11 +23,6 @@ _BORDER = cv2.BORDER_REFLECT_101  # torch's and SciPy's "reflect"/"mirror": the 
 def to_bytes(image: np.ndarray) -> np.ndarray:
     """uint8 of the same shape: clipped to [0, 1], times 255, rounded half to even."""
     return cv2.convertScaleAbs(np.clip(image, 0, 1), alpha=255)
-
-
-def to_float(image: np.ndarray) -> np.ndarray:
-    """float32 in [0, 1] of uint8."""
-    return image.astype(np.float32) / np.float32(255)
 
 
 def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
@@ -101,13 +94,13 @@ def resize(
             raise ValueError(f"nearest from {rows}x{columns} to {height}x{width}: not whole")
         return np.ascontiguousarray(image[:: rows // height, :: columns // width])
     if mode == "adaptive":
-        return _adaptive_mean(image, height, width)
+        tall = _window_means(image, height)
+        return cv2.transpose(_window_means(cv2.transpose(tall), width))
     if antialias and mode != "area":
         vertical = _antialiased_weights(rows, height, mode)
         across = _antialiased_weights(columns, width, mode)
-        return (
-            _along_rows(across, _along_rows(vertical, image).swapaxes(0, 1)).swapaxes(0, 1).copy()
-        )
+        tall = _along_rows(vertical, image)
+        return _along_rows(across, tall.swapaxes(0, 1)).swapaxes(0, 1).copy()
     if factor and mode != "area":
         if (int(rows * factor), int(columns * factor)) != (height, width):
             raise ValueError(f"factor {factor} of {rows}x{columns} is not {height}x{width}")
@@ -117,14 +110,11 @@ def resize(
     return cv2.resize(image, (width, height), interpolation=_CV2_MODES[mode])
 
 
-def _adaptive_mean(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Means over rows floor(i·H/h) … ceil((i+1)·H/h) - 1, and over columns likewise."""
-    tall = _window_means(image, height)
-    return cv2.transpose(_window_means(cv2.transpose(tall), width))
-
-
 def _window_means(image: np.ndarray, size: int) -> np.ndarray:
-    """image [N, K, 3] → [size, K, 3]; a tap a step, so time goes with N + 2·size rows."""
+    """image [N, K, 3] → [size, K, 3]: the means over rows floor(i·N/size) … ceil((i+1)·N/size) - 1.
+
+    A tap a step, so time goes with N + 2·size rows.
+    """
     rows = image.shape[0]
     i = np.arange(size)
     first, last = i * rows // size, -(-(i + 1) * rows // size) - 1
@@ -260,4 +250,4 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     bgr = cv2.cvtColor(to_bytes(image), cv2.COLOR_RGB2BGR)
     _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
-    return to_float(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
+    return unit(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))

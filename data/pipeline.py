@@ -150,7 +150,7 @@ class Batches(grain.DatasetIterator):
             _log.warning("skipped: %s", reason)
         # Between processes go the bytes that all these values are. Nothing handed out may stay in
         # the memory that is shared with them.
-        return {k: _unit(v) if v.dtype == np.uint8 else np.array(v) for k, v in batch.items()}
+        return {name: _own(values) for name, values in batch.items()}
 
     def _started(self) -> grain.DatasetIterator:
         if not self._running:
@@ -210,8 +210,10 @@ def _end(running: list[grain.DatasetIterator]) -> None:
     running.pop().close()
 
 
-def _unit(image: np.ndarray) -> np.ndarray:
-    return np.divide(image, np.float32(255), dtype=np.float32)
+def _own(values: np.ndarray) -> np.ndarray:
+    if values.dtype != np.uint8:
+        return np.array(values)
+    return np.divide(values, np.float32(255), dtype=np.float32)  # `samples.unit` in a single pass
 
 
 def _one_thread(worker: int, count: int) -> None:

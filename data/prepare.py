@@ -22,7 +22,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,8 @@ def inspect(folder: Folder, index: int, settings: Settings, label: str) -> Inspe
         return picture
     picture.digest = quality.pixel_digest(hr)
     picture.code = tuple(map(int, quality.difference_hash(hr)))
-    grid = (
-        max(1, settings.crop // scale) if settings.crop else 0,
-        max(1, settings.stride // scale),
-    )
-    for place in cut(lr.shape[0], lr.shape[1], *grid):
+    crop = max(1, settings.crop // scale) if settings.crop else 0
+    for place in cut(*lr.shape[:2], crop, max(1, settings.stride // scale)):
         top, left, tall, wide = (n * scale for n in place)
         part = hr[top : top + tall, left : left + wide]
         contrast, sharpness = quality.detail(part)
@@ -242,9 +239,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = commands.Parser("data.prepare", __doc__ or "")
     parser.add_argument("--input", nargs="+", required=True, help="folders of photographs")
     parser.add_argument("--output", type=Path, required=True, help="folder of the shards")
-    parser.add_argument(
-        "--dataset", choices=sorted(recipes.RECIPES), help="whose image count is checked"
-    )
+    names = sorted(recipes.RECIPES)
+    parser.add_argument("--dataset", choices=names, help="whose image count is checked")
     parser.add_argument("--pairs", action="store_true", help="the inputs hold LR and HR images")
     parser.add_argument("--crop", type=int, default=512, help="side of crops, 0: whole pictures")
     parser.add_argument("--stride", type=int, default=448, help="between crops")
@@ -252,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--contrast", type=float, default=2.0, help="least, in levels of 255")
     parser.add_argument("--sharpness", type=float, default=2.0, help="least, in levels of 255")
     parser.add_argument("--near", type=int, default=12, help="bits of 256 for a near duplicate")
-    parser.add_argument("--drop-near-duplicates", action="store_true")
+    parser.add_argument("--drop-near-duplicates", dest="drop_near", action="store_true")
     parser.add_argument("--jpeg", type=int, default=0, help="quality; 0: PNG, without loss")
     parser.add_argument("--shard-mb", type=float, default=256.0)
     parser.add_argument("--licence", default="", help="of all pictures")
@@ -270,17 +266,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.dataset:
         recipes.check(options.dataset, [folder.names for folder in folders])
     cv2.setNumThreads(0)
-    settings = Settings(
-        options.crop,
-        options.stride,
-        options.least,
-        options.contrast,
-        options.sharpness,
-        options.near,
-        options.drop_near_duplicates,
-        options.jpeg,
-        int(options.shard_mb * 2**20),
-    )
+    options.shard_bytes = int(options.shard_mb * 2**20)
+    settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     finished = (options.output / records.MANIFEST).exists()
     manifest = prepare(folders, options.output, settings, options.licence, options.workers)
     if finished:

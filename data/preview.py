@@ -50,7 +50,7 @@ def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> l
                 lines.append(line)
                 longer = f"   {word}"
             while font.getlength(longer) > _TEXT_WIDTH:  # a word, such as a path, is longer
-                fits = len(longer)
+                fits = len(longer) - 1
                 while font.getlength(longer[:fits]) > _TEXT_WIDTH:
                     fits -= 1
                 lines.append(longer[:fits])
@@ -69,31 +69,23 @@ def sheet(reader: Reader, preset: str, seed: int, count: int, crop: int, scale: 
         hr = np.ascontiguousarray(random_crop(example["hr"], crop, rng))
         record = degradations.draw(rng, preset, crop, crop, scale)
         rows.append(row(hr, record.apply(hr), f"{example['id']} | {record}"))
-    height = sum(picture.height + _GAP for picture in rows) - _GAP
-    whole = Image.new("RGB", (rows[0].width, height), "white")
-    top = 0
-    for picture in rows:
-        whole.paste(picture, (0, top))
-        top += picture.height + _GAP
-    return whole
+    gap = np.full((_GAP, rows[0].width, 3), 255, np.uint8)
+    parts = [part for picture in rows for part in (gap, np.asarray(picture))]
+    return Image.fromarray(np.concatenate(parts[1:]))
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = commands.Parser("data.preview", __doc__ or "")
     parser.add_argument("--input", required=True, help="photographs; see data.sources.open_source")
     parser.add_argument("--output", type=Path, required=True, help="PNG file")
-    parser.add_argument("--preset", default="realesrgan", choices=list(degradations.PRESETS))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_degradation_options()
     parser.add_argument("--count", type=int, default=8, help="rows")
     parser.add_argument("--crop", type=int, default=256, help="HR pixels")
-    parser.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
     options = parser.parse_args(arguments)
     if options.output.suffix.lower() != ".png":
         parser.error(f"--output: expected a .png file, found {options.output}")
     if options.count < 1 or options.crop < options.scale or options.crop % options.scale:
         parser.error("--count, --crop: expected a count above 0 and a crop divisible by the scale")
-    if options.seed < 0:
-        parser.error(f"--seed: expected at least 0, found {options.seed}")
     reader = Reader(open_source(options.input), Skipped())
     picture = sheet(
         reader, options.preset, options.seed, options.count, options.crop, options.scale

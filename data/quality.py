@@ -7,8 +7,6 @@ import hashlib
 import cv2
 import numpy as np
 
-_BITS = 256
-
 
 def detail(image: np.ndarray) -> tuple[float, float]:
     """(contrast, sharpness) of uint8 [H, W, 3], in levels of 255.
@@ -50,14 +48,14 @@ class NearDuplicates:
 
     def __init__(self, limit: int = 12):
         self._limit = limit
-        self._hashes = np.zeros((64, _BITS // 64), np.uint64)
+        self._hashes = np.zeros((0, 4), np.uint64)
         self._names: list[str] = []
 
     def nearest(self, code: np.ndarray) -> tuple[str, int] | None:
         """(name, differing bits) of the nearest picture within the limit, or None."""
         if not self._names:
             return None
-        differing = np.bitwise_count(self._hashes[: len(self._names)] ^ code).sum(1)
+        differing = np.bitwise_count(self._hashes ^ code).sum(1)
         found = int(differing.argmin())
         if differing[found] > self._limit:
             return None
@@ -65,8 +63,5 @@ class NearDuplicates:
 
     def add(self, name: str, code: np.ndarray) -> None:
         """Remembers one picture."""
-        count = len(self._names)
-        if count == len(self._hashes):  # doubled, so that adding stays cheap
-            self._hashes = np.concatenate([self._hashes, np.zeros_like(self._hashes)])
-        self._hashes[count] = code
+        self._hashes = np.vstack([self._hashes, code])  # cheaper than the comparison with all
         self._names.append(name)

@@ -33,13 +33,8 @@ class Skipped:
         self._folder = tempfile.mkdtemp(prefix="skipped-")
         self._named: set[str] = set()
         self._told: set[str] = set()
+        # A copy in a worker is not made by this function, so it does not clean up.
         weakref.finalize(self, shutil.rmtree, self._folder, True)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_folder": self._folder}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:  # in a worker: notes, does not clean up
-        self._folder, self._named, self._told = state["_folder"], set(), set()
 
     def note(self, name: str, why: str) -> None:
         """Notes a file unless it was noted before."""

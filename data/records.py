@@ -109,7 +109,6 @@ class RecordFolder:
     def __init__(self, folder: epath.PathLike):
         self.folder = epath.Path(folder)
         manifest = read_manifest(self.folder)
-        self._length = sum(shard["examples"] for shard in manifest["shards"])
         paths = []
         for shard in manifest["shards"]:
             path = self.folder / shard["file"]
@@ -122,41 +121,29 @@ class RecordFolder:
             copies = tempfile.mkdtemp(prefix="shards-")
             weakref.finalize(self, shutil.rmtree, copies, True)
             paths = [path.copy(epath.Path(copies) / path.name) for path in paths]
-        self._paths = [str(path) for path in paths]
-        self._reader: Any = None
-        readable = len(self._open())
-        if readable != self._length:
+        from array_record.python import array_record_data_source
+
+        try:
+            self._data = array_record_data_source.ArrayRecordDataSource(list(map(str, paths)))
+        except RuntimeError as error:
+            raise UserError(f"shards {str(self.folder)!r}: {error}") from error
+        stated = sum(shard["examples"] for shard in manifest["shards"])
+        if len(self) != stated:
             raise UserError(
-                f"shards {str(self.folder)!r}: hold {readable} examples, the manifest says "
-                f"{self._length}"
+                f"shards {str(self.folder)!r}: hold {len(self)} examples, "
+                f"the manifest says {stated}"
             )
 
-    def _open(self) -> Any:
-        if self._reader is None:
-            from array_record.python import array_record_data_source
-
-            try:
-                self._reader = array_record_data_source.ArrayRecordDataSource(self._paths)
-            except RuntimeError as error:
-                raise UserError(f"shards {str(self.folder)!r}: {error}") from error
-        return self._reader
-
-    def __getstate__(self) -> dict[str, Any]:  # an open file does not travel to a worker
-        return {**vars(self), "_reader": None}
-
     def __len__(self) -> int:
-        return self._length
+        return len(self._data)
 
     def __repr__(self) -> str:
         return f"RecordFolder({str(self.folder)!r}, {len(self)} images)"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} examples")
-        index = int(index) % len(self)
+        index = range(len(self))[index]
         try:
-            (record,) = self._open().__getitems__([index])
-            name, hr, lr = unpack(record)
+            name, hr, lr = unpack(self._data[index])
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{self.folder}: record {index}: {error}") from error
         where = f"{self.folder}: {name}"

@@ -93,45 +93,35 @@ class Shards:
             raise UserError(f"{folder}: expected an empty folder, or one that this command began")
         else:
             paths.write(path, json.dumps(wanted, indent=1))
+        self._parts = 0
         self.shards: list[dict[str, Any]] = []
         self.pictures: list[dict[str, Any]] = []
         self.examples: list[dict[str, Any]] = []
         if self.manifest is not None:
             self._clear()  # it may have been killed just before
             return
-        parts = 0
-        while self._part(parts).exists():
-            part = json.loads(self._part(parts).read_text())
-            self._keep(part["shard"], part["pictures"], part["examples"])
-            parts += 1
-        self._parts = parts
+        for path in sorted(folder.glob("part-*.json")):
+            self._keep(json.loads(path.read_text()))
 
-    def _part(self, number: int) -> Path:
-        return self.folder / f"part-{number:05}.json"
-
-    def _keep(
-        self,
-        shard: dict[str, Any] | None,
-        pictures: list[dict[str, Any]],
-        examples: list[dict[str, Any]],
-    ) -> None:
-        self.shards += [shard] if shard else []
-        self.pictures += pictures
-        self.examples += examples
+    def _keep(self, part: dict[str, Any]) -> None:
+        self._parts += 1
+        self.shards += [part["shard"]] if part["shard"] else []
+        self.pictures += part["pictures"]
+        self.examples += part["examples"]
 
     def add(self, pictures: Sequence[InspectedImage]) -> None:
         """Writes one shard with all crops of these pictures, if any, and then their rows."""
         found = [example for picture in pictures for example in picture.examples()]
-        rows, packed = [row for row, _ in found], [record for _, record in found]
+        packed = [record for _, record in found]
         shard = None
         if packed:
             name = f"shard-{len(self.shards):05}.array_record"
             size = records.write_shard(self.folder / name, packed)
             shard = {"file": name, "examples": len(packed), "bytes": size}
-        part = {"shard": shard, "pictures": [p.row() for p in pictures], "examples": rows}
-        paths.write(self._part(self._parts), json.dumps(part))
-        self._parts += 1
-        self._keep(shard, part["pictures"], rows)  # type: ignore[arg-type]
+        part: dict[str, Any] = {"shard": shard, "pictures": [p.row() for p in pictures]}
+        part["examples"] = [row for row, _ in found]
+        paths.write(self.folder / f"part-{self._parts:05}.json", json.dumps(part))
+        self._keep(part)
 
     def finish(self) -> dict[str, Any]:
         """Writes examples, report and manifest, deletes the resume files, returns the manifest."""

@@ -93,7 +93,7 @@ class ImageFiles:
         return f"{type(self).__name__}({str(self.root)!r}, {len(self)} images)"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        name = self.names[_checked(index, len(self))]
+        name = self.names[index]
         return {"image": read_image(self.root / name), "id": name}
 
 
@@ -163,9 +163,8 @@ class PairedFolder:
             self._lr, lr = _below(self.root / lr_name, lr_name) if lr_name else ([], [])
         else:
             names = list_images(self.root)
-            stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
-            self.names = hr = [name for name in names if _HR_FILE.search(stems[name])]
-            self._lr = lr = [name for name in names if _LR_FILE.search(stems[name])]
+            self.names = hr = [name for name in names if _HR_FILE.search(_stem(name))]
+            self._lr = lr = [name for name in names if _LR_FILE.search(_stem(name))]
             if not hr:
                 raise UserError(
                     f"paired folder {str(self.root)!r}: expected folders lr and hr, or files "
@@ -186,7 +185,6 @@ class PairedFolder:
         return f"PairedFolder({str(self.root)!r}, {len(self)} {kind})"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        index = _checked(index, len(self))
         pair = {"hr": read_image(self.root / self.names[index]), "id": self._ids[index]}
         if self.has_lr:
             pair["lr"] = read_image(self.root / self._lr[index])
@@ -223,8 +221,12 @@ class PairedFolder:
         for name in hr:
             if name not in found:
                 scene = _scene(name).lower()
-                alike = [f"{hr_name}/{other}" for other in hr if _scene(other).lower() == scene]
-                alike += [f"{lr_name}/{other}" for other in lr if _scene(other).lower() == scene]
+                alike = [
+                    f"{folder}/{other}"
+                    for folder, others in ((hr_name, hr), (lr_name, lr))
+                    for other in others
+                    if _scene(other).lower() == scene
+                ]
                 raise UserError(
                     f"paired folder {str(self.root)!r}: {hr_name}/{name} has no single LR partner "
                     f"in {lr_name}/; of one name are {', '.join(alike)}"
@@ -253,12 +255,15 @@ def _below(folder: epath.Path, name: str) -> tuple[list[str], list[str]]:
 def _unique_ids(names: list[str]) -> list[str]:
     """Returns scene names, or the plain stems where scene names do not tell the images apart."""
     ids = [_scene(name) for name in names]
-    stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
-    return ids if len(set(ids)) == len(ids) else stems
+    return ids if len(set(ids)) == len(ids) else [_stem(name) for name in names]
 
 
 def _scene(name: str) -> str:
-    return pairing.scene(str(PurePosixPath(name).with_suffix("")))
+    return pairing.scene(_stem(name))
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 class TfdsSource:
@@ -301,15 +306,9 @@ class TfdsSource:
         return f"TfdsSource({self.name!r}, {self.split!r}, {len(self)} images)"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        index = _checked(index, len(self))
+        index = range(len(self))[index]
         image = cast(color_of(np.asarray(self._data[index][self._key])), np.uint8)
         return {"image": image, "id": f"{self.name}/{self.split}/{index}"}
-
-
-def _checked(index: int, length: int) -> int:
-    if not -length <= index < length:
-        raise IndexError(f"index {index} of {length} examples")
-    return int(index) % length
 
 
 def open_source(text: str) -> Source:

@@ -24,20 +24,19 @@ def validation_pairs(
     Raises:
       UserError: see `PairedFolder`; or HR is not exactly `scale` times its LR.
     """
-    return _pairs(PairedFolder(root), limit, scale)
+    source = PairedFolder(root)
+    return (_pair(source, i, scale) for i in range(len(source))[:limit])
 
 
-def _pairs(source: PairedFolder, limit: int | None, scale: int) -> Iterator[dict[str, Any]]:
-    for i in range(len(source) if limit is None else min(limit, len(source))):
-        pair = source[i]
-        hr, lr = pair["hr"], pair.get("lr")
-        if lr is None:
-            hr = whole_multiple(hr, scale)
-            rng = np.random.default_rng(0)  # this preset draws nothing
-            lr = degradations.draw(rng, "bicubic", hr.shape[0], hr.shape[1], scale).apply(hr)
-        where = f"paired folder {str(source.root)!r}: {pair['id']}"
-        check_scale(hr.shape, lr.shape, scale, where)
-        yield {"lr": lr, "hr": hr, "id": pair["id"]}
+def _pair(source: PairedFolder, index: int, scale: int) -> dict[str, Any]:
+    pair = source[index]
+    if "lr" not in pair:
+        hr = pair["hr"] = whole_multiple(pair["hr"], scale)
+        rng = np.random.default_rng(0)  # this preset draws nothing
+        pair["lr"] = degradations.draw(rng, "bicubic", *hr.shape[:2], scale).apply(hr)
+    where = f"paired folder {str(source.root)!r}: {pair['id']}"
+    check_scale(pair["hr"].shape, pair["lr"].shape, scale, where)
+    return pair
 
 
 def whole_multiple(hr: np.ndarray, scale: int) -> np.ndarray:

@@ -1,12 +1,13 @@
-"""Runs data.prepare on pictures made here, and reads what it leaves."""
+"""Pictures on disk, and what commands leave there; runs data.prepare."""
 
 import json
 
 import cv2
 import numpy as np
+import pytest
 from PIL import Image
 
-from data import operations, prepare
+from data import commands, operations, prepare, records
 
 SMALL = ("--crop", "48", "--stride", "32", "--least", "32", "--sharpness", "3")
 
@@ -20,13 +21,40 @@ def scene(height, width, seed=0):
 
 
 def save(path, image, **options):
+    """Writes uint8, or floats in [0, 1]; the format is that of the name."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    image = image if image.dtype == np.uint8 else operations.to_bytes(image)
     Image.fromarray(image).save(path, **options)
     return path
 
 
+def contents(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 def command(*inputs, output, more=()):
     return prepare.main(["--input", *map(str, inputs), "--output", str(output), *SMALL, *more])
+
+
+def stops(capsys, module, *arguments):
+    """The one line with which a mistake ends a command."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        commands.run(module.__name__, lambda _: module.main(list(map(str, arguments))))
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1
+    assert error.startswith(f"{module.__name__}: ")
+    return error
+
+
+def write_shards(folder, *shards):
+    """Shards a, b, … of packed records, and their manifest."""
+    listed = []
+    for letter, packed in zip("abc", shards, strict=False):
+        size = records.write_shard(folder / f"{letter}.array_record", packed)
+        listed.append({"file": f"{letter}.array_record", "examples": len(packed), "bytes": size})
+    (folder / "manifest.json").write_text(json.dumps({"version": 1, "shards": listed}))
 
 
 def manifest(folder):

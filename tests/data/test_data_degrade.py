@@ -1,38 +1,31 @@
 """data.degrade: test sets that can be made again to the byte, and input that cannot be used."""
 
+import functools
 import json
+import operator
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from data import degrade, operations
+from data import degrade
 from data.chain import Degradation
 from maskgit_sr import paths
 from maskgit_sr.images.decode import rgb8
 from tests.data.pictures import photo
+from tests.data.prepared import contents, save, stops
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"a.png": (50, 61), "sub/b.jpg": (48, 41), "sub/deep/c.BMP": (37, 64)}
 WRITTEN = {"a.png": "a.png", "sub/b.jpg": "sub/b.png", "sub/deep/c.BMP": "sub/deep/c.png"}
 
 
-def save(path, image, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(operations.to_bytes(image)).save(path, **options)
-
-
 def command(hr, lr, *more):
     return degrade.main(["--input", str(hr), "--output", str(lr), *map(str, more)])
-
-
-def contents(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def read(path):
@@ -43,14 +36,8 @@ def records(folder):
     return json.loads((folder / "degradations.json").read_text())
 
 
-def stops(capsys, *arguments):
-    """The line with which the parser ends the command."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        command(*arguments)
-    error = capsys.readouterr().err
-    assert end.value.code == 2 and error.count("\n") == 1
-    return error
+def refused(capsys, hr, lr, *more):
+    return stops(capsys, degrade, "--input", hr, "--output", lr, *more)
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +71,6 @@ def test_equal_seeds_give_equal_bytes(hr, tmp_path, preset):
     assert all(one[name] != other[name] for name in one)
 
 
-def test_the_order_of_the_files_on_disk_and_their_paths_do_not_count(hr, made, tmp_path):
-    for name in reversed(SIZES):
-        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "copy" / name).write_bytes((hr / name).read_bytes())
-    assert command(tmp_path / "copy", tmp_path / "lr") == 0
-    assert contents(tmp_path / "lr") == contents(made)
-
-
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("preset", ["realesrgan", "bicubic"])
 def test_lr_is_the_record_applied_to_the_hr_image(hr, tmp_path, scale, preset):
@@ -99,12 +78,8 @@ def test_lr_is_the_record_applied_to_the_hr_image(hr, tmp_path, scale, preset):
     more = ("--scale", scale, "--preset", preset, "--hr-output", cut, "--seed", 3)
     assert command(hr, lr, *more) == 0
     said = records(lr)
-    assert {key: said[key] for key in ("version", "preset", "seed", "scale")} == {
-        "version": 1,
-        "preset": preset,
-        "seed": 3,
-        "scale": scale,
-    }
+    settings = {"version": 1, "preset": preset, "seed": 3, "scale": scale}
+    assert said == {**settings, "images": said["images"]}
     assert said["images"].keys() == SIZES.keys()
     assert contents(cut).keys() == set(WRITTEN.values())
     for name, (height, width) in SIZES.items():
@@ -125,22 +100,22 @@ def test_records_give_the_same_bytes_again(hr, made, tmp_path):
     assert contents(tmp_path / "lr") == contents(made)
 
 
-def test_other_files_do_not_change_an_image(hr, made, tmp_path):
-    for name in SIZES:
-        (tmp_path / "hr" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "hr" / name).write_bytes((hr / name).read_bytes())
-    save(tmp_path / "hr/0 first.png", photo(40, 40, 9))
-    save(tmp_path / "hr/sub/z last.png", photo(40, 40, 10))
-    assert command(tmp_path / "hr", tmp_path / "more") == 0
+def test_an_image_depends_neither_on_its_folder_nor_on_other_files(hr, made, tmp_path):
+    copy, before = tmp_path / "copy", contents(made)
+    for name in reversed(SIZES):  # the order on disk is another one
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes((hr / name).read_bytes())
+    assert command(copy, tmp_path / "lr") == 0
+    assert contents(tmp_path / "lr") == before
+    save(copy / "0 first.png", photo(40, 40, 9))
+    save(copy / "sub/z last.png", photo(40, 40, 10))
+    (copy / "a.png").unlink()
+    assert command(copy, tmp_path / "more") == 0
     more = contents(tmp_path / "more")
-    before = contents(made)
-    assert more.keys() - before.keys() == {"0 first.png", "sub/z last.png"}
-    assert all(more[name] == before[name] for name in WRITTEN.values())
-    shared = {name: records(tmp_path / "more")["images"][name] for name in SIZES}
-    assert shared == records(made)["images"]
-    (tmp_path / "hr/a.png").unlink()
-    assert command(tmp_path / "hr", tmp_path / "fewer") == 0
-    assert contents(tmp_path / "fewer")["sub/b.png"] == before["sub/b.png"]
+    assert more.keys() ^ before.keys() == {"0 first.png", "sub/z last.png", "a.png"}
+    for name in ("sub/b.jpg", "sub/deep/c.BMP"):
+        assert more[WRITTEN[name]] == before[WRITTEN[name]]
+        assert records(tmp_path / "more")["images"][name] == records(made)["images"][name]
 
 
 def test_each_image_has_a_draw_of_its_own(tmp_path):
@@ -176,26 +151,19 @@ def test_a_test_set_is_not_overwritten_unasked(hr, tmp_path, capsys):
     lr = tmp_path / "lr"
     assert command(hr, lr) == 0
     before = contents(lr)
-    error = stops(capsys, hr, lr, "--seed", 1)
+    error = refused(capsys, hr, lr, "--seed", 1)
     assert error == (
         f"data.degrade: --output: {lr}/degradations.json exists; --overwrite replaces a test set\n"
     )
     assert contents(lr) == before
     (lr / "degradations.json").unlink()
-    assert ".png exists; --overwrite" in stops(capsys, hr, lr, "--seed", 1)
+    assert ".png exists; --overwrite" in refused(capsys, hr, lr, "--seed", 1)
     (lr / "degradations.json").write_bytes(before["degradations.json"])
-    assert command(hr, lr, "--seed", 1, "--overwrite") == 0
-    assert command(hr, tmp_path / "fresh", "--seed", 1) == 0
-    assert contents(lr) == contents(tmp_path / "fresh") != before
-
-
-def test_overwriting_replaces_all_of_a_test_set(tmp_path):
-    save(tmp_path / "hr/a.png", photo(32, 32))
-    save(tmp_path / "hr/b.png", photo(32, 32))
-    assert command(tmp_path / "hr", tmp_path / "lr") == 0
-    (tmp_path / "hr/b.png").unlink()
-    assert command(tmp_path / "hr", tmp_path / "lr", "--overwrite") == 0
-    assert contents(tmp_path / "lr").keys() == {"a.png", "degradations.json"}
+    (lr / "a.png").with_suffix(".jpg").write_bytes(b"mine")
+    save(tmp_path / "hr/sub/b.jpg", photo(32, 32))  # fewer images than before
+    assert command(tmp_path / "hr", lr, "--overwrite") == 0
+    assert command(tmp_path / "hr", tmp_path / "fresh") == 0
+    assert contents(lr) == {**contents(tmp_path / "fresh"), "a.jpg": b"mine"}
 
 
 def test_a_killed_overwrite_does_not_leave_wrong_records(hr, tmp_path, monkeypatch):
@@ -229,7 +197,7 @@ def test_folders_must_differ(hr, tmp_path, capsys):
         (hr, other, "--hr-output", hr),
         (hr, other, "--hr-output", other),
     ):
-        assert "expected folders of their own" in stops(capsys, *arguments)
+        assert "expected folders of their own" in refused(capsys, *arguments)
     assert contents(hr) == before and not other.exists()
 
 
@@ -237,90 +205,70 @@ def test_folders_must_differ(hr, tmp_path, capsys):
     "more", [("--seed", -1), ("--seed", "x"), ("--scale", 5), ("--preset", "worst")]
 )
 def test_options_that_make_no_sense(hr, tmp_path, capsys, more):
-    error = stops(capsys, hr, tmp_path / "lr", *more)
-    assert error.startswith("data.degrade: ") and more[0] in error and str(more[1]) in error
+    error = refused(capsys, hr, tmp_path / "lr", *more)
+    assert more[0] in error and str(more[1]) in error
     assert not (tmp_path / "lr").exists()
 
 
-def change(said, *keys, value):
-    """`said` with another value behind these keys; None: without the last key."""
-    inner = said
-    for key in keys[:-1]:
-        inner = inner[key]
-    inner[keys[-1]] = value
-    if value is None:
-        del inner[keys[-1]]
-    return json.dumps(said)
-
-
 STEP = ("images", "a.png", "steps", 0)
-SPOILED = {
-    "empty": lambda said: "",
-    "not JSON": lambda said: "{",
-    "a list": lambda said: "[]",
-    "null": lambda said: "null",
-    "other version": lambda said: change(said, "version", value=2),
-    "no version": lambda said: change(said, "version", value=None),
-    "no scale": lambda said: change(said, "scale", value=None),
-    "images without records": lambda said: change(said, "images", value=["a.png"]),
-    "a word for a record": lambda said: change(said, "images", "a.png", value="sharp"),
-    "no steps": lambda said: change(said, "images", "a.png", "steps", value=None),
-    "a word for a height": lambda said: change(said, "images", "a.png", "height", value="tall"),
-    "unknown step": lambda said: change(said, *STEP, value={"step": "crumple"}),
-    "nameless step": lambda said: change(said, *STEP, value={"amount": 0.5}),
-    "unknown parameter": lambda said: change(said, *STEP, "strength", value=1),
-    "a word for the scale": lambda said: change(said, "scale", value="four"),
-    "no such scale": lambda said: change(said, "scale", value=0),
-}
+LOUD = {"step": "gaussian_noise", "sigma": "loud", "grey": False, "seed": 1}
+SPOILED = [  # other values behind keys of the file; None: the key is missing
+    (("version",), 2),
+    (("version",), None),
+    (("scale",), None),
+    (("scale",), "four"),
+    (("scale",), 0),
+    (("images",), ["a.png"]),
+    (("images", "a.png"), "sharp"),
+    (("images", "a.png", "steps"), None),
+    (("images", "a.png", "height"), "tall"),
+    (STEP, {"step": "crumple"}),
+    (STEP, {"amount": 0.5}),
+    (STEP, LOUD),
+    ((*STEP, "strength"), 1),
+]
 
 
-@pytest.mark.parametrize("spoil", [pytest.param(s, id=name) for name, s in SPOILED.items()])
-def test_a_broken_file_of_records(hr, made, tmp_path, spoil):
+@pytest.mark.parametrize("spoiled", ["", "{", "[]", "null", *SPOILED], ids=str)
+def test_a_broken_file_of_records(hr, made, tmp_path, spoiled):
+    if not isinstance(spoiled, str):
+        (*keys, last), value = spoiled
+        said = records(made)
+        inner = functools.reduce(operator.getitem, keys, said)
+        inner[last] = value
+        if value is None:
+            del inner[last]
+        spoiled = json.dumps(said)
     path = tmp_path / "r.json"
-    path.write_text(spoil(records(made)))
+    path.write_text(spoiled)
     with pytest.raises(ValueError, match=r"r\.json: not a file of degradations") as error:
         command(hr, tmp_path / "lr", "--records", path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "lr").exists()
 
 
-def test_a_record_of_wrong_types(tmp_path):
-    save(tmp_path / "hr/a.png", photo(32, 32))
-    step = {"step": "gaussian_noise", "sigma": "loud", "grey": False, "seed": 1}
-    record = {"height": 32, "width": 32, "scale": 4, "steps": [step]}
-    said = {"version": 1, "preset": "p", "seed": 0, "scale": 4, "images": {"a.png": record}}
-    (tmp_path / "r.json").write_text(json.dumps(said))
-    with pytest.raises(ValueError, match="a.png|not a file of degradations"):
-        command(tmp_path / "hr", tmp_path / "lr", "--records", tmp_path / "r.json")
-
-
 # images that cannot be used, and the command line
 
 
-def run(*arguments):
-    line = [sys.executable, "-m", "data.degrade", *map(str, arguments)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-
-def test_bad_images_are_skipped_and_named(hr, made, tmp_path):
-    for name in SIZES:
-        (tmp_path / "hr" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "hr" / name).write_bytes((hr / name).read_bytes())
+def test_bad_images_are_skipped_and_named(hr, made, tmp_path, capsys):
+    shutil.copytree(hr, tmp_path / "hr")
     (tmp_path / "hr/bad.png").write_bytes(b"text")
     save(tmp_path / "hr/tiny.png", photo(40, 3))
-    done = run("--input", tmp_path / "hr", "--output", tmp_path / "lr")
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == [
+    assert command(tmp_path / "hr", tmp_path / "lr") == 1
+    out, error = capsys.readouterr()
+    assert error.splitlines() == [
         f"data.degrade: skipped {tmp_path}/hr/bad.png: not a picture that can be decoded "
         "(PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000)",
         "data.degrade: skipped tiny.png: image of 40x3 is smaller than the scale 4",
     ]
-    assert done.stdout == f"3 images in {tmp_path}/lr, 2 skipped\n"
+    assert out == f"3 images in {tmp_path}/lr, 2 skipped\n"
     assert contents(tmp_path / "lr") == contents(made)
 
 
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path):
-    done = run("--input", tmp_path / "gone", "--output", tmp_path / "lr")
+    options = ["--input", tmp_path / "gone", "--output", tmp_path / "lr"]
+    line = [sys.executable, "-m", "data.degrade", *map(str, options)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     line = f"data.degrade: image folder {str(tmp_path / 'gone')!r}: not found or not a folder\n"
     assert done.stderr == line
@@ -336,8 +284,7 @@ def test_no_usable_image_at_all(tmp_path):
 
 
 def test_a_record_of_another_size_is_skipped(hr, made, tmp_path, capsys):
-    for name in SIZES:
-        save(tmp_path / "hr" / name, photo(*SIZES[name]))
+    shutil.copytree(hr, tmp_path / "hr")
     save(tmp_path / "hr/a.png", photo(44, 60))
     assert command(tmp_path / "hr", tmp_path / "lr", "--records", made / "degradations.json") == 1
     line = "data.degrade: skipped a.png: degradation drawn for 48x60 RGB, got shape (44, 60, 3)\n"

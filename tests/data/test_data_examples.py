@@ -6,25 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import degradations, operations
-from data.examples import IMAGES, ExampleSpec, random_crop, reflected
+from data.examples import IMAGES, ExampleSpec, enlarged, random_crop, reflected
 from data.readers import Reader, Skipped
+from maskgit_sr.images.samples import unit
 
 
-class Images:
+class Images(list):
     """A source over arrays, or over (hr, lr) pairs."""
 
-    def __init__(self, *arrays):
-        self.arrays = arrays
-
-    def __len__(self):
-        return len(self.arrays)
-
     def __getitem__(self, index):
-        found = self.arrays[index]
-        name = f"{index}.png"
-        if isinstance(found, tuple):
-            return {"hr": found[0], "lr": found[1], "id": name}
-        return {"image": found, "id": name}
+        found = super().__getitem__(index)
+        names = ("hr", "lr") if isinstance(found, tuple) else ("image",)
+        images = found if isinstance(found, tuple) else (found,)
+        return {**dict(zip(names, images, strict=True)), "id": f"{index}.png"}
 
 
 def noise(height, width, seed=0):
@@ -32,7 +26,7 @@ def noise(height, width, seed=0):
 
 
 def make(recipe, *arrays, index=0, seed=0):
-    return recipe.make(Reader(Images(*arrays), Skipped()), index, np.random.default_rng(seed))
+    return recipe.make(Reader(Images(arrays), Skipped()), index, np.random.default_rng(seed))
 
 
 def numbered(height, width):
@@ -41,7 +35,7 @@ def numbered(height, width):
     return np.stack([y, x, 0 * x], -1).astype(np.uint8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["none", *degradations.PRESETS]),
     st.sampled_from([2, 3, 4]),
@@ -73,9 +67,7 @@ def test_an_example_is_a_function_of_image_and_generator():
 
 
 def test_lr_lies_where_hr_lies():
-    smooth = operations.to_bytes(
-        operations.resize(noise(9, 9).astype(np.float32) / 255, 96, 96, "bilinear")
-    )
+    smooth = enlarged(noise(9, 9), 96)
     recipe = ExampleSpec(32, 24, preset="bicubic")
     for seed in range(20):
         example = make(recipe, smooth, seed=seed)
@@ -101,27 +93,15 @@ def test_zoom_enlarges_by_factors_of_its_range():
     assert np.mean(factors) == pytest.approx(2.25, abs=0.15)
 
 
-def test_zoom_of_pairs_is_left_alone():
-    lr, hr = noise(12, 12), noise(48, 48, 1)
-    plain, zoomed = (
-        make(ExampleSpec(32, zoom=zoom), (hr, lr)) for zoom in ((1.0, 1.0), (1.5, 3.0))
-    )
-    for name in ("hr", "lr"):
-        np.testing.assert_array_equal(plain[name], zoomed[name])
-
-
-def test_the_kept_crop_takes_every_place_in_the_margin():
+def test_every_place_in_the_margin_and_every_orientation_is_taken():
     places = set()
     for seed in range(300):
         hr = make(ExampleSpec(8, 8, preset="none"), numbered(16, 16), seed=seed)["hr"]
         places.add((int(hr[..., 0].min()), int(hr[..., 1].min())))
     assert places == {(top, left) for top in (0, 4, 8) for left in (0, 4, 8)}
-
-
-def test_all_eight_orientations_are_taken():
     recipe = ExampleSpec(4, preset="none")
     crops = {make(recipe, numbered(4, 4), seed=s)["hr"].tobytes() for s in range(200)}
-    assert len(crops) == 8
+    assert len(crops) == 8  # orientations
 
 
 def test_sharpening_the_target_is_the_chains_own_sharpening(monkeypatch):
@@ -134,57 +114,51 @@ def test_sharpening_the_target_is_the_chains_own_sharpening(monkeypatch):
     sharp = make(ExampleSpec(64, preset="realesrgan", sharpen=True), image, seed=3)
     assert len(calls) == 1  # for target and chain together
     np.testing.assert_array_equal(plain["lr"], sharp["lr"])
-    expected = operations.to_bytes(sharpen(operations.to_float(plain["hr"])))
+    expected = operations.to_bytes(sharpen(unit(plain["hr"])))
     np.testing.assert_array_equal(sharp["hr"], expected)
-    camera = make(ExampleSpec(64, preset="camera", sharpen=True), image, seed=3)
-    np.testing.assert_array_equal(camera["hr"], expected)
-    np.testing.assert_array_equal(
-        camera["lr"], make(ExampleSpec(64, preset="camera"), image, seed=3)["lr"]
+    # A chain that does not sharpen gets the crop as it is.
+    plain, sharp = (
+        make(ExampleSpec(64, preset="camera", sharpen=flag), image, seed=3)
+        for flag in (False, True)
     )
+    np.testing.assert_array_equal(sharp["hr"], expected)
+    np.testing.assert_array_equal(sharp["lr"], plain["lr"])
 
 
-def test_flat_crops_are_passed_over_and_noted():
-    half = np.full((64, 64, 3), 128, np.uint8)
-    half[:, 32:] = noise(64, 32)
+def test_flat_and_blurred_crops_are_passed_over_and_noted():
+    flat, skipped = np.full((64, 64, 3), 128, np.uint8), Skipped()
+    half = np.concatenate([flat[:, :32], noise(64, 32)], 1)
     recipe = ExampleSpec(16, preset="none", contrast=5)
     for seed in range(30):
         assert make(recipe, half, seed=seed)["hr"].std() > 4
-    flat, skipped = np.full((64, 64, 3), 9, np.uint8), Skipped()
-    reader = Reader(Images(flat, noise(64, 64)), skipped)
-    example = recipe.make(reader, 0, np.random.default_rng(0))
+    example = recipe.make(Reader(Images([flat, half]), skipped), 0, np.random.default_rng(0))
     assert example["id"] == "1.png" and example["index"] == 0
     assert list(skipped.notes()) == ["0.png"]
+    blurred = enlarged(noise(3, 3), 64)
+    for sharpness, name in ((5, "1.png"), (0, "0.png")):
+        recipe = ExampleSpec(32, preset="none", sharpness=sharpness)
+        assert make(recipe, blurred, noise(64, 64))["id"] == name
 
 
-def test_blurred_crops_are_passed_over():
-    blurred = operations.to_bytes(
-        operations.resize(noise(3, 3).astype(np.float32) / 255, 64, 64, "bicubic")
-    )
-    recipe = ExampleSpec(32, preset="none", sharpness=5)
-    assert make(recipe, blurred, noise(64, 64))["id"] == "1.png"
-    assert make(ExampleSpec(32, preset="none"), blurred, noise(64, 64))["id"] == "0.png"
-
-
-def test_thresholds_that_nothing_reaches_are_named():
+def test_images_that_give_no_example_are_named():
     flat = [np.full((8, 8, 3), 9, np.uint8)] * (IMAGES + 1)
     with pytest.raises(ValueError, match=rf"no crop of {IMAGES} images has contrast 300"):
         make(ExampleSpec(8, preset="none", contrast=300), *flat)
+    with pytest.raises(ValueError, match=r"pair 0\.png: HR 16x20 is not 4 times LR 4x4"):
+        make(ExampleSpec(8), (noise(16, 20), noise(4, 4)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 6), st.integers(0, 9))
 def test_pairs_are_cut_and_turned_alike(height, width, small, seed):
     lr = numbered(height, width)
     hr = lr.repeat(4, 0).repeat(4, 1)
     example = make(ExampleSpec(4 * small), (hr, lr), seed=seed)
+    zoomed = make(ExampleSpec(4 * small, zoom=(1.5, 3.0)), (hr, lr), seed=seed)
+    np.testing.assert_array_equal(example["hr"], zoomed["hr"])  # which is for photographs alone
     assert example["lr"].shape == (small, small, 3)
     if min(height, width) >= small:  # reflection does not commute with repeating pixels
         np.testing.assert_array_equal(example["lr"].repeat(4, 0).repeat(4, 1), example["hr"])
-
-
-def test_pairs_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match=r"pair 0\.png: HR 16x20 is not 4 times LR 4x4"):
-        make(ExampleSpec(8), (noise(16, 20), noise(4, 4)))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +179,7 @@ def test_wrong_recipes_are_named(arguments, message):
         ExampleSpec(**arguments)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 50), st.integers(0, 99))
 def test_random_crop_has_the_size_and_only_known_pixels(height, width, size, seed):
     image = numbered(height, width)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from data import records
 from maskgit_sr.errors import UserError
 from maskgit_sr.images.decode import rgb8
+from tests.data.prepared import write_shards
 
 
 def image(value, side=6):
@@ -22,11 +23,7 @@ def shards(tmp_path):
     """Two shards of three and two examples; the last is a pair."""
     packed = [records.pack(f"é{i}", records.encode(image(i))) for i in range(4)]
     packed.append(records.pack("pair", records.encode(image(9, 8)), records.encode(image(7, 2))))
-    listed = []
-    for name, part in (("a.array_record", packed[:3]), ("b.array_record", packed[3:])):
-        size = records.write_shard(tmp_path / name, part)
-        listed.append({"file": name, "examples": len(part), "bytes": size})
-    (tmp_path / "manifest.json").write_text(json.dumps({"version": 1, "shards": listed}))
+    write_shards(tmp_path, packed[:3], packed[3:])
     return tmp_path
 
 
@@ -56,18 +53,11 @@ def test_shards_are_one_sequence(shards):
     assert [source[i]["id"] for i in range(5)] == ["é0", "é1", "é2", "é3", "pair"]
     for i in range(4):
         np.testing.assert_array_equal(source[i]["image"], image(i))
-    pair = source[-1]
+    pair = pickle.loads(pickle.dumps(source))[-1]  # a worker gets a reader of its own
     np.testing.assert_array_equal(pair["hr"], image(9, 8))
     np.testing.assert_array_equal(pair["lr"], image(7, 2))
     with pytest.raises(IndexError):
         source[5]
-
-
-def test_a_worker_gets_a_reader_of_its_own(shards):
-    source = records.RecordFolder(shards)
-    assert source[0]["id"] == "é0"
-    copy = pickle.loads(pickle.dumps(source))
-    np.testing.assert_array_equal(copy[2]["image"], image(2))
 
 
 def test_an_interrupted_shard_has_no_name(tmp_path):
@@ -98,37 +88,27 @@ def test_broken_manifest_is_named(shards, text):
     assert "\n" not in str(error.value)
 
 
-def test_a_shard_cut_short_or_missing_is_named_before_use(shards):
-    path = shards / "b.array_record"
-    whole = path.read_bytes()
+def test_damaged_shards_are_named_before_use(shards):
+    path, described = shards / "b.array_record", shards / "manifest.json"
+    whole, manifest = path.read_bytes(), json.loads(described.read_text())
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"b\.array_record: has [\d,]+ bytes, the manifest says"):
+        records.RecordFolder(shards)
+    path.write_bytes(b"x" * len(whole))
+    with pytest.raises(ValueError, match="shards"):
         records.RecordFolder(shards)
     path.unlink()
     with pytest.raises(ValueError, match=r"b\.array_record: is missing"):
         records.RecordFolder(shards)
-
-
-def test_a_shard_with_another_number_of_examples_is_named(shards):
-    manifest = json.loads((shards / "manifest.json").read_text())
+    path.write_bytes(whole)
     manifest["shards"][0]["examples"] = 2
-    (shards / "manifest.json").write_text(json.dumps(manifest))
+    described.write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="hold 5 examples, the manifest says 4"):
         records.RecordFolder(shards)
 
 
-def test_bytes_that_are_no_shard_are_named(shards):
-    manifest = json.loads((shards / "manifest.json").read_text())
-    (shards / "b.array_record").write_bytes(b"x" * manifest["shards"][1]["bytes"])
-    with pytest.raises(ValueError, match="shards"):
-        records.RecordFolder(shards)
-
-
 def test_a_damaged_image_is_named(tmp_path):
-    good, bad = records.pack("a", records.encode(image(1))), records.pack("b", b"no image")
-    size = records.write_shard(tmp_path / "s.array_record", [good, bad])
-    listed = [{"file": "s.array_record", "examples": 2, "bytes": size}]
-    (tmp_path / "manifest.json").write_text(json.dumps({"version": 1, "shards": listed}))
+    write_shards(tmp_path, [records.pack("a", records.encode(image(1))), records.pack("b", b"no")])
     source = records.RecordFolder(tmp_path)
     assert source[0]["id"] == "a"
     with pytest.raises(UserError, match="b: not a picture"):
