@@ -15,6 +15,7 @@ from PIL import Image
 
 from data import prepare, records
 from data.records import RecordFolder
+from data.shards import Shards
 from maskgit_sr import paths
 from tests.data.prepared import SMALL, command, contents, examples, manifest, save, scene, stops
 
@@ -26,16 +27,23 @@ class Killed(Exception):
     """What stands for the end of the process."""
 
 
-def kill(monkeypatch, *, at):
-    """The inspection of that picture ends the process."""
-    inspect = prepare.inspect
+def kill(monkeypatch, module, function, dies, output, *inputs, more=SHARDS):
+    """Runs the command, whose process ends at the first call for which `dies` says so."""
+    real = getattr(module, function)
 
-    def dying(folder, index, *more):
-        if index == at:
+    def dying(*arguments):
+        if dies(*arguments):
             raise Killed
-        return inspect(folder, index, *more)
+        return real(*arguments)
 
-    monkeypatch.setattr(prepare, "inspect", dying)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, function, dying)
+        command(*inputs, output=output, more=more)
+
+
+def picture(at):
+    """Where `kill` ends the process: at the inspection of that picture."""
+    return prepare, "inspect", lambda folder, index, *more: index == at
 
 
 @pytest.fixture(scope="module")
@@ -92,19 +100,6 @@ def test_crops_cover_the_picture(height, width, crop, data):
         assert all(0 < b - a <= stride for a, b in pairwise(starts))
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "crop", "expected"),
-    [
-        (300, 500, 0, [(0, 0, 300, 500)]),
-        (30, 48, 48, [(0, 0, 30, 48)]),
-        (30, 100, 48, [(0, 0, 30, 48), (0, 32, 30, 48), (0, 52, 30, 48)]),
-        (80, 48, 48, [(0, 0, 48, 48), (32, 0, 48, 48)]),  # ends where a step does: no crop twice
-    ],
-)
-def test_crops_by_hand(height, width, crop, expected):
-    assert prepare.cut(height, width, crop, 32) == expected
-
-
 # shards
 
 
@@ -152,12 +147,6 @@ def test_whole_pictures_as_jpeg(photos, tmp_path):
     assert 0 < error.mean() < 4
 
 
-@pytest.mark.parametrize("workers", ["1", "3"])
-def test_workers_do_not_change_the_bytes(many, finished, tmp_path, workers):
-    assert command(many, output=tmp_path, more=(*SHARDS, "--workers", workers)) == 0
-    assert contents(tmp_path) == finished
-
-
 def test_ids_of_folders_of_one_name_differ(tmp_path):
     for i in (1, 2):
         save(tmp_path / f"{i}/hr/0001.png", scene(48, 48, i))
@@ -176,74 +165,49 @@ def test_a_name_that_is_not_utf8_does_not_end_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
-@pytest.mark.parametrize("at", [3, 7, 10])
-def test_a_killed_run_goes_on_to_the_same_bytes(many, finished, tmp_path, monkeypatch, at, workers):
+def test_a_killed_run_goes_on_where_it_was(many, finished, tmp_path, monkeypatch, workers):
     more = (*SHARDS, "--workers", workers)
-    with monkeypatch.context() as patch:
-        kill(patch, at=at)
-        with pytest.raises(Killed):
-            command(many, output=tmp_path, more=more)
+    kill(monkeypatch, *picture(7), tmp_path, many, more=more)
     assert (tmp_path / "settings.json").exists() and not (tmp_path / "manifest.json").exists()
     parts = [json.loads(path.read_text()) for path in tmp_path.glob("part-*.json")]
     done = sum(len(part["pictures"]) for part in parts)
-    assert 0 < done <= at
+    assert 0 < done <= 7
     inspect, inspected = prepare.inspect, []
-    with monkeypatch.context() as patch:
-        note = lambda folder, i, *more: inspected.append(i) or inspect(folder, i, *more)  # noqa: E731
-        patch.setattr(prepare, "inspect", note)
-        assert command(many, output=tmp_path, more=more) == 0
+    note = lambda folder, i, *more: inspected.append(i) or inspect(folder, i, *more)  # noqa: E731
+    monkeypatch.setattr(prepare, "inspect", note)
+    assert command(many, output=tmp_path, more=more) == 0
     assert sorted(inspected) == list(range(done, COUNT))
     assert contents(tmp_path) == finished
 
 
 def test_a_run_that_is_killed_at_every_picture(many, finished, tmp_path, monkeypatch):
     for at in range(COUNT):
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            kill(patch, at=at)
-            command(many, output=tmp_path, more=SHARDS)
+        kill(monkeypatch, *picture(at), tmp_path, many)
     assert command(many, output=tmp_path, more=SHARDS) == 0
     assert contents(tmp_path) == finished
+
+
+def leave_half(path, packed):
+    """What a process leaves that is killed while it writes the second shard."""
+    half = path.with_name(f".{path.stem}.0123abcd.part.array_record")
+    return path.name == "shard-00001.array_record" and half.write_bytes(b"half")
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("module", "function", "dies"),
     [
-        "part-00001.json",
-        "examples.jsonl",
-        "report.csv",
-        "manifest.json",
-        "",
+        *[
+            pytest.param(paths, "write", lambda path, data, name=name: path.name == name, id=name)
+            for name in ("part-00001.json", "examples.jsonl", "report.csv", "manifest.json")
+        ],
+        pytest.param(Shards, "_clear", lambda shards: True, id="after the manifest"),
+        pytest.param(records, "write_shard", leave_half, id="within a shard"),
     ],
 )
-def test_a_run_killed_between_two_files(many, finished, tmp_path, monkeypatch, name):
-    write = paths.write
-
-    def dying(path, data):
-        if path.name == name:
-            raise Killed
-        write(path, data)
-        if path.name == "manifest.json":  # the last
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(paths, "write", dying)
-        command(many, output=tmp_path, more=SHARDS)
-    assert command(many, output=tmp_path, more=SHARDS) == 0
-    assert contents(tmp_path) == finished
-
-
-def test_a_run_killed_within_a_shard(many, finished, tmp_path, monkeypatch):
-    write = records.write_shard
-
-    def dying(path, packed):
-        if path.name == "shard-00001.array_record":
-            path.with_name(f".{path.stem}.0123abcd.part.array_record").write_bytes(b"half")
-            raise Killed
-        return write(path, packed)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(records, "write_shard", dying)
-        command(many, output=tmp_path, more=SHARDS)
+def test_a_run_killed_between_two_files(
+    many, finished, tmp_path, monkeypatch, module, function, dies
+):
+    kill(monkeypatch, module, function, dies, tmp_path, many)
     assert command(many, output=tmp_path, more=SHARDS) == 0
     assert contents(tmp_path) == finished
 
@@ -251,7 +215,7 @@ def test_a_run_killed_within_a_shard(many, finished, tmp_path, monkeypatch):
 def test_a_finished_folder_is_left_alone(photos, tmp_path, monkeypatch, capsys):
     assert command(photos, output=tmp_path) == 0
     before, times = contents(tmp_path), {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    kill(monkeypatch, at=0)
+    monkeypatch.setattr(prepare, "inspect", None)
     capsys.readouterr()
     assert command(photos, output=tmp_path) == 0
     assert "finished already; nothing to do" in capsys.readouterr().out
@@ -262,16 +226,19 @@ def test_a_finished_folder_is_left_alone(photos, tmp_path, monkeypatch, capsys):
 # what is refused
 
 
-@pytest.mark.parametrize(
-    "more", [("--stride", "40"), ("--jpeg", "90"), ("--drop-near-duplicates",)]
-)
-def test_a_folder_begun_with_other_settings_is_refused(many, tmp_path, monkeypatch, capsys, more):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill(patch, at=7)
-        command(many, output=tmp_path, more=("--shard-mb", "0.03"))
+@pytest.mark.parametrize("more", [["--stride", "40"], ["--jpeg", "90"], ["--drop-near-duplicates"]])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_folder_begun_with_other_settings_is_refused(
+    many, tmp_path, monkeypatch, capsys, more, done
+):
+    small = ("--shard-mb", "0.03")
+    if done:
+        command(many, output=tmp_path, more=small)
+    else:
+        kill(monkeypatch, *picture(7), tmp_path, many, more=small)
     before = contents(tmp_path)
     assert len(before) >= 3  # settings, a shard, its rows
-    line = ["--input", many, "--output", tmp_path, *SMALL, "--shard-mb", "0.03", *more]
+    line = ["--input", many, "--output", tmp_path, *SMALL, *small, *more]
     error = stops(capsys, prepare, *line)
     assert f"{tmp_path}: was begun with other settings" in error and contents(tmp_path) == before
 
@@ -285,9 +252,7 @@ def test_a_folder_of_something_else_is_refused(photos, tmp_path, name):
 
 
 def test_other_inputs_are_refused(photos, many, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill(patch, at=7)
-        command(many, output=tmp_path)
+    kill(monkeypatch, *picture(7), tmp_path, many, more=())
     before = contents(tmp_path)
     for inputs in ((photos,), (many, photos), (photos, many)):
         with pytest.raises(ValueError, match="other settings or input"):
@@ -305,21 +270,13 @@ def test_nothing_usable_leaves_no_folder(tmp_path):
 
 @pytest.mark.parametrize(
     "more",
-    [
-        ("--crop", "-1"),
-        ("--stride", "0"),
-        ("--stride", "49"),
-        ("--jpeg", "101"),
-        ("--workers", "0"),
-        ("--shard-mb", "0"),
-        ("--dataset", "imagenet"),
-        ("--input", "nowhere"),
-    ],
+    "--crop=-1 --stride=0 --stride=49 --jpeg=101 --workers=0 --shard-mb=0 --dataset=imagenet"
+    " --input=nowhere".split(),
 )
 def test_options_that_make_no_sense(photos, tmp_path, capsys, more):
-    line = ["--input", photos, "--output", tmp_path / "s", *SMALL, *more]
-    error = stops(capsys, prepare, *line)
-    assert more[0] in error or more[1] in error
+    line = ["--input", photos, "--output", tmp_path / "s", *SMALL, more]
+    error, (option, value) = stops(capsys, prepare, *line), more.split("=")
+    assert option in error or value in error
     assert not (tmp_path / "s").exists()
 
 

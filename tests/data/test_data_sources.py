@@ -1,11 +1,9 @@
 """data.sources: folders, lists, pairs, TFDS, mixtures, and a bucket in memory."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from etils.epath import backend
@@ -23,12 +21,11 @@ from data.sources import (
     read_image,
 )
 from maskgit_sr.errors import UserError
+from tests.data.prepared import save, write_shards
 
 
-def write(path: Path, height: int = 8, width: int = 8, rgb: tuple[int, int, int] = (9, 99, 199)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = np.full((height, width, 3), rgb, np.uint8)
-    assert cv2.imwrite(str(path), image[..., ::-1])
+def write(path, height=8, width=8, rgb=(9, 99, 199)):
+    return save(path, np.full((height, width, 3), rgb, np.uint8))
 
 
 def ids(source):
@@ -42,25 +39,19 @@ def test_folder_is_recursive_sorted_and_rgb(tmp_path):
     (tmp_path / "._a.png").write_bytes(b"x")
     source = ImageFolder(tmp_path)
     assert ids(source) == ["a.png", "b/1.bmp", "b/2.PNG", "c.webp", "d.tiff", "e.jpg"]
-    assert source[0]["image"].shape == (5, 7, 3)
-    assert source[0]["image"].dtype == np.uint8
-    assert source[0]["image"][0, 0].tolist() == [9, 99, 199]
+    assert np.array_equal(source[0]["image"], np.full((5, 7, 3), (9, 99, 199), np.uint8))
     assert source[-1]["id"] == "e.jpg"
     with pytest.raises(IndexError):
         source[len(source)]
 
 
-@pytest.mark.parametrize("make", [False, True])
-def test_missing_or_empty_folder_is_named(tmp_path, make):
-    root = tmp_path / "nothing_here"
-    if make:
-        root.mkdir()
-    with pytest.raises(ValueError, match="nothing_here") as error:
-        ImageFolder(root)
-    assert "\n" not in str(error.value)
-
-
-def test_a_bad_file_is_an_error_of_its_own(tmp_path):
+def test_folders_and_files_without_an_image_are_named(tmp_path):
+    for make in (False, True):
+        if make:
+            (tmp_path / "nothing_here").mkdir()
+        with pytest.raises(ValueError, match="nothing_here") as error:
+            ImageFolder(tmp_path / "nothing_here")
+        assert "\n" not in str(error.value)
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(UserError, match=r"a\.png: not a picture"):
         ImageFolder(tmp_path)[0]
@@ -82,36 +73,42 @@ def test_list_file_keeps_its_order(tmp_path):
         ImageList(tmp_path / "gone.txt")
 
 
-def test_pairs_match_by_scene(tmp_path):
-    write(tmp_path / "hr/A_1_HR.png", 16, 16)
-    write(tmp_path / "hr/B_2_x1.png", 32, 16)
-    write(tmp_path / "lr/A_1_LR4.jpg", 4, 4)
-    write(tmp_path / "lr/B_2_x4.png", 8, 4)
+@pytest.mark.parametrize(
+    ("pairs", "ids"),
+    [
+        pytest.param(
+            ["hr/A_1_HR.png lr/A_1_LR4.png", "hr/B_2_x1.png lr/B_2_x4.png"],
+            ["A_1", "B_2"],
+            id="by scene",
+        ),
+        pytest.param(
+            ["hr/a_x2.png lr/a_x2.png", "hr/a_x4.png lr/a_x4.png"],
+            ["a_x2", "a_x4"],
+            id="equal names win over scenes",
+        ),
+        pytest.param(
+            ["Canon/4/C_1_HR.png Canon/4/C_1_LR4.png", "Nikon/4/C_1_HR.png Nikon/4/C_1_LR4.png"],
+            ["Canon/4/C_1", "Nikon/4/C_1"],
+            id="RealSR: side by side",
+        ),
+        pytest.param(
+            ["test_HR/DSC_1_x4.png test_LR/DSC_1_x1.png"],
+            ["DSC_1"],
+            id="DRealSR: folders that end in HR and LR",
+        ),
+    ],
+)
+def test_pairs_are_found(tmp_path, pairs, ids):
+    for i, pair in enumerate(pairs):
+        hr, lr = pair.split()
+        write(tmp_path / hr, 16, 20, (i, i, i))
+        write(tmp_path / lr, 4, 5, (i, i, i))
     source = PairedFolder(tmp_path)
-    assert source.has_lr and ids(source) == ["A_1", "B_2"]
-    assert source[1]["hr"].shape == (32, 16, 3) and source[1]["lr"].shape == (8, 4, 3)
-    assert source.names == ["hr/A_1_HR.png", "hr/B_2_x1.png"]
-
-
-def test_realsr_layout_has_both_images_side_by_side(tmp_path):
-    for camera in ("Canon", "Nikon"):
-        for i in (1, 2):
-            write(tmp_path / f"{camera}/Test/4/{camera}_{i:03}_HR.png", 16, 20)
-            write(tmp_path / f"{camera}/Test/4/{camera}_{i:03}_LR4.png", 4, 5)
-    source = PairedFolder(tmp_path)
-    assert source.has_lr and len(source) == 4
-    assert ids(source)[:2] == ["Canon/Test/4/Canon_001", "Canon/Test/4/Canon_002"]
-    assert source[3]["hr"].shape == (16, 20, 3) and source[3]["lr"].shape == (4, 5, 3)
-
-
-def test_drealsr_layout_has_folders_that_end_in_hr_and_lr(tmp_path):
-    write(tmp_path / "test_HR/DSC_1_x4.png", 16, 16)
-    write(tmp_path / "test_LR/DSC_1_x1.png", 4, 4)
-    source = PairedFolder(tmp_path)
-    assert ids(source) == ["DSC_1"] and source[0]["lr"].shape == (4, 4, 3)
-    write(tmp_path / "train_HR/DSC_2_x4.png")
-    with pytest.raises(ValueError, match="several candidates: test_HR, train_HR"):
-        PairedFolder(tmp_path)
+    assert source.has_lr and source.names == [pair.split()[0] for pair in pairs]
+    for i, name in enumerate(ids):
+        assert source[i]["id"] == name
+        assert source[i]["hr"].shape == (16, 20, 3) and source[i]["lr"].shape == (4, 5, 3)
+        assert (source[i]["hr"] == i).all() and (source[i]["lr"] == i).all()
 
 
 def test_sizes_of_pairs_are_checked_from_their_heads(tmp_path):
@@ -130,13 +127,6 @@ def test_sizes_of_pairs_are_checked_from_their_heads(tmp_path):
     source.check_sizes(2)  # nothing to compare is left: readers deal with damaged files
 
 
-def test_equal_names_win_over_scene_names(tmp_path):
-    for folder in ("hr", "lr"):
-        write(tmp_path / folder / "a_x2.png")
-        write(tmp_path / folder / "a_x4.png")
-    assert ids(PairedFolder(tmp_path)) == ["a_x2", "a_x4"]
-
-
 def test_hr_only(tmp_path):
     write(tmp_path / "hr/a.png")
     source = PairedFolder(tmp_path)
@@ -145,11 +135,15 @@ def test_hr_only(tmp_path):
         open_source(f"pairs:{tmp_path}")
 
 
-def test_folders_without_pairs_are_explained(tmp_path):
+def test_folders_without_pairs_or_with_several_are_explained(tmp_path):
     with pytest.raises(ValueError, match="not found"):
         PairedFolder(tmp_path / "gone")
     write(tmp_path / "a.png")
     with pytest.raises(ValueError, match="expected folders lr and hr, or files"):
+        PairedFolder(tmp_path)
+    for name in ("test_HR", "train_HR"):
+        write(tmp_path / name / "a.png")
+    with pytest.raises(ValueError, match="several candidates: test_HR, train_HR"):
         PairedFolder(tmp_path)
 
 
@@ -172,11 +166,8 @@ def test_missing_and_ambiguous_partners_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["realsr", "drealsr"])
-def test_real_validation_sets_pair_up(name):
-    root = Path(__file__).parents[3] / "shared/data/val" / name
-    if not root.is_dir():
-        pytest.skip(f"validation set {name} is not here")
-    source = PairedFolder(root)
+def test_real_validation_sets_pair_up(shared, name):
+    source = PairedFolder(shared / "data/val" / name)
     assert source.has_lr and len(source) > 40
     source.check_sizes(4)
     assert source[0]["hr"].shape[0] == 4 * source[0]["lr"].shape[0]
@@ -187,16 +178,9 @@ def test_open_source_finds_the_kind(tmp_path):
     write(tmp_path / "both/hr/a.png", 16, 16)
     write(tmp_path / "both/lr/a.png", 4, 4)
     (tmp_path / "list.txt").write_text("photos/a.png\n")
-    shard = records.pack("a", records.encode(np.zeros((4, 4, 3), np.uint8)))
     (tmp_path / "shards").mkdir()
-    size = records.write_shard(tmp_path / "shards/x.array_record", [shard])
-    manifest = {"version": 1, "shards": [{"file": "x.array_record", "examples": 1, "bytes": size}]}
-    (tmp_path / "shards/manifest.json").write_text(json.dumps(manifest))
-    kinds = {
-        "photos": ImageFolder,
-        "list.txt": ImageList,
-        "shards": records.RecordFolder,
-    }
+    write_shards(tmp_path / "shards", [records.pack("a", b"image")])
+    kinds = {"photos": ImageFolder, "list.txt": ImageList, "shards": records.RecordFolder}
     for name, kind in kinds.items():
         assert type(open_source(str(tmp_path / name))) is kind
     assert type(open_source(f"pairs:{tmp_path}/both")) is PairedFolder
@@ -253,11 +237,9 @@ def test_buckets_are_read_like_folders(bucket, tmp_path):
 
 def test_shards_in_a_bucket_are_copied_and_read(bucket, tmp_path):
     image = np.full((4, 4, 3), 7, np.uint8)
-    packed = records.pack("x", records.encode(image))
-    size = records.write_shard(tmp_path / "s.array_record", [packed])
-    manifest = {"version": 1, "shards": [{"file": "s.array_record", "examples": 1, "bytes": size}]}
-    bucket.pipe("gs://bucket/s/manifest.json", json.dumps(manifest).encode())
-    bucket.pipe("gs://bucket/s/s.array_record", (tmp_path / "s.array_record").read_bytes())
+    write_shards(tmp_path, [records.pack("x", records.encode(image))])
+    for path in tmp_path.iterdir():
+        bucket.pipe(f"gs://bucket/s/{path.name}", path.read_bytes())
     source = open_source("gs://bucket/s")
     assert type(source) is records.RecordFolder and len(source) == 1
     np.testing.assert_array_equal(source[0]["image"], image)
@@ -285,29 +267,20 @@ class Pets(tfds.core.GeneratorBasedBuilder):
             image = cv2.imencode(".png", np.full((4 + i, 5, 3), 10 * i, np.uint8))[1]
             yield i, {"image": io.BytesIO(image.tobytes())}
 
-builder = Pets(data_dir=sys.argv[1], file_format="array_record")
-builder.download_and_prepare()
-"""
-
-
-def test_tfds_is_read_without_tensorflow(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", _TFDS, str(tmp_path)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    code = f"""
-import sys
+Pets(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
 from data.sources import open_source
-source = open_source("tfds:pets:train:{tmp_path}")
+source = open_source(f"tfds:pets:train:{sys.argv[1]}")
 assert len(source) == 3, len(source)
 found = sorted(source[i]["image"].mean() for i in range(3))
 assert found == [0, 10, 20], found
 assert source[2]["id"] == "pets/train/2" and source[0]["image"].shape[1:] == (5, 3)
 assert "tensorflow" not in sys.modules
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
-    )
+
+
+def test_tfds_is_read_without_tensorflow(tmp_path):
+    line = [sys.executable, "-c", _TFDS, str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
 
 
