@@ -157,25 +157,27 @@ class PairedFolder:
         if not self.root.is_dir():
             raise UserError(f"paired folder {str(self.root)!r}: not found or not a folder")
         folders = sorted(entry.name for entry in self.root.iterdir() if entry.is_dir())
-        hr_name, lr_name = (self._folder(folders, kind) for kind in (_HR_FOLDER, _LR_FOLDER))
-        if hr_name:
-            self.names, hr = _below(self.root / hr_name, hr_name)
-            self._lr, lr = _below(self.root / lr_name, lr_name) if lr_name else ([], [])
+        hr_folder, lr_folder = (self._folder(folders, kind) for kind in (_HR_FOLDER, _LR_FOLDER))
+        if hr_folder:
+            hr = list_images(self.root / hr_folder)
+            lr = list_images(self.root / lr_folder) if lr_folder else []
         else:
-            names = list_images(self.root)
-            self.names = hr = [name for name in names if _HR_FILE.search(_stem(name))]
-            self._lr = lr = [name for name in names if _LR_FILE.search(_stem(name))]
+            names, lr_folder = list_images(self.root), ""
+            hr = [name for name in names if _HR_FILE.search(_stem(name))]
+            lr = [name for name in names if _LR_FILE.search(_stem(name))]
             if not hr:
                 raise UserError(
                     f"paired folder {str(self.root)!r}: expected folders lr and hr, or files "
                     f"named …_LR4 and …_HR"
                 )
         self.has_lr = bool(lr)
-        self._ids = _unique_ids(hr)
-        if self.has_lr:
-            paths = dict(zip(lr, self._lr, strict=True))
-            partners = self._partners(hr, lr, hr_name or ".", lr_name or ".")
-            self._lr = [paths[name] for name in partners]
+        # Scene names, or the plain stems where scene names do not tell the images apart.
+        self._ids = [_scene(name) for name in hr]
+        if len(set(self._ids)) < len(hr):
+            self._ids = [_stem(name) for name in hr]
+        partners = self._partners(hr, lr, hr_folder or ".", lr_folder or ".") if lr else []
+        self.names = [str(PurePosixPath(hr_folder, name)) for name in hr]
+        self._lr = [str(PurePosixPath(lr_folder, name)) for name in partners]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -244,18 +246,6 @@ def lr_hr_pairs(root: epath.PathLike) -> PairedFolder:
     if not pairs.has_lr:
         raise UserError(f"paired folder {str(root)!r}: holds no LR images")
     return pairs
-
-
-def _below(folder: epath.Path, name: str) -> tuple[list[str], list[str]]:
-    """Returns (paths of the images relative to the folder's parent, relative to the folder)."""
-    names = list_images(folder)
-    return [f"{name}/{file}" for file in names], names
-
-
-def _unique_ids(names: list[str]) -> list[str]:
-    """Returns scene names, or the plain stems where scene names do not tell the images apart."""
-    ids = [_scene(name) for name in names]
-    return ids if len(set(ids)) == len(ids) else [_stem(name) for name in names]
 
 
 def _scene(name: str) -> str:
