@@ -14,6 +14,9 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax
 import pytest
+from etils import epath
+from etils.epath import backend
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import settings
 
 from maskgit_sr import bundles
@@ -114,3 +117,28 @@ def subpixel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def params(method: RealSRT) -> Params:
     """Random parameters of every bundle group, none of them zero."""
     return random_params(method)
+
+
+class Bucket(MemoryFileSystem):
+    """What fsspec would reach behind gs://, in memory."""
+
+    protocol = ("gcs", "gs")
+    store: dict = {}  # noqa: RUF012  # shared by all instances, as a bucket is
+    pseudo_dirs = [""]  # noqa: RUF012
+
+    def __init__(self, *args, finalize_on_close=True, **options):
+        super().__init__(*args, **options)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> epath.Path:
+    """An empty bucket gs://bucket."""
+    Bucket.store.clear()
+    made = Bucket()
+    # not through fsspec's registry: epath keeps what it once found there, for every later test
+    kind = type(backend.fsspec_backend)
+    known = kind._get_filesystem
+    monkeypatch.setattr(
+        kind, "_get_filesystem", lambda self, name: made if name == "gcs" else known(self, name)
+    )
+    return epath.Path("gs://bucket")

@@ -4,33 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from etils import epath
-from etils.epath import backend
-from fsspec.implementations.memory import MemoryFileSystem
 
 from maskgit_sr import paths
 from maskgit_sr.errors import UserError
-
-
-class Bucket(MemoryFileSystem):
-    """What fsspec would reach behind gs://, in memory."""
-
-    protocol = ("gcs", "gs")
-    store: dict = {}  # noqa: RUF012  # shared by all instances, as a bucket is
-    pseudo_dirs = [""]  # noqa: RUF012
-
-    def __init__(self, *args, finalize_on_close=True, **options):
-        super().__init__(*args, **options)
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """An empty bucket gs://bucket."""
-    Bucket.store.clear()
-    made = Bucket()
-    kind = type(backend.fsspec_backend)
-    monkeypatch.setattr(kind, "_get_filesystem", lambda self, name: made)
-    return epath.Path("gs://bucket")
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from data import chain as c
 from data import degradations
 
 SIDE = 1 << 20  # of an imaginary HR image, so that its resized sides tell the factors
@@ -38,3 +39,23 @@ def assert_equally_often(values, choices):
     values = list(values)
     assert set(values) == set(choices)
     assert stats.chisquare([values.count(choice) for choice in choices]).pvalue > 1e-4
+
+
+def assert_noise(noises, gaussian, sigma, scale, grey=0.4):
+    """Share of the Gaussian and of the grey ones; uniform ranges of either kind."""
+    kinds = [[n for n in noises if isinstance(n, k)] for k in (c.GaussianNoise, c.PoissonNoise)]
+    assert sum(map(len, kinds)) == len(noises)
+    assert_share((isinstance(noise, c.GaussianNoise) for noise in noises), gaussian)
+    assert_uniform([noise.sigma for noise in kinds[0]], *sigma)
+    assert_uniform([noise.scale for noise in kinds[1]], *scale)
+    for same in kinds:
+        assert_share((noise.grey for noise in same), grey)
+        assert_uniform([noise.seed for noise in same], 0, 2**32 - 1)
+
+
+def assert_factors(factors, up, down, low, high):
+    """Shares of enlargements and of reductions; the others keep the size."""
+    assert_share((factor > 1 for factor in factors), up)
+    assert_share((factor < 1 for factor in factors), down)
+    assert_uniform([factor for factor in factors if factor > 1], 1, high)
+    assert_uniform([factor for factor in factors if factor < 1], low - 4 / SIDE, 1)  # rounded

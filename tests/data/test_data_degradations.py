@@ -10,7 +10,15 @@ from PIL import Image
 
 from data import chain as c
 from data import degradations as d
-from tests.data.draws import SIDE, assert_share, assert_uniform, draws, of
+from tests.data.draws import (
+    SIDE,
+    assert_factors,
+    assert_noise,
+    assert_share,
+    assert_uniform,
+    draws,
+    of,
+)
 from tests.data.pictures import photo, waves
 
 presets = pytest.mark.parametrize("preset", sorted(d.PRESETS))
@@ -154,12 +162,9 @@ NOISES = (c.GaussianNoise, c.PoissonNoise)
 
 
 def assert_noise_and_jpeg(records, noisy, gaussian, sigma, scale, qualities):
-    """Shares of the noisy and of those with Gaussian noise, ranges of noise and JPEG."""
-    noises = of(NOISES, records)
+    """Share of the noisy, their noises, the range of JPEG."""
     assert_share((len(of(NOISES, [r])) == 1 for r in records), noisy)
-    assert_share((isinstance(n, c.GaussianNoise) for n in noises), gaussian)
-    assert_uniform([n.sigma for n in noises if isinstance(n, c.GaussianNoise)], *sigma)
-    assert_uniform([n.scale for n in noises if isinstance(n, c.PoissonNoise)], *scale)
+    assert_noise(of(NOISES, records), gaussian, sigma, scale)
     assert {step.quality for step in of(c.Jpeg, records)} == set(qualities)
 
 
@@ -172,11 +177,7 @@ def test_light_is_one_mild_order():
     assert_share((len(of(c.Jpeg, [r])) == 1 for r in records), 0.5)
     resizes = [of(c.Resize, [r]) for r in records]
     assert all((r[-1].height, r[-1].width) == (SIDE // 4,) * 2 for r in resizes)
-    assert_share((len(r) == 1 for r in resizes), 0.7)  # keep
-    factors = [r[0].factor for r in resizes if len(r) == 2]
-    assert_share((factor > 1 for factor in factors), 1 / 3)
-    assert_uniform([factor for factor in factors if factor > 1], 1, 1.2)
-    assert_uniform([factor for factor in factors if factor < 1], 0.6, 1)
+    assert_factors([r[0].factor if len(r) == 2 else 1 for r in resizes], 0.1, 0.2, 0.6, 1.2)
     assert_share((r[-1].antialias for r in resizes if r[-1].mode != "adaptive"), 0.5)
     assert not any(r[-1].antialias for r in resizes if r[-1].mode == "adaptive")
 

@@ -181,25 +181,6 @@ def test_bad_files_are_counted_and_named_once_and_small_ones_if_asked(photos, ca
     assert len(iterator.skipped) == len(small | {4})
 
 
-def test_training_goes_on_over_every_kind_of_file(tmp_path):
-    rng = np.random.default_rng(0)
-    deep = rng.integers(65536, size=(48, 48, 3), dtype=np.uint16)
-    cv2.imwrite(str(tmp_path / "deep.png"), deep)
-    cv2.imwrite(str(tmp_path / "grey.png"), deep[..., 0])
-    cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([deep, deep[..., :1]]))
-    cv2.imwrite(str(tmp_path / "tiny.png"), deep[:1, :1])
-    cv2.imwrite(str(tmp_path / "photo.jpg"), (deep >> 8).astype(np.uint8))
-    whole = (tmp_path / "photo.jpg").read_bytes()
-    (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "text.png").write_text("not an image")
-    iterator = make(tmp_path, ExampleSpec(32, preset="light"), batch_size=8)
-    batch = next(iterator)
-    assert np.isfinite(batch["lr"]).all() and len(iterator.skipped) == 3
-    # A grey image of one pixel is all one colour however it is reflected.
-    assert len(np.unique(batch["hr"][list(batch["index"]).index(6)].reshape(-1, 3), axis=0)) == 1
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -6,7 +6,15 @@ from types import SimpleNamespace
 import pytest
 
 from data import chain as c
-from tests.data.draws import SIDE, assert_equally_often, assert_share, assert_uniform, draws
+from tests.data.draws import (
+    SIDE,
+    assert_equally_often,
+    assert_factors,
+    assert_noise,
+    assert_share,
+    assert_uniform,
+    draws,
+)
 
 
 def parse(record):
@@ -88,16 +96,8 @@ def test_realesrgan_resizes(drawn):
             assert (r.first.resize.height, r.first.resize.width) == (int(SIDE * factor),) * 2
     seconds = [r.second.resize.height / (SIDE // 4) for r in drawn]
     assert all(r.second.resize.height == r.second.resize.width for r in drawn)
-    for values, (up, down, keep), (low, high) in (
-        (factors, (0.2, 0.7, 0.1), (0.15, 1.5)),
-        (seconds, (0.3, 0.4, 0.3), (0.3, 1.2)),
-    ):
-        assert_share((value > 1 for value in values), up)
-        assert_share((value < 1 for value in values), down)
-        assert_share((value == 1 for value in values), keep)
-        rounding = 4 / SIDE
-        assert_uniform([value for value in values if value > 1], 1, high)
-        assert_uniform([value for value in values if value < 1], low - rounding, 1)
+    assert_factors(factors, 0.2, 0.7, 0.15, 1.5)
+    assert_factors(seconds, 0.3, 0.4, 0.3, 1.2)
     resizes = [r.first.resize for r in drawn if r.first.resize]
     for steps in (resizes, [r.second.resize for r in drawn], [r.final for r in drawn]):
         assert_equally_often((step.mode for step in steps), ("adaptive", "bilinear", "bicubic"))
@@ -110,14 +110,7 @@ def test_realesrgan_resizes(drawn):
 )
 def test_realesrgan_noise_and_jpeg(drawn, order, sigma, scale):
     parts = [getattr(r, order) for r in drawn]
-    gaussian = [part.noise for part in parts if isinstance(part.noise, c.GaussianNoise)]
-    poisson = [part.noise for part in parts if isinstance(part.noise, c.PoissonNoise)]
-    assert_share((isinstance(part.noise, c.GaussianNoise) for part in parts), 0.5)
-    assert_uniform([noise.sigma for noise in gaussian], *sigma)
-    assert_uniform([noise.scale for noise in poisson], *scale)
-    for noises in (gaussian, poisson):
-        assert_share((noise.grey for noise in noises), 0.4)
-        assert_uniform([noise.seed for noise in noises], 0, 2**32 - 1)
+    assert_noise([part.noise for part in parts], 0.5, sigma, scale)
     assert_equally_often((part.jpeg for part in parts), range(30, 96))
 
 

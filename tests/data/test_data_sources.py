@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from etils.epath import backend
-from fsspec.implementations.memory import MemoryFileSystem
 
 from data import records
 from data.sources import (
@@ -196,37 +194,12 @@ def test_mixtures_are_parsed_and_their_mistakes_named():
             parse_mixture(text)
 
 
-class Bucket(MemoryFileSystem):
-    """What fsspec would reach behind gs://, in memory."""
-
-    protocol = ("gcs", "gs")
-    store: dict = {}  # noqa: RUF012  # shared by all instances, as a bucket is
-    pseudo_dirs = [""]  # noqa: RUF012
-
-    def __init__(self, *args, finalize_on_close=True, **options):
-        super().__init__(*args, **options)
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """An empty bucket gs://bucket."""
-    Bucket.store.clear()
-    made = Bucket()
-    # not through fsspec's registry: epath keeps what it once found there, for every later test
-    kind = type(backend.fsspec_backend)
-    known = kind._get_filesystem
-    monkeypatch.setattr(
-        kind, "_get_filesystem", lambda self, name: made if name == "gcs" else known(self, name)
-    )
-    return made
-
-
 def test_buckets_are_read_like_folders(bucket, tmp_path):
     write(tmp_path / "a.png", rgb=(1, 2, 3))
     data = (tmp_path / "a.png").read_bytes()
     for name in ("photos/sub/a.png", "photos/b.png"):
-        bucket.pipe(f"gs://bucket/{name}", data)
-    bucket.pipe("gs://bucket/list.txt", b"photos/b.png\n")
+        (bucket / name).write_bytes(data)
+    (bucket / "list.txt").write_text("photos/b.png\n")
     assert list_images("gs://bucket/photos") == ["b.png", "sub/a.png"]
     source = open_source("gs://bucket/photos")
     assert source[1]["image"][0, 0].tolist() == [1, 2, 3]
@@ -239,7 +212,7 @@ def test_shards_in_a_bucket_are_copied_and_read(bucket, tmp_path):
     image = np.full((4, 4, 3), 7, np.uint8)
     write_shards(tmp_path, [records.pack("x", records.encode(image))])
     for path in tmp_path.iterdir():
-        bucket.pipe(f"gs://bucket/s/{path.name}", path.read_bytes())
+        (bucket / "s" / path.name).write_bytes(path.read_bytes())
     source = open_source("gs://bucket/s")
     assert type(source) is records.RecordFolder and len(source) == 1
     np.testing.assert_array_equal(source[0]["image"], image)
