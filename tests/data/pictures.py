@@ -23,12 +23,6 @@ def waves(height, width):
     return image.astype(np.float32)
 
 
-def ramp(columns, levels=256):
-    """A row for every level of 255, from black to white, the same in all channels."""
-    rows = (np.arange(levels) / 255).astype(np.float32)
-    return np.broadcast_to(rows[:, None, None], (levels, columns, 3)).copy()
-
-
 def flat(red, green, blue, side=256):
     """A square of one colour."""
     return np.broadcast_to(np.float32([red, green, blue]), (side, side, 3)).copy()

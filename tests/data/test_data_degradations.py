@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from data import chain as c
 from data import degradations as d
@@ -144,18 +143,6 @@ def test_sizes_must_be_positive_multiples_of_the_scale(height, width, scale):
 
 
 # bicubic, light, camera
-
-
-@scales
-def test_bicubic_is_pils_reduction(scale):
-    height, width = 24, 30
-    hr = photo(height * scale, width * scale)
-    record = d.draw(np.random.default_rng(0), "bicubic", *hr.shape[:2], scale)
-    assert record.steps == (c.Resize(height, width, "bicubic", antialias=True),)
-    size, bicubic = (width, height), Image.Resampling.BICUBIC
-    planes = [np.array(Image.fromarray(hr[..., i]).resize(size, bicubic)) for i in range(3)]
-    expected = np.clip(np.stack(planes, -1), 0, 1) * 255
-    assert np.abs(record.apply(hr) - expected).max() <= 0.5 + 1e-3
 
 
 NOISES = (c.GaussianNoise, c.PoissonNoise)

@@ -56,16 +56,6 @@ def test_sizes_are_right_whatever_the_image(preset, scale, cells, more, height, 
     assert example["index"] == 0 and example["id"] == "0.png"
 
 
-def test_an_example_is_a_function_of_image_and_generator():
-    recipe, image = ExampleSpec(32, 16), noise(80, 90)
-    before = image.copy()
-    first, again, other = (make(recipe, image, seed=seed) for seed in (1, 1, 2))
-    for name in ("hr", "lr"):
-        np.testing.assert_array_equal(first[name], again[name])
-        assert not np.array_equal(first[name], other[name])
-    np.testing.assert_array_equal(image, before)
-
-
 def test_lr_lies_where_hr_lies():
     smooth = enlarged(noise(9, 9), 96)
     recipe = ExampleSpec(32, 24, preset="bicubic")

