@@ -90,7 +90,7 @@ def degrade(
             if given is None:
                 rng = np.random.default_rng([settings["seed"], zlib.crc32(name.encode())])
                 record = degradations.draw(
-                    rng, settings["preset"], *hr.shape[:2], settings["scale"]
+                    rng, settings["preset"], *hr.shape[:2], scale=settings["scale"]
                 )
             else:
                 record = given[name]

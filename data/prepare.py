@@ -93,7 +93,8 @@ def inspect(folder: Folder, index: int, settings: Settings, label: str) -> Inspe
     picture.digest = quality.pixel_digest(hr)
     picture.code = tuple(map(int, quality.difference_hash(hr)))
     crop = max(1, settings.crop // scale) if settings.crop else 0
-    for place in cut(*lr.shape[:2], crop, max(1, settings.stride // scale)):
+    stride = max(1, settings.stride // scale)
+    for place in cut(lr.shape[0], lr.shape[1], crop, stride):
         top, left, tall, wide = (n * scale for n in place)
         part = hr[top : top + tall, left : left + wide]
         contrast, sharpness = quality.detail(part)

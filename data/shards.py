@@ -79,20 +79,19 @@ class Shards:
         wanted = {"settings": settings, "inputs": inputs}
         path = folder / _SETTINGS
         folder.mkdir(parents=True, exist_ok=True)
+        begun = json.loads(path.read_text()) if path.exists() else None
         if (folder / records.MANIFEST).exists():
-            self.manifest = records.read_manifest(folder)
-            begun: Any = {key: self.manifest.get(key) for key in wanted}
-        else:
-            begun = json.loads(path.read_text()) if path.exists() else None
-        if begun is not None:
-            if begun != wanted:
+            begun = self.manifest = records.read_manifest(folder)
+        if begun is None:
+            if any(folder.iterdir()):
                 raise UserError(
-                    f"{folder}: was begun with other settings or input; choose an empty folder"
+                    f"{folder}: expected an empty folder, or one that this command began"
                 )
-        elif any(folder.iterdir()):
-            raise UserError(f"{folder}: expected an empty folder, or one that this command began")
-        else:
             paths.write(path, json.dumps(wanted, indent=1))
+        elif any(begun.get(key) != value for key, value in wanted.items()):
+            raise UserError(
+                f"{folder}: was begun with other settings or input; choose an empty folder"
+            )
         self._parts = 0
         self.shards: list[dict[str, Any]] = []
         self.pictures: list[dict[str, Any]] = []

@@ -115,6 +115,7 @@ def test_a_record_is_one_readable_line():
         ({"steps": [{"step": "jpeg"}]}, "not a record of a degradation.*quality"),
         ({"steps": [{"quality": 3}]}, "not a record of a degradation.*step"),
         ({"steps": [{"step": "blur", "kernel": {"size": 7}}]}, "not a record.*shape"),
+        ({"steps": [{"step": "jpeg", "quality": "low"}]}, "quality must be a int, got 'low'"),
         ({"steps": [7]}, "not a record of a degradation"),
         ({"steps": None}, "not a record of a degradation"),
         ({"height": None}, "not a record of a degradation"),

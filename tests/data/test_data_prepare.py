@@ -268,18 +268,6 @@ def test_nothing_usable_leaves_no_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
-@pytest.mark.parametrize(
-    "more",
-    "--crop=-1 --stride=0 --stride=49 --jpeg=101 --workers=0 --shard-mb=0 --dataset=imagenet"
-    " --input=nowhere".split(),
-)
-def test_options_that_make_no_sense(photos, tmp_path, capsys, more):
-    line = ["--input", photos, "--output", tmp_path / "s", *SMALL, more]
-    error, (option, value) = stops(capsys, prepare, *line), more.split("=")
-    assert option in error or value in error
-    assert not (tmp_path / "s").exists()
-
-
 # pairs
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from data import commands, degradations, preview
+from data import commands, degradations, degrade, prepare, preview
 from tests.data.pictures import photo
 from tests.data.prepared import save, stops
 
@@ -83,19 +83,6 @@ def test_small_and_bad_pictures(tmp_path, capsys):
     ]
 
 
-@pytest.mark.parametrize(
-    "more",
-    "--output=sheet.jpg --output=sheet --count=0 --count=many --crop=42 --crop=0 --seed=-1"
-    " --preset=none --colour=red".split(),
-)
-def test_options_that_make_no_sense(tmp_path, monkeypatch, capsys, more):
-    monkeypatch.chdir(tmp_path)
-    save(tmp_path / "p/a.png", photo(48, 48))
-    line = ("--input", "p", "--output", "s.png", more)
-    assert more.partition("=")[0] in stops(capsys, preview, *line)
-    assert os.listdir(tmp_path) == ["p"]
-
-
 # the text
 
 
@@ -129,6 +116,27 @@ def test_many_lines_make_a_row_taller():
 
 
 # data.commands
+
+
+OPTIONS = {
+    preview: "--output=sheet.jpg --output=sheet --count=0 --count=many --crop=42 --crop=0"
+    " --seed=-1 --preset=none --colour=red",
+    degrade: "--seed=-1 --seed=x --scale=5 --preset=worst",
+    prepare: "--crop=-1 --stride=0 --stride=513 --jpeg=101 --workers=0 --shard-mb=0"
+    " --dataset=imagenet --input=nowhere",
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "option"),
+    [(module, option) for module, options in OPTIONS.items() for option in options.split()],
+)
+def test_options_that_make_no_sense(tmp_path, monkeypatch, capsys, module, option):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "p/a.png", photo(256, 256))
+    error = stops(capsys, module, "--input", "p", "--output", "s.png", option)
+    assert any(part in error for part in option.split("="))
+    assert os.listdir(tmp_path) == ["p"]
 
 
 @pytest.mark.parametrize(
