@@ -76,6 +76,7 @@ def degrade(
       UserError: no image was usable, names that clash, or an image without a record in `given`.
     """
     drawn, failed = {}, {}
+    preset, seed, scale = (settings[key] for key in _SETTINGS)
     names = list(zip(source.names, output_names(source.names), strict=True))
     if given is not None and (missing := sorted(set(source.names) - given.keys())):
         raise UserError(f"no record of {missing[0]}")
@@ -86,12 +87,10 @@ def degrade(
             failed[name] = str(error)
             continue
         try:
-            hr = whole_multiple(image, settings["scale"])
+            hr = whole_multiple(image, scale)
             if given is None:
-                rng = np.random.default_rng([settings["seed"], zlib.crc32(name.encode())])
-                record = degradations.draw(
-                    rng, settings["preset"], *hr.shape[:2], scale=settings["scale"]
-                )
+                rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+                record = degradations.draw(rng, preset, hr.shape[0], hr.shape[1], scale)
             else:
                 record = given[name]
             lr = record.apply(hr)

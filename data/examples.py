@@ -124,7 +124,7 @@ class ExampleSpec:
         top, left = (int(n) for n in rng.integers(self.margin // self.scale + 1, size=2))
         made = {"hr": _window(target, top * self.scale, left * self.scale, self.crop)}
         if self.preset != "none":
-            record = degradations.draw(rng, self.preset, *hr.shape[:2], scale=self.scale)
+            record = degradations.draw(rng, self.preset, hr.shape[0], hr.shape[1], self.scale)
             if sharp is not None and record.sharpens:
                 lr = record.apply(sharp, sharpened=True)
             else:

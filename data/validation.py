@@ -33,7 +33,8 @@ def _pair(source: PairedFolder, index: int, scale: int) -> dict[str, Any]:
     if "lr" not in pair:
         hr = pair["hr"] = whole_multiple(pair["hr"], scale)
         rng = np.random.default_rng(0)  # this preset draws nothing
-        pair["lr"] = degradations.draw(rng, "bicubic", *hr.shape[:2], scale=scale).apply(hr)
+        record = degradations.draw(rng, "bicubic", hr.shape[0], hr.shape[1], scale)
+        pair["lr"] = record.apply(hr)
     where = f"paired folder {str(source.root)!r}: {pair['id']}"
     check_scale(pair["hr"].shape, pair["lr"].shape, scale, where)
     return pair

@@ -228,8 +228,8 @@ def test_a_finished_folder_is_left_alone(photos, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("more", [["--stride", "40"], ["--jpeg", "90"], ["--drop-near-duplicates"]])
 @pytest.mark.parametrize("done", [False, True])
-def test_a_folder_begun_with_other_settings_is_refused(
-    many, tmp_path, monkeypatch, capsys, more, done
+def test_a_folder_begun_with_other_settings_or_input_is_refused(
+    photos, many, tmp_path, monkeypatch, capsys, more, done
 ):
     small = ("--shard-mb", "0.03")
     if done:
@@ -238,9 +238,16 @@ def test_a_folder_begun_with_other_settings_is_refused(
         kill(monkeypatch, *picture(7), tmp_path, many, more=small)
     before = contents(tmp_path)
     assert len(before) >= 3  # settings, a shard, its rows
-    line = ["--input", many, "--output", tmp_path, *SMALL, *small, *more]
-    error = stops(capsys, prepare, *line)
-    assert f"{tmp_path}: was begun with other settings" in error and contents(tmp_path) == before
+    for inputs, options in (
+        ([many], more),
+        ([photos], ()),
+        ([many, photos], ()),
+        ([photos, many], ()),
+    ):
+        line = ["--input", *inputs, "--output", tmp_path, *SMALL, *small, *options]
+        error = stops(capsys, prepare, *line)
+        assert f"{tmp_path}: was begun with other settings or input" in error
+        assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["holiday.png", "manifest.txt", "shard-00000.array_record"])
@@ -249,15 +256,6 @@ def test_a_folder_of_something_else_is_refused(photos, tmp_path, name):
     with pytest.raises(ValueError, match="expected an empty folder"):
         command(photos, output=tmp_path)
     assert contents(tmp_path) == {name: b"mine"}
-
-
-def test_other_inputs_are_refused(photos, many, tmp_path, monkeypatch):
-    kill(monkeypatch, *picture(7), tmp_path, many, more=())
-    before = contents(tmp_path)
-    for inputs in ((photos,), (many, photos), (photos, many)):
-        with pytest.raises(ValueError, match="other settings or input"):
-            command(*inputs, output=tmp_path)
-    assert contents(tmp_path) == before
 
 
 def test_nothing_usable_leaves_no_folder(tmp_path):

@@ -60,10 +60,8 @@ def test_bad_images_are_read_once_and_cached_ones_too():
     for _ in range(3):
         assert found(reader, range(5)) == [0, 2, 2, 3, 4]
     assert source.reads == 5
-    first = reader[0]["hr"]
-    assert first is reader[0]["hr"]
     with pytest.raises(ValueError, match="read-only"):
-        first[0, 0, 0] = 1
+        reader[0]["hr"][0, 0, 0] = 1
 
 
 def _note(skipped, name):

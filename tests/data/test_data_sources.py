@@ -71,42 +71,26 @@ def test_list_file_keeps_its_order(tmp_path):
         ImageList(tmp_path / "gone.txt")
 
 
-@pytest.mark.parametrize(
-    ("pairs", "ids"),
-    [
-        pytest.param(
-            ["hr/A_1_HR.png lr/A_1_LR4.png", "hr/B_2_x1.png lr/B_2_x4.png"],
-            ["A_1", "B_2"],
-            id="by scene",
-        ),
-        pytest.param(
-            ["hr/a_x2.png lr/a_x2.png", "hr/a_x4.png lr/a_x4.png"],
-            ["a_x2", "a_x4"],
-            id="equal names win over scenes",
-        ),
-        pytest.param(
-            ["Canon/4/C_1_HR.png Canon/4/C_1_LR4.png", "Nikon/4/C_1_HR.png Nikon/4/C_1_LR4.png"],
-            ["Canon/4/C_1", "Nikon/4/C_1"],
-            id="RealSR: side by side",
-        ),
-        pytest.param(
-            ["test_HR/DSC_1_x4.png test_LR/DSC_1_x1.png"],
-            ["DSC_1"],
-            id="DRealSR: folders that end in HR and LR",
-        ),
-    ],
-)
-def test_pairs_are_found(tmp_path, pairs, ids):
-    for i, pair in enumerate(pairs):
-        hr, lr = pair.split()
-        write(tmp_path / hr, 16, 20, (i, i, i))
-        write(tmp_path / lr, 4, 5, (i, i, i))
+PAIRS = {  # HR, LR, HR, LR, … and the ids
+    "by scene": ("hr/A_1_HR.png lr/A_1_LR4.png hr/B_2_x1.png lr/B_2_x4.png", "A_1 B_2"),
+    "equal names first": ("hr/a_x2.png lr/a_x2.png hr/a_x4.png lr/a_x4.png", "a_x2 a_x4"),
+    "RealSR": ("C/4/C_1_HR.png C/4/C_1_LR4.png N/4/C_1_HR.png N/4/C_1_LR4.png", "C/4/C_1 N/4/C_1"),
+    "DRealSR": ("test_HR/DSC_1_x4.png test_LR/DSC_1_x1.png", "DSC_1"),
+}
+
+
+@pytest.mark.parametrize(("paths", "ids"), PAIRS.values(), ids=PAIRS)
+def test_pairs_are_found(tmp_path, paths, ids):
+    hr, lr = paths.split()[::2], paths.split()[1::2]
+    for i, pair in enumerate(zip(hr, lr, strict=True)):
+        for path, side in zip(pair, (16, 4), strict=True):
+            write(tmp_path / path, side, side, (i, i, i))
     source = PairedFolder(tmp_path)
-    assert source.has_lr and source.names == [pair.split()[0] for pair in pairs]
-    for i, name in enumerate(ids):
+    assert source.has_lr and source.names == hr
+    for i, name in enumerate(ids.split()):
         assert source[i]["id"] == name
-        assert source[i]["hr"].shape == (16, 20, 3) and source[i]["lr"].shape == (4, 5, 3)
-        assert (source[i]["hr"] == i).all() and (source[i]["lr"] == i).all()
+        for kind, side in (("hr", 16), ("lr", 4)):
+            np.testing.assert_array_equal(source[i][kind], np.full((side, side, 3), i))
 
 
 def test_sizes_of_pairs_are_checked_from_their_heads(tmp_path):
