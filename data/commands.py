@@ -40,6 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def seed(text: str) -> int:
+    """Returns the seed that an option gives; argparse names this function where it is no number."""
     if (number := int(text)) < 0:
         raise argparse.ArgumentTypeError(f"expected at least 0, found {number}")
     return number
