@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from maskgit_sr.errors import UserError
-from maskgit_sr.images.encode import plain_text
-from maskgit_sr.images.samples import cast, color_of
+from maskgit_sr.images.encode import EXIF_IFD, GPS_IFD, tags_of
+from maskgit_sr.images.samples import Picture, cast, from_samples
 
 MAX_PIXELS = 64_000_000
 RGB8_PIXELS = 178_956_970  # photographs for training may be larger; Pillow itself refuses more
@@ -27,36 +29,52 @@ RGB8_PIXELS = 178_956_970  # photographs for training may be larger; Pillow itse
 _READABLE = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "AVIF", "JPEG2000")
 _KINDS = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000"
 _PHOTOMETRIC, _BITS, _EXTRA_SAMPLES = 262, 258, 338
-_ORIENTATION, _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 274, 34665, 34853, 40965
+_ORIENTATION = 274
 _SIZE_TAGS, _EXIF_SIZE_TAGS = {256, 257}, {40962, 40963}
 # What describes the photograph; a TIFF keeps the layout of its samples among the same tags.
-_TIFF_KEPT = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, _EXIF_IFD, _GPS_IFD}
-
-
-class DecodedImage(NamedTuple):
-    """An upright picture: samples [H, W, C], C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha."""
-
-    samples: np.ndarray  # uint8, uint16, or float32 in [0, 1]
-    icc: bytes | None
-    exif: bytes | None
-    notes: tuple[str, ...]
+_TIFF_KEPT = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, EXIF_IFD, GPS_IFD}
 
 
 class TooManyPixels(UserError):
     """A picture above the limit of pixels."""
 
 
-def decode_file(path: Path) -> DecodedImage:
-    """See `images.read`."""
-    data = _file_bytes(path)
+@contextlib.contextmanager
+def about(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Puts the file's name before the message of a UserError of the block."""
     try:
-        return decode_bytes(data)
+        yield
     except UserError as error:
-        raise type(error)(f"{path}: {error}") from error.__cause__
+        raise type(error)(f"{os.fspath(name)}: {error}") from error.__cause__
 
 
-def decode_bytes(data: bytes, limit: int = MAX_PIXELS) -> DecodedImage:
-    """See `images.from_bytes`."""
+def read(path: str | os.PathLike[str]) -> Picture:
+    """Decodes a picture file; its content decides the format, not its suffix.
+
+    PNG and TIFF (and binary PPM of maximum 65535) keep 16 bits. Of an animation or a TIFF of
+    several pages the first is taken, with a note. Palettes, CMYK, LAB and so on become RGB; a
+    profile of a colour space that was left is applied, and not kept.
+
+    Raises:
+      UserError: missing, empty, unreadable, of an unknown format, truncated or damaged, or of more
+        than `MAX_PIXELS` pixels, which is found out before anything is decoded.
+    """
+    data = _file_bytes(Path(path))
+    with about(path):
+        return from_bytes(data)
+
+
+def from_bytes(data: bytes, *, limit: int = MAX_PIXELS) -> Picture:
+    """Decodes the bytes of a picture file as `read` does.
+
+    Raises:
+      TooManyPixels: more than `limit` pixels by its header; nothing was decoded.
+      UserError: any other of `read`'s; the messages name no file.
+    """
+    return _decoded(data, min(limit, MAX_PIXELS))
+
+
+def _decoded(data: bytes, limit: int) -> Picture:
     if not data:
         raise UserError("expected a picture, found an empty file")
     try:
@@ -81,37 +99,40 @@ def decode_bytes(data: bytes, limit: int = MAX_PIXELS) -> DecodedImage:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"damaged or truncated picture ({reason})") from error
-    decoded = _decoded(image, samples)
-    return decoded._replace(notes=notes + decoded.notes)
+    return _upright(image, samples, notes)
 
 
 def rgb8(data: bytes, name: str, limit: int = RGB8_PIXELS) -> np.ndarray:
-    """Decodes the bytes of the file `name` for training, otherwise as `images.from_bytes` does.
+    """Decodes the bytes of the file `name` for training, otherwise as `from_bytes` does.
 
     Returns:
       uint8 [H, W, 3] RGB: without alpha, deeper samples rounded to 8 bits. The colour profile of
       an RGB or grey image is not applied.
 
     Raises:
-      UserError: see `images.read`; more than `limit` pixels, or more than memory holds.
+      UserError: see `read`; more than `limit` pixels, or more than memory holds.
     """
     try:
-        samples = decode_bytes(data, limit).samples
-    except UserError as error:
-        raise type(error)(f"{name}: {error}") from error.__cause__
+        with about(name):
+            return cast(_decoded(data, limit).color, np.uint8)
     except MemoryError as error:  # training goes on with the next file
         raise UserError(f"{name}: does not fit into memory") from error
-    return cast(color_of(samples), np.uint8)
 
 
-def decode_image(image: Image.Image) -> DecodedImage:
-    """See `images.from_pil`."""
+def from_pil(image: Image.Image) -> Picture:
+    """Takes over a Pillow image of any mode, with `info["icc_profile"]` and its EXIF.
+
+    Mode I is read as 16-bit. Mode F is read as [0, 1], or as [0, 255] where it exceeds 1.
+
+    Raises:
+      UserError: too many pixels, values outside those ranges, or pixels that cannot be decoded.
+    """
     check_size(*image.size)
     try:
         image.load()
     except (OSError, SyntaxError) as error:
         raise UserError(f"image: damaged or truncated picture ({error})") from error
-    return _decoded(image, None)
+    return _upright(image, None)
 
 
 def header_size(file: BinaryIO) -> tuple[int, int]:
@@ -198,9 +219,12 @@ def _decode_16_bit(image: Image.Image, data: bytes) -> np.ndarray | None:
     return array
 
 
-def _decoded(image: Image.Image, samples: np.ndarray | None) -> DecodedImage:
-    """From a loaded image, with its 16-bit samples where Pillow cannot hold them."""
-    orientation, exif, notes = _exif(image)
+def _upright(
+    image: Image.Image, samples: np.ndarray | None, notes: tuple[str, ...] = ()
+) -> Picture:
+    """Returns a loaded image, with its 16-bit samples where Pillow cannot hold them."""
+    orientation, exif, more = _exif(image)
+    notes += more
     icc = image.info.get("icc_profile") or None
     if samples is None:
         if image.mode in ("CMYK", "LAB"):
@@ -214,7 +238,7 @@ def _decoded(image: Image.Image, samples: np.ndarray | None) -> DecodedImage:
         samples = samples[::-1]
     if orientation in (2, 3, 6, 7):
         samples = samples[:, ::-1]
-    return DecodedImage(samples, icc, exif, notes)
+    return from_samples(samples, icc, exif, notes)
 
 
 def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
@@ -249,11 +273,9 @@ def _pillow_samples(image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
                 f"expected integers in [0, 65535], found {array.min()} to {array.max()}"
             )
         return array.astype(np.uint16), ()
-    alpha = "A" if mode in ("LA", "La", "PA", "RGBA", "RGBa") else ""
-    if "transparency" in image.info:
-        alpha = "A"
+    transparent = mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     grey = mode in ("1", "L", "LA", "La")
-    array = np.asarray(image.convert(("L" if grey else "RGB") + alpha))
+    array = np.asarray(image.convert(("L" if grey else "RGB") + ("A" if transparent else "")))
     if array.ndim == 2:
         array = array[..., None]
     elif mode in ("P", "PA") and "icc_profile" not in image.info:
@@ -283,13 +305,8 @@ def _exif(image: Image.Image) -> tuple[int, bytes | None, tuple[str, ...]]:
 
 def _block(tags: Image.Exif, only: set[int] | None) -> bytes:
     block = Image.Exif()
-    for tag, value in tags.items():
-        if only is not None and tag not in only:
-            continue
-        if tag in (_EXIF_IFD, _GPS_IFD):
-            value = dict(tags.get_ifd(tag))
-            value.pop(_INTEROP_IFD, None)  # an offset into the old block
-        block[tag] = plain_text(value)
+    kept = tags_of(tags).items()
+    block.update({tag: value for tag, value in kept if only is None or tag in only})
     return block.tobytes() if len(block) else b""
 
 
@@ -318,6 +335,6 @@ def _tidy_exif(raw: bytes) -> bytes | None:
 
     (first,) = struct.unpack_from(order + "I", data, 4)
     kept = cut(first, {_ORIENTATION} | _SIZE_TAGS)
-    if _EXIF_IFD in kept:
-        cut(kept[_EXIF_IFD], _EXIF_SIZE_TAGS)
+    if EXIF_IFD in kept:
+        cut(kept[EXIF_IFD], _EXIF_SIZE_TAGS)
     return b"Exif\0\0" + bytes(data) if kept else None

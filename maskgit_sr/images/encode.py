@@ -21,7 +21,7 @@ from maskgit_sr.images.samples import cast
 MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 _MAX_JPEG_EXIF = 65_533  # a JPEG segment counts its bytes in 16 bits
 _STRIP_BYTES = 1 << 20
-_EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 34665, 34853, 40965
+EXIF_IFD, GPS_IFD, _INTEROP_IFD = 34665, 34853, 40965
 
 
 def encode(
@@ -59,13 +59,15 @@ def encode(
         "JPEG": {"quality": quality, "subsampling": 0},
         "WEBP": {"quality": quality, "exact": True},
     }[kind]
-    if icc:
-        options["icc_profile"] = icc
-    if exif:
-        options["exif"] = exif
+    options |= described(icc, exif)
     buffer = io.BytesIO()
     Image.fromarray(samples[..., 0] if channels == 1 else samples).save(buffer, kind, **options)
     return buffer.getvalue(), tuple(notes)
+
+
+def described(icc: bytes | None, exif: bytes | None) -> dict[str, bytes]:
+    """Returns the profile and the EXIF block that there are, by the names that Pillow has."""
+    return {name: data for name, data in (("icc_profile", icc), ("exif", exif)) if data}
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:
@@ -150,12 +152,18 @@ def _tiff_tags(exif: bytes) -> dict[int, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         block.load(exif)
-        nested = {tag: dict(block.get_ifd(tag)) for tag in (_EXIF_IFD, _GPS_IFD) if tag in block}
-    nested.get(_EXIF_IFD, {}).pop(_INTEROP_IFD, None)  # an offset into the old block
-    return {**{tag: plain_text(value) for tag, value in block.items()}, **nested}
+        return tags_of(block)
 
 
-def plain_text(value: Any) -> Any:
+def tags_of(block: Image.Exif) -> dict[int, Any]:
+    """Returns the entries of an EXIF block, with those of its directories, to be written anew."""
+    nested = {tag: dict(block.get_ifd(tag)) for tag in (EXIF_IFD, GPS_IFD) if tag in block}
+    for directory in nested.values():
+        directory.pop(_INTEROP_IFD, None)  # an offset into the old block
+    return {tag: _plain_text(value) for tag, value in block.items()} | nested
+
+
+def _plain_text(value: Any) -> Any:
     """Text of an EXIF tag as the bytes it was read from: Pillow decodes Latin-1, writes ASCII."""
     if isinstance(value, str) and not value.isascii():
         return value.encode("latin-1", "replace")

@@ -16,20 +16,20 @@ as they are, but beside its input an output is called `NAME_x4` (after the scale
 from __future__ import annotations
 
 import glob
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from maskgit_sr.errors import UserError
 
 FORMATS = ("png", "jpg", "webp", "tif")
 # Which files of a folder are pictures; a file named one by one may be called anything.
 PICTURE_SUFFIXES = frozenset(
-    (
-        ".png .jpg .jpeg .jpe .mpo .webp .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm .avif .jp2"
-        " .j2k"
-    ).split()
+    ".png .jpg .jpeg .jpe .mpo .webp .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm .avif .jp2"
+    " .j2k".split()
 )
 _FORMAT_OF = {f".{f}": f for f in FORMATS} | {".jpeg": "jpg", ".tiff": "tif"}
 
@@ -43,8 +43,7 @@ class Job:
     skipped: bool = False
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     source: Path
     name: Path  # below the input folder, or only the file name
 
@@ -118,9 +117,9 @@ def pictures(text: str) -> list[tuple[Path, Path]]:
     Raises:
       UserError: nothing there.
     """
-    found = {one.source: one.name for one in _find([text], None)}
-    targets = {confidence_path(path) for path in found} if len(found) > 1 else set()
-    return [(path, name) for path, name in found.items() if path not in targets]
+    found = _find([text], None)
+    targets = {confidence_path(path) for path, _ in found} if len(found) > 1 else set()
+    return [(path, name) for path, name in found if path not in targets]
 
 
 def confidence_path(target: Path) -> Path:
@@ -193,12 +192,8 @@ def _is_below(path: Path, folder: str | None, base: Path) -> bool:
 
 def _fixed_part(pattern: str) -> Path:
     """The folders of a pattern before the first part with a wildcard."""
-    fixed: list[str] = []
-    for part in Path(pattern).parts[:-1]:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    return Path(*fixed)
+    folders = Path(pattern).parts[:-1]
+    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), folders))
 
 
 # ---------------------------------------------------------------- outputs
@@ -219,25 +214,18 @@ def _beside(
 
 
 def _in_folder(
-    found: _Found,
-    folder: Path,
-    format: str | None,
-    suffix: str | None,
-    scale: Callable[[], float],
+    found: _Found, folder: Path, format: str | None, suffix: str | None, scale: Callable[[], float]
 ) -> Path:
     target = folder / found.name
-    if os.path.realpath(target.parent) == os.path.realpath(found.source.parent):
-        return _beside(target, format, suffix, scale)
-    return _beside(target, format, suffix or "", scale)
+    beside = os.path.realpath(target.parent) == os.path.realpath(found.source.parent)
+    return _beside(target, format, suffix if beside else suffix or "", scale)
 
 
 def _named(output: Path, format: str | None, suffix: str | None) -> Path:
     own = _FORMAT_OF.get(output.suffix.lower())
     if own is None:
-        raise UserError(
-            f"{output}: expected an output suffix of {', '.join(_FORMAT_OF)},"
-            f" found '{output.suffix}'"
-        )
+        known = ", ".join(_FORMAT_OF)
+        raise UserError(f"{output}: expected an output suffix of {known}, found '{output.suffix}'")
     if format not in (None, own):
         raise UserError(f"--format {format}: contradicts the output name {output}")
     if suffix is not None:
@@ -246,9 +234,8 @@ def _named(output: Path, format: str | None, suffix: str | None) -> Path:
 
 
 def _checked(
-    pairs: Iterable[tuple[_Found, Path]], skip_existing: bool, overwrite: bool, confidence: bool
+    pairs: Sequence[tuple[_Found, Path]], skip_existing: bool, overwrite: bool, confidence: bool
 ) -> list[Job]:
-    pairs = list(pairs)
     sources = {os.path.realpath(found.source): found.source for found, _ in pairs}
     taken: dict[str, Path] = {}
     jobs = []

@@ -1,15 +1,10 @@
-"""Pictures in and out: every common file format, with what a photograph carries besides its RGB.
-
-A `Picture` keeps greyscale, alpha, 16-bit samples, the ICC profile and EXIF on their way from the
-input to the output. Only NumPy, Pillow and OpenCV are used.
-"""
+"""Pictures from arrays, and pictures as arrays, Pillow images and files."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +13,8 @@ from PIL import Image
 from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import decode, encode
-from maskgit_sr.images.samples import cast, color_of, peak
+from maskgit_sr.images.samples import Picture, cast, from_samples, peak
 
-MAX_PIXELS = decode.MAX_PIXELS
 WRITABLE = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -31,66 +25,10 @@ WRITABLE = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A decoded picture, upright (EXIF orientation is applied and its tag removed).
-
-    Attributes:
-      color: [H, W, 3] RGB, uint8, uint16 or float32 in [0, 1]; three equal channels where `grey`.
-      alpha: [H, W] of the same dtype, or None for an opaque picture.
-      grey: the picture has one channel and is written with one.
-      icc: ICC profile that `color` is to be read with.
-      exif: EXIF block, beginning with `Exif\\0\\0`.
-      notes: what a person should be told about the decoding.
-    """
-
-    color: np.ndarray
-    alpha: np.ndarray | None = None
-    grey: bool = False
-    icc: bytes | None = None
-    exif: bytes | None = None
-    notes: tuple[str, ...] = ()
-
-
-def read(path: str | os.PathLike[str]) -> Picture:
-    """Decodes a picture file; its content decides the format, not its suffix.
-
-    PNG and TIFF (and binary PPM of maximum 65535) keep 16 bits. Of an animation or a TIFF of
-    several pages the first is taken, with a note. Palettes, CMYK, LAB and so on become RGB; a
-    profile of a colour space that was left is applied, and not kept.
-
-    Raises:
-      UserError: missing, empty, unreadable, of an unknown format, truncated or damaged, or of more
-        than `MAX_PIXELS` pixels, which is found out before anything is decoded.
-    """
-    return _from_decoded(decode.decode_file(Path(path)))
-
-
-def from_bytes(data: bytes, *, limit: int = MAX_PIXELS) -> Picture:
-    """Decodes the bytes of a picture file as `read` does.
-
-    Raises:
-      TooManyPixels: more than `limit` pixels by its header; nothing was decoded.
-      UserError: any other of `read`'s; the messages name no file.
-    """
-    return _from_decoded(decode.decode_bytes(data, min(limit, MAX_PIXELS)))
-
-
 def from_confidence(confidence: np.ndarray, height: int, width: int) -> Picture:
     """A confidence map, float32 [H, W] in [0, 1], as a grey picture [height, width], uint8."""
     large = resize(confidence.astype(np.float32), height, width)
     return from_array(np.rint(large * 255).astype(np.uint8))
-
-
-def from_pil(image: Image.Image) -> Picture:
-    """Takes over a Pillow image of any mode, with `info["icc_profile"]` and its EXIF.
-
-    Mode I is read as 16-bit. Mode F is read as [0, 1], or as [0, 255] where it exceeds 1.
-
-    Raises:
-      UserError: too many pixels, values outside those ranges, or pixels that cannot be decoded.
-    """
-    return _from_decoded(decode.decode_image(image))
 
 
 def from_array(array: np.ndarray) -> Picture:
@@ -112,8 +50,7 @@ def from_array(array: np.ndarray) -> Picture:
         if not (low >= 0 and high <= 1):  # false for NaN too
             raise UserError(f"array: expected floats in [0, 1], found {low:g} to {high:g}")
         array = array.astype(np.float32)
-    array = array.reshape(*array.shape[:2], channels)
-    return _from_samples(array)
+    return from_samples(array.reshape(*array.shape[:2], channels))
 
 
 def to_pil(picture: Picture) -> Image.Image:
@@ -122,28 +59,20 @@ def to_pil(picture: Picture) -> Image.Image:
     Grey without alpha keeps 16-bit samples (I;16) and floats (F); for all else Pillow has 8 bits.
     """
     samples = _samples(picture)
-    if samples.shape[2] == 1:
-        image = Image.fromarray(samples[..., 0])
-    else:
-        image = Image.fromarray(cast(samples, np.uint8))
-    if picture.icc:
-        image.info["icc_profile"] = picture.icc
-    if picture.exif:
-        image.info["exif"] = picture.exif
+    grey = samples.shape[2] == 1
+    image = Image.fromarray(samples[..., 0] if grey else cast(samples, np.uint8))
+    image.info.update(encode.described(picture.icc, picture.exif))
     return image
 
 
 def to_array(picture: Picture, like: np.ndarray) -> np.ndarray:
     """The samples with the dtype, number of dimensions and channels of `like`, of any size."""
     channels = 1 if like.ndim == 2 else like.shape[-1]
-    color = picture.color[..., :1] if channels < 3 else picture.color
-    array = color
+    color, alpha = picture.color, None
     if channels in (2, 4):
-        alpha = picture.alpha
-        if alpha is None:
-            alpha = np.full(color.shape[:2], peak(color.dtype), color.dtype)
-        array = np.concatenate([color, alpha[..., None]], axis=-1)
-    array = cast(array, like.dtype)
+        opaque = np.full(color.shape[:2], peak(color.dtype), color.dtype)
+        alpha = opaque if picture.alpha is None else picture.alpha
+    array = cast(_samples(Picture(color, alpha, grey=channels < 3)), like.dtype)
     return array[..., 0] if like.ndim == 2 else np.ascontiguousarray(array)
 
 
@@ -161,10 +90,8 @@ def write(picture: Picture, path: str | os.PathLike[str], *, quality: int = 95) 
     """
     path = Path(path)
     kind = check_target(picture, path)
-    try:
+    with decode.about(path):
         data, notes = to_bytes(picture, kind, quality=quality)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error.__cause__
     paths.write(path, data)
     return notes
 
@@ -193,13 +120,10 @@ def check_target(picture: Picture, path: str | os.PathLike[str], *, scale: float
     path = Path(path)
     kind = WRITABLE.get(path.suffix.lower())
     if kind is None:
-        raise UserError(
-            f"{path}: expected a suffix of {', '.join(WRITABLE)}, found '{path.suffix}'"
-        )
-    try:
+        known = ", ".join(WRITABLE)
+        raise UserError(f"{path}: expected a suffix of {known}, found '{path.suffix}'")
+    with decode.about(path):
         check_kind(picture, kind, scale=scale)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
     return kind
 
 
@@ -223,30 +147,13 @@ def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
         return array.copy()
     planes = array[..., None] if array.ndim == 2 else array
     planes = planes if array.dtype == np.uint8 else planes.astype(np.float32)
-    resized = [
-        np.asarray(
-            Image.fromarray(np.ascontiguousarray(planes[..., c])).resize(
-                (width, height), Image.Resampling.BICUBIC
-            )
-        )
-        for c in range(planes.shape[2])
-    ]
-    out = np.stack(resized, axis=-1)
+    pictures = (Image.fromarray(np.ascontiguousarray(p)) for p in np.moveaxis(planes, -1, 0))
+    resized = [p.resize((width, height), Image.Resampling.BICUBIC) for p in pictures]
+    out = np.stack([np.asarray(plane) for plane in resized], axis=-1)
     if array.dtype != np.uint8:
         out = out.clip(0, peak(array.dtype))
         out = np.rint(out).astype(array.dtype) if array.dtype == np.uint16 else out
     return out[..., 0] if array.ndim == 2 else out
-
-
-def _from_decoded(decoded: decode.DecodedImage) -> Picture:
-    picture = _from_samples(decoded.samples)
-    return dataclasses.replace(picture, icc=decoded.icc, exif=decoded.exif, notes=decoded.notes)
-
-
-def _from_samples(samples: np.ndarray) -> Picture:
-    channels = samples.shape[2]
-    alpha = np.ascontiguousarray(samples[..., -1]) if channels in (2, 4) else None
-    return Picture(color_of(samples), alpha, grey=channels < 3)
 
 
 def _samples(picture: Picture) -> np.ndarray:

@@ -1,9 +1,36 @@
-"""Samples of images: full intensity, RGB alone, the same intensities in another dtype."""
+"""Samples of images: full intensity, RGB alone, the same intensities in another dtype.
+
+A `Picture` keeps greyscale, alpha, 16-bit samples, the ICC profile and EXIF on their way from the
+input to the output.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import DTypeLike
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, upright (EXIF orientation is applied and its tag removed).
+
+    Attributes:
+      color: [H, W, 3] RGB, uint8, uint16 or float32 in [0, 1]; three equal channels where `grey`.
+      alpha: [H, W] of the same dtype, or None for an opaque picture.
+      grey: the picture has one channel and is written with one.
+      icc: ICC profile that `color` is to be read with.
+      exif: EXIF block, beginning with `Exif\\0\\0`.
+      notes: what a person should be told about the decoding.
+    """
+
+    color: np.ndarray
+    alpha: np.ndarray | None = None
+    grey: bool = False
+    icc: bytes | None = None
+    exif: bytes | None = None
+    notes: tuple[str, ...] = ()
 
 
 def peak(dtype: DTypeLike) -> int:
@@ -39,3 +66,15 @@ def cast(samples: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     if dtype.kind != "f":
         scaled = np.rint(scaled).clip(0, peak(dtype))
     return scaled.astype(dtype)
+
+
+def from_samples(
+    samples: np.ndarray,
+    icc: bytes | None = None,
+    exif: bytes | None = None,
+    notes: tuple[str, ...] = (),
+) -> Picture:
+    """Returns the picture of samples [H, W, C]; C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA."""
+    channels = samples.shape[2]
+    alpha = np.ascontiguousarray(samples[..., -1]) if channels in (2, 4) else None
+    return Picture(color_of(samples), alpha, channels < 3, icc, exif, notes)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from maskgit_sr.assets import KNOWN
 from maskgit_sr.metrics.pixel import MS_SSIM_SIDE
@@ -68,56 +68,41 @@ _LPIPS = "Zhang et al. 2018 (arXiv:1801.03924); lpips 0.1"
 _SHRUNK = "output by MATLAB's antialiased bicubic to the size of LR, unrounded"
 
 
-def _files(*names: str) -> dict[str, str | None]:
-    return {name: KNOWN[name].sha256 for name in names}
+def _spec(
+    name: str,
+    better: Literal["higher", "lower"],
+    min_size: int,
+    text: str,
+    reference: str,
+    *files: str,
+    unit: str = "",
+    color: str = _RGB,
+    **more: Any,
+) -> Spec:
+    weights = {file: KNOWN[file].sha256 for file in files}
+    return Spec(name, better, unit, min_size, color, text, reference, weights=weights, **more)
 
 
-def _lpips(net: str, name: str, side: int, *files: str) -> Spec:
-    return Spec(
-        f"lpips_{net}",
-        "lower",
-        "",
-        side,
-        _RGB,
-        f"LPIPS v0.1, {name}",
-        _LPIPS,
-        weights=_files(*files),
-    )
+def _lpips(net: str, title: str, side: int, *files: str) -> Spec:
+    return _spec(f"lpips_{net}", "lower", side, f"LPIPS v0.1, {title}", _LPIPS, *files)
 
 
 def _niqe(name: str, color: str, reference: str, statistics: str) -> Spec:
-    return Spec(
-        name=name,
-        better="lower",
-        unit="",
-        min_size=192,
-        color=color,
-        text=f"96x96 blocks at two scales; pristine statistics of {statistics.partition('.')[0]}",
-        reference=f"Mittal et al. 2013; {reference}",
-        needs="none",
-        range="[0,255]",
-        takes_border=True,
-        weights=_files(statistics),
-    )
+    text = f"96x96 blocks at two scales; pristine statistics of {statistics.partition('.')[0]}"
+    more = dict(color=color, needs="none", range="[0,255]", takes_border=True)
+    return _spec(name, "lower", 192, text, f"Mittal et al. 2013; {reference}", statistics, **more)
 
 
 def _clipiqa(name: str, prompts: str, reference: str) -> Spec:
-    return Spec(
-        name=name,
-        better="higher",
-        unit="",
-        min_size=32,
-        color=_RGB,
-        text=f"CLIP ResNet-50 without positional embedding, prompts {prompts}",
-        reference=f"Wang et al. 2023 (arXiv:2207.12396); {reference}",
-        needs="none",
-        weights=_files("clip_rn50.safetensors"),
-    )
+    text = f"CLIP ResNet-50 without positional embedding, prompts {prompts}"
+    reference = f"Wang et al. 2023 (arXiv:2207.12396); {reference}"
+    return _spec(name, "higher", 32, text, reference, "clip_rn50.safetensors", needs="none")
 
 
 def _pixel(name: str, color: str, text: str, reference: str) -> Spec:
     unit, side = ("dB", 1) if text == _PEAK else ("", MS_SSIM_SIDE if _SCALES in text else 11)
-    return Spec(name, "higher", unit, side, color, text, reference, takes_border=True)
+    more = dict(unit=unit, color=color, takes_border=True)
+    return _spec(name, "higher", side, text, reference, **more)
 
 
 SPECS = {
@@ -135,66 +120,38 @@ SPECS = {
         _lpips("alex", "AlexNet", 31, "lpips_alex.safetensors"),
         _lpips("squeeze", "SqueezeNet 1.1", 17, "lpips_squeeze.safetensors"),
         _lpips("vgg", "VGG16", 16, "lpips_vgg.safetensors", "vgg16.safetensors"),
-        Spec(
-            name="dists",
-            better="lower",
-            unit="",
-            min_size=16,
-            color=_RGB,
-            text="DISTS, VGG16, not shrunk to 256 pixels",
-            reference="Ding et al. 2020 (arXiv:2004.07728); DISTS_pytorch",
-            weights=_files("vgg16.safetensors", "dists_alpha_beta.safetensors"),
+        _spec(
+            *("dists", "lower", 16, "DISTS, VGG16, not shrunk to 256 pixels"),
+            "Ding et al. 2020 (arXiv:2004.07728); DISTS_pytorch",
+            *("vgg16.safetensors", "dists_alpha_beta.safetensors"),
         ),
         _niqe("niqe", _LUMA, "authors' 2012 release, IQA-PyTorch niqe", "niqe_params.npz"),
         _niqe("niqe_y", f"8-bit {_Y}", "BasicSR calculate_niqe", "niqe_params.npz"),
         _niqe("niqe_matlab", _LUMA, "MATLAB's built-in niqe", "niqe_matlab_params.mat"),
         _clipiqa("clipiqa", "'Good photo.' and 'Bad photo.'", "the authors' settings"),
         _clipiqa("clipiqa_pyiqa", "of IQA-PyTorch, five pairs", "IQA-PyTorch clipiqa"),
-        Spec(
-            name="musiq",
-            better="higher",
-            unit="",
-            min_size=32,
-            color=_RGB,
-            text="MUSIQ trained on KonIQ",
-            reference="Ke et al. 2021 (arXiv:2108.05997); google-research/musiq",
+        _spec(
+            *("musiq", "higher", 32, "MUSIQ trained on KonIQ"),
+            "Ke et al. 2021 (arXiv:2108.05997); google-research/musiq",
+            "koniq_ckpt.npz",
             needs="none",
             resize="to 224 and 384 pixels at the longer side, Gaussian, beside the image itself",
-            weights=_files("koniq_ckpt.npz"),
         ),
-        Spec(
-            name="lr_psnr",
-            better="higher",
-            unit="dB",
-            min_size=1,
-            color=_RGB,
-            text=_PEAK,
-            reference="Lugmayr et al. 2020 (SRFlow), which also rounds",
-            needs="lr",
-            resize=_SHRUNK,
+        _spec(
+            *("lr_psnr", "higher", 1, _PEAK, "Lugmayr et al. 2020 (SRFlow), which also rounds"),
+            **dict(unit="dB", needs="lr", resize=_SHRUNK),
         ),
-        Spec(
-            name="lr_consistency",
-            better="lower",
-            unit="1e-5",
-            min_size=1,
-            color=_RGB,
-            text="mean squared error",
-            reference="Saharia et al. 2023 (SR3), table 1, which does not state the range",
-            needs="lr",
-            resize=_SHRUNK,
+        _spec(
+            *("lr_consistency", "lower", 1, "mean squared error"),
+            "Saharia et al. 2023 (SR3), table 1, which does not state the range",
+            **dict(unit="1e-5", needs="lr", resize=_SHRUNK),
         ),
-        Spec(
-            name="fid",
-            better="lower",
-            unit="",
-            min_size=1,
-            color=_RGB,
-            text="pool_3 of Inception-v3 (2015-12-05), two whole sets",
-            reference="Heusel et al. 2017 (arXiv:1706.08500); pytorch-fid",
+        _spec(
+            *("fid", "lower", 1, "pool_3 of Inception-v3 (2015-12-05), two whole sets"),
+            "Heusel et al. 2017 (arXiv:1706.08500); pytorch-fid",
+            "inception_fid.safetensors",
             needs="set",
             resize="to 299x299, bilinear without antialiasing",
-            weights=_files("inception_fid.safetensors"),
         ),
     )
 }
