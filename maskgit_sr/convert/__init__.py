@@ -1,1 +1,47 @@
 """Published checkpoints of other frameworks → bundles."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from maskgit_sr.errors import UserError
+
+
+def read_torch(source: Path) -> dict[Any, Any]:
+    """Returns the table in a PyTorch file, or the state of a TorchScript archive.
+
+    Nothing in the file is executed.
+
+    Raises:
+        UserError: PyTorch is not installed, or the file is absent, unreadable or no table.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            'convert: reading a PyTorch file needs PyTorch: pip install "maskgit_sr[convert]"'
+        ) from error
+    if not source.is_file():
+        raise UserError(f"{source}: no such file")
+    content: Any
+    try:
+        if _is_script(source):
+            content = torch.jit.load(str(source), map_location="cpu").state_dict()
+        else:
+            content = torch.load(source, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{source}: not a readable PyTorch file: {reason}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: expected a table of arrays, found {type(content).__name__}")
+    return content
+
+
+def _is_script(source: Path) -> bool:
+    if not zipfile.is_zipfile(source):
+        return False
+    with zipfile.ZipFile(source) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -10,19 +10,16 @@ array is left out. Nothing in the sources is executed.
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 import re
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from maskgit_sr import paths
+from maskgit_sr import assets, paths
+from maskgit_sr.convert import read_torch
 from maskgit_sr.errors import UserError, one_line
 
 
@@ -30,39 +27,13 @@ def read_state(source: Path) -> dict[str, np.ndarray]:
     """Floating-point arrays of a PyTorch state or TorchScript archive, as float32.
 
     Raises:
-        UserError: PyTorch is not installed, or the file is absent, unreadable or of another kind.
+        UserError: as :func:`read_torch`.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            'convert: reading a PyTorch file needs PyTorch: pip install "maskgit_sr[convert]"'
-        ) from error
-    if not source.is_file():
-        raise UserError(f"{source}: no such file")
-    content: Any
-    try:
-        if _is_script(source):
-            content = torch.jit.load(str(source), map_location="cpu").state_dict()
-        else:
-            content = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{source}: not a readable PyTorch file: {reason}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{source}: expected a table of arrays, found {type(content).__name__}")
     return {
         re.sub(r"^(lin\d+)\.model\.\d+\.", r"\1.", str(name)): tensor.detach().float().numpy()
-        for name, tensor in content.items()
-        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+        for name, tensor in read_torch(source).items()
+        if hasattr(tensor, "is_floating_point") and tensor.is_floating_point()
     }
-
-
-def _is_script(source: Path) -> bool:
-    if not zipfile.is_zipfile(source):
-        return False
-    with zipfile.ZipFile(source) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def convert(sources: Sequence[Path], target: Path) -> int:
@@ -84,7 +55,7 @@ def convert(sources: Sequence[Path], target: Path) -> int:
         if twice := sorted(state.keys() & arrays.keys()):
             raise UserError(f"{source}: {twice[0]} is in another source, too")
         arrays |= {name: np.ascontiguousarray(array) for name, array in state.items()}
-        origin[source.name] = hashlib.sha256(source.read_bytes()).hexdigest()
+        origin[source.name] = assets.digest(source)
     if not arrays:
         raise UserError(f"{', '.join(map(str, sources))}: no arrays found")
     paths.write(target, save(arrays, metadata=origin))

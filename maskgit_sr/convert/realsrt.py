@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskgit_sr import bundles
+from maskgit_sr import assets, bundles
 from maskgit_sr.arrays import Params
+from maskgit_sr.convert import read_torch
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
 from maskgit_sr.models.functional import count, flatten, unflatten
@@ -28,9 +27,7 @@ from maskgit_sr.ops.positions import sincos_2d
 State = Mapping[str, np.ndarray]
 
 _CODEBOOK = "vae.quantizer.codebooks.0.weight"
-_TRAINING_ONLY = tuple(
-    f"vae.quantizer.codebooks.0.{buffer}" for buffer in ("cluster_size_ema", "embed_ema")
-)
+_TRAINING_ONLY = tuple(f"vae.quantizer.codebooks.0.{x}_ema" for x in ("cluster_size", "embed"))
 _TRANSFORMERS = ("generator", "critic")
 _COPIES = tuple(f"{group}.token_emb.weight" for group in _TRANSFORMERS)
 _TOLERANCE = 1e-4
@@ -124,8 +121,7 @@ def constants(config: RealSRTConfig) -> dict[str, np.ndarray]:
         known[f"{group}.pos_emb"] = sincos_2d(height, width, network.dim)[None]
     for entry in entries(config).values():
         if entry.name.endswith(".gamma"):
-            name = entry.name.removesuffix("gamma") + "beta"
-            known[name] = np.zeros(entry.shape, np.float32)
+            known[f"{entry.name.removesuffix('gamma')}beta"] = np.zeros(entry.shape, np.float32)
     return known
 
 
@@ -165,32 +161,16 @@ def read_state(source: Path) -> dict[str, np.ndarray]:
     """``params_ema`` of a PyTorch checkpoint as float32 arrays; nothing in the file is executed.
 
     Raises:
-        UserError: PyTorch is not installed, or the file is absent, unreadable or of another kind.
+        UserError: as :func:`read_torch`, or the file holds something else.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            'convert: reading a .pth file needs PyTorch: pip install "maskgit_sr[convert]"'
-        ) from error
-    if not source.is_file():
-        raise UserError(f"{source}: no such checkpoint")
-    try:
-        content = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{source}: not a readable PyTorch checkpoint: {reason}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("params_ema"), dict):
-        keys = ", ".join(sorted(map(str, content))[:3]) if isinstance(content, dict) else "no table"
-        raise UserError(
-            f"{source}: expected a checkpoint with params_ema, found {keys or 'nothing'}"
-        )
-    tensors = content["params_ema"]
-    other = [str(name) for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
-    if other:
-        raise UserError(
-            f"{source}: expected tensors only, found other values: {', '.join(other[:3])}"
-        )
+    content = read_torch(source)
+    tensors = content.get("params_ema")
+    if not isinstance(tensors, dict):
+        keys = ", ".join(sorted(map(str, content))[:3]) or "nothing"
+        raise UserError(f"{source}: expected a checkpoint with params_ema, found {keys}")
+    if other := [str(name) for name, value in tensors.items() if not hasattr(value, "float")]:
+        named = ", ".join(other[:3])
+        raise UserError(f"{source}: expected tensors only, found other values: {named}")
     return {str(name): tensor.float().numpy() for name, tensor in tensors.items()}
 
 
@@ -219,16 +199,12 @@ def convert(
     training: dict[str, Any] = {
         "source": "converted from the public PyTorch code, USTC-JialunPeng/RealSRT",
         "file": source.name,
-        "sha256": _digest(source),
+        "sha256": assets.digest(source),
     }
     if method.config == RealSRTConfig():
         training["data"] = "DIV2K, Flickr2K, OutdoorScene; second-order degradation of Real-ESRGAN"
     metadata = bundles.Metadata(
-        method=method.name,
-        config=method.describe(),
-        scale=method.scale,
-        licence="MIT",
-        training=training,
+        method.name, method.describe(), method.scale, licence="MIT", training=training
     )
     bundles.write(target, params, metadata, exact=method.exact)
     groups = {group: count({group: params[group]}) for group in method.groups}
@@ -260,11 +236,8 @@ def _sequential(name: str, flat: Mapping[str, Any]) -> str:
     if match is None:
         return name
     stack, part, index, rest = match.groups()
-    last = max(
-        int(n.split("/")[n.split("/").index("layers") + 1])
-        for n in flat
-        if n.startswith(f"{stack}/layers/")
-    )
+    layers = f"{stack}/layers/"
+    last = max(int(n.removeprefix(layers).split("/")[0]) for n in flat if n.startswith(layers))
     if index is not None:
         return f"{stack}/model/{int(index) + 1}/{rest}"
     place = {"conv_in": "0", "norm_out": f"{last + 2}/gn", "conv_out": f"{last + 4}"}[part]
@@ -274,8 +247,3 @@ def _sequential(name: str, flat: Mapping[str, Any]) -> str:
 def _close(found: np.ndarray, expected: np.ndarray) -> bool:
     size = max(1.0, float(np.abs(expected).max()))
     return bool(np.all(np.abs(found - expected) <= _TOLERANCE * size))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -89,7 +89,7 @@ def _lpips(net: str, title: str, side: int, *files: str) -> Spec:
 
 def _niqe(name: str, color: str, reference: str, statistics: str) -> Spec:
     text = f"96x96 blocks at two scales; pristine statistics of {statistics.partition('.')[0]}"
-    more = dict(color=color, needs="none", range="[0,255]", takes_border=True)
+    more: dict[str, Any] = dict(color=color, needs="none", range="[0,255]", takes_border=True)
     return _spec(name, "lower", 192, text, f"Mittal et al. 2013; {reference}", statistics, **more)
 
 
@@ -101,7 +101,7 @@ def _clipiqa(name: str, prompts: str, reference: str) -> Spec:
 
 def _pixel(name: str, color: str, text: str, reference: str) -> Spec:
     unit, side = ("dB", 1) if text == _PEAK else ("", MS_SSIM_SIDE if _SCALES in text else 11)
-    more = dict(unit=unit, color=color, takes_border=True)
+    more: dict[str, Any] = dict(unit=unit, color=color, takes_border=True)
     return _spec(name, "higher", side, text, reference, **more)
 
 
@@ -121,9 +121,13 @@ SPECS = {
         _lpips("squeeze", "SqueezeNet 1.1", 17, "lpips_squeeze.safetensors"),
         _lpips("vgg", "VGG16", 16, "lpips_vgg.safetensors", "vgg16.safetensors"),
         _spec(
-            *("dists", "lower", 16, "DISTS, VGG16, not shrunk to 256 pixels"),
+            "dists",
+            "lower",
+            16,
+            "DISTS, VGG16, not shrunk to 256 pixels",
             "Ding et al. 2020 (arXiv:2004.07728); DISTS_pytorch",
-            *("vgg16.safetensors", "dists_alpha_beta.safetensors"),
+            "vgg16.safetensors",
+            "dists_alpha_beta.safetensors",
         ),
         _niqe("niqe", _LUMA, "authors' 2012 release, IQA-PyTorch niqe", "niqe_params.npz"),
         _niqe("niqe_y", f"8-bit {_Y}", "BasicSR calculate_niqe", "niqe_params.npz"),
@@ -131,23 +135,40 @@ SPECS = {
         _clipiqa("clipiqa", "'Good photo.' and 'Bad photo.'", "the authors' settings"),
         _clipiqa("clipiqa_pyiqa", "of IQA-PyTorch, five pairs", "IQA-PyTorch clipiqa"),
         _spec(
-            *("musiq", "higher", 32, "MUSIQ trained on KonIQ"),
+            "musiq",
+            "higher",
+            32,
+            "MUSIQ trained on KonIQ",
             "Ke et al. 2021 (arXiv:2108.05997); google-research/musiq",
             "koniq_ckpt.npz",
             needs="none",
             resize="to 224 and 384 pixels at the longer side, Gaussian, beside the image itself",
         ),
         _spec(
-            *("lr_psnr", "higher", 1, _PEAK, "Lugmayr et al. 2020 (SRFlow), which also rounds"),
-            **dict(unit="dB", needs="lr", resize=_SHRUNK),
+            "lr_psnr",
+            "higher",
+            1,
+            _PEAK,
+            "Lugmayr et al. 2020 (SRFlow), which also rounds",
+            unit="dB",
+            needs="lr",
+            resize=_SHRUNK,
         ),
         _spec(
-            *("lr_consistency", "lower", 1, "mean squared error"),
+            "lr_consistency",
+            "lower",
+            1,
+            "mean squared error",
             "Saharia et al. 2023 (SR3), table 1, which does not state the range",
-            **dict(unit="1e-5", needs="lr", resize=_SHRUNK),
+            unit="1e-5",
+            needs="lr",
+            resize=_SHRUNK,
         ),
         _spec(
-            *("fid", "lower", 1, "pool_3 of Inception-v3 (2015-12-05), two whole sets"),
+            "fid",
+            "lower",
+            1,
+            "pool_3 of Inception-v3 (2015-12-05), two whole sets",
             "Heusel et al. 2017 (arXiv:1706.08500); pytorch-fid",
             "inception_fid.safetensors",
             needs="set",

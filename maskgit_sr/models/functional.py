@@ -6,11 +6,14 @@ dict with string keys, which is what bundles, checkpoints, sharding rules and op
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import jax
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from maskgit_sr.arrays import Params
 
@@ -28,17 +31,16 @@ class Network(Generic[M]):
         module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         self._graph, state = nnx.split(module)
         self._state = state
+        leaves = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
         self.shapes: Params = _nest(
-            {
-                path: jax.ShapeDtypeStruct(leaf.get_value().shape, leaf.get_value().dtype)
-                for path, leaf in _leaves(state)
-            }
+            {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
         )
 
     def init(self, key: jax.Array) -> Params:
         """Returns fresh parameters, a pure function of ``key``; jit it with out_shardings."""
         module = self._build(nnx.Rngs(key))
-        return _nest({path: leaf.get_value() for path, leaf in _leaves(nnx.state(module))})
+        state = nnx.to_flat_state(nnx.state(module))
+        return _nest({path: leaf.get_value() for path, leaf in state})
 
     def bind(self, params: Params) -> M:
         """Returns the module holding ``params``; use it inside a traced function.
@@ -47,11 +49,9 @@ class Network(Generic[M]):
             KeyError: a parameter of the module is missing from ``params``.
         """
         flat = []
-        for path, variable in _leaves(self._state):
-            node: Any = params
-            for part in path:
-                node = node[str(part)]
-            flat.append((path, variable.replace(node)))
+        for path, variable in nnx.to_flat_state(self._state):
+            leaf = functools.reduce(lambda node, part: node[str(part)], path, params)
+            flat.append((path, variable.replace(leaf)))
         return nnx.merge(self._graph, nnx.from_flat_state(flat))
 
     def apply(self, params: Params, call: Callable[[M], Any]) -> Any:
@@ -59,41 +59,23 @@ class Network(Generic[M]):
         return call(self.bind(params))
 
 
-def _leaves(state: nnx.State) -> list[tuple[tuple[Any, ...], Any]]:
-    return list(nnx.to_flat_state(state))
-
-
 def _nest(flat: dict[tuple[Any, ...], Any]) -> Params:
-    tree: Params = {}
-    for path, leaf in flat.items():
-        node = tree
-        for part in path[:-1]:
-            node = node.setdefault(str(part), {})
-        node[str(path[-1])] = leaf
+    tree: Params = unflatten_dict({tuple(map(str, path)): leaf for path, leaf in flat.items()})
     return tree
 
 
-def flatten(tree: Params, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Params) -> dict[str, Any]:
     """Returns a nested dict as {"a/b/c": leaf}, in key order."""
-    flat: dict[str, Any] = {}
-    for name in sorted(tree):
-        path = f"{prefix}/{name}" if prefix else name
-        leaf = tree[name]
-        flat.update(flatten(leaf, path) if isinstance(leaf, dict) else {path: leaf})
-    return flat
+    flat = flatten_dict(tree)
+    return {"/".join(path): flat[path] for path in sorted(flat)}
 
 
 def unflatten(flat: dict[str, Any]) -> Params:
     """Returns the nested dict that :func:`flatten` was given."""
-    return _nest({tuple(path.split("/")): leaf for path, leaf in flat.items()})
+    tree: Params = unflatten_dict(flat, sep="/")
+    return tree
 
 
 def count(tree: Params) -> int:
     """Returns the number of scalars in a parameter tree of arrays or shapes."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        size = 1
-        for side in leaf.shape:
-            size *= side
-        total += size
-    return total
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

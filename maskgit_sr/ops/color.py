@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-import numpy as np
 
 from maskgit_sr.arrays import Image
+from maskgit_sr.ops.filters import correlate
 from maskgit_sr.ops.resize import upsample_bicubic
 
 COLOR_FIXES = ("adain", "wavelet", "none")
@@ -42,17 +42,9 @@ def wavelet(content: Image, style: Image, levels: int = 5) -> Image:
 
 
 def _low_pass(image: Image, levels: int) -> Image:
-    kernel = np.array([0.25, 0.5, 0.25], np.float32)
     for level in range(levels):
-        step = 2**level
         for axis in (1, 2):
-            pad = [(step, step) if a == axis else (0, 0) for a in range(4)]
-            padded = jnp.pad(image, pad, mode="edge")
-            size = image.shape[axis]
-            image = sum(
-                k * jnp.take(padded, jnp.arange(size) + i * step, axis=axis)
-                for i, k in enumerate(kernel)
-            )
+            image = correlate(image, axis, (0.25, 0.5, 0.25), step=2**level)
     return image
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from maskgit_sr.arrays import Image
 
@@ -18,7 +20,7 @@ def gaussian_blur(image: Image, sigma: float) -> Image:
     reach = math.ceil(3 * sigma)
     weights = [math.exp(-0.5 * (x / sigma) ** 2) for x in range(-reach, reach + 1)]
     weights = [weight / sum(weights) for weight in weights]
-    return _correlate(_correlate(image, 1, weights), 2, weights)
+    return correlate(correlate(image, 1, weights), 2, weights)
 
 
 def unsharp_mask(image: Image, amount: float, sigma: float = 1.5) -> Image:
@@ -48,19 +50,20 @@ def without_grid(image: Image, period: int, cells: int = 5) -> Image:
     if cells < 1 or cells % 2 == 0:
         raise ValueError(f"cells: expected an odd number, found {cells}")
     blocks = image.reshape(b, height // period, period, width // period, period, channels)
-    mean = _correlate(_correlate(blocks, 1, [1 / cells] * cells), 3, [1 / cells] * cells)
+    mean = correlate(correlate(blocks, 1, [1 / cells] * cells), 3, [1 / cells] * cells)
     pattern = mean - mean.mean((2, 4), keepdims=True)
     return (blocks - pattern).reshape(image.shape)
 
 
-def _correlate(x: jnp.ndarray, axis: int, weights: Sequence[float]) -> jnp.ndarray:
-    """Returns weighted sums of neighbours along an axis, an odd number, the outermost repeated."""
+def correlate(x: Array, axis: int, weights: Sequence[float], step: int = 1) -> Array:
+    """Returns weighted sums along an axis of an odd number of places, ``step`` apart.
+
+    Beyond the border its outermost places are repeated.
+    """
     pad = [(0, 0)] * x.ndim
-    pad[axis] = (len(weights) // 2, len(weights) // 2)
+    pad[axis] = (len(weights) // 2 * step,) * 2
     padded, size = jnp.pad(x, pad, mode="edge"), x.shape[axis]
-    index = [slice(None)] * x.ndim
     total = jnp.zeros_like(x)
-    for start, weight in enumerate(weights):
-        index[axis] = slice(start, start + size)
-        total = total + weight * padded[tuple(index)]
+    for i, weight in enumerate(weights):
+        total += weight * jax.lax.slice_in_dim(padded, i * step, i * step + size, axis=axis)
     return total

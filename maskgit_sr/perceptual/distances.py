@@ -19,13 +19,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
-from safetensors.numpy import load_file
 
 from maskgit_sr import assets
 from maskgit_sr.arrays import Image, Params
 from maskgit_sr.errors import UserError
 from maskgit_sr.perceptual import vgg16
-from maskgit_sr.perceptual.published import MatmulPrecision, along_last, conv, load, max_pool, pair
+from maskgit_sr.perceptual.published import (
+    MatmulPrecision,
+    along_last,
+    conv,
+    load,
+    max_pool,
+    nested,
+    pair,
+    read_torch,
+)
 
 Distance = Float[Array, "B"]
 
@@ -33,16 +41,11 @@ LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
 VGG_MEAN_BGR = (103.939, 116.779, 123.68)
 VGG_UNIT = 255 * 0.225  # one ImageNet pixel standard deviation, in grey levels
-VGG_LAYERS: Mapping[str, float] = {
-    "conv1_2": 0.1,
-    "conv2_2": 0.1,
-    "conv3_4": 1.0,
-    "conv4_4": 1.0,
-    "conv5_4": 1.0,
-}
+_TENTH, _WHOLE = ("conv1_2", "conv2_2"), ("conv3_4", "conv4_4", "conv5_4")
+VGG_LAYERS: Mapping[str, float] = dict.fromkeys(_TENTH, 0.1) | dict.fromkeys(_WHOLE, 1.0)
 
 # (index in torchvision's `features`, stride, padding); a pool comes before the 2nd and the 3rd.
-_ALEX_CONVS = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))
+_ALEX_CONVS = (("0", 4, 2), ("3", 1, 2), ("6", 1, 1), ("8", 1, 1), ("10", 1, 1))
 # SqueezeNet 1.1's fire modules between its pools, and those of them whose output LPIPS compares.
 _SQUEEZE_GROUPS = ((3, 4), (6, 7), (9, 10, 11, 12))
 _SQUEEZE_TAPS = (4, 7, 9, 10, 11, 12)
@@ -81,7 +84,7 @@ def alex_features(
     for i, (index, stride, padding) in enumerate(_ALEX_CONVS):
         if i in (1, 2):
             x = max_pool(x, 3, 2)
-        x = jax.nn.relu(conv(params[f"features.{index}"], x, stride, padding, precision))
+        x = jax.nn.relu(conv(params["features"][index], x, stride, padding, precision))
         features.append(x)
     return features
 
@@ -97,12 +100,12 @@ def squeeze_features(
     params: Params, x: Image, *, precision: MatmulPrecision = "default"
 ) -> list[Array]:
     """Returns SqueezeNet 1.1's seven LPIPS taps; x normalised as LPIPS does, sides from 17."""
-    x = jax.nn.relu(conv(params["features.0"], x, 2, 0, precision))
+    x = jax.nn.relu(conv(params["features"]["0"], x, 2, 0, precision))
     features = [x]
     for group in _SQUEEZE_GROUPS:
         x = max_pool(x, 3, 2, ceil=True)
         for index in group:
-            x = _fire(params[f"features.{index}"], x, precision)
+            x = _fire(params["features"][str(index)], x, precision)
             if index in _SQUEEZE_TAPS:
                 features.append(x)
     return features
@@ -141,7 +144,8 @@ def _lpips_layers(
     fx, fy = (features(params, (2 * z - 1 - shift) / scale) for z in (x, y))
     for i, (a, b) in enumerate(zip(fx, fy, strict=True)):
         difference = (_unit(a) - _unit(b)) ** 2
-        yield jnp.sum(difference * along_last(params[f"lin{i}"], difference), axis=-1)
+        weights = along_last(params[f"lin{i}"]["kernel"], difference)
+        yield jnp.sum(difference * weights, axis=-1)
 
 
 def vgg19_features(
@@ -149,10 +153,9 @@ def vgg19_features(
     x: Image,
     *,
     layers: tuple[str, ...] = tuple(VGG_LAYERS),
-    before_relu: bool = True,
     precision: MatmulPrecision = "default",
 ) -> dict[str, Array]:
-    """Returns VGG19 feature maps of x, [B,H,W,3] RGB in [0,1], by layer name.
+    """Returns VGG19 feature maps of x before activation, [B,H,W,3] RGB in [0,1], by layer name.
 
     The network takes BGR grey levels minus a mean, and its features are divided by `VGG_UNIT`:
     ReLU networks are nearly homogeneous, so the features come out in units of one ImageNet pixel
@@ -167,38 +170,27 @@ def vgg19_features(
         for i in range(1, depth + 1):
             name = f"conv{block}_{i}"
             linear = conv(params[name], x, 1, 1, precision)
-            x = jax.nn.relu(linear)
             if name in layers:
-                features[name] = (linear if before_relu else x) / VGG_UNIT
+                features[name] = linear / VGG_UNIT
+            x = jax.nn.relu(linear)
             if len(features) == len(layers):
                 return features
     raise ValueError(f"layers {layers}: expected names of VGG19 convolutions such as conv3_4")
 
 
 def vgg19_distance(
-    params: Params,
-    x: Image,
-    y: Image,
-    *,
-    weights: Mapping[str, float] = VGG_LAYERS,
-    before_relu: bool = True,
-    precision: MatmulPrecision = "default",
+    params: Params, x: Image, y: Image, *, precision: MatmulPrecision = "default"
 ) -> Distance:
-    """Returns the sum over layers of weight * mean |f(x) - f(y)|; [B,H,W,3] in [0,1] -> [B].
+    """Returns the sum of weight * mean |f(x) - f(y)| over `VGG_LAYERS`; [B,H,W,3] in [0,1] -> [B].
 
     H and W are at least 16. Features are in the units of `vgg19_features`; a photograph shrunk and
     enlarged x4 by bicubic is at about 15 from the original. The published layer weights were
     chosen for torchvision's VGG19, whose layers relate to each other somewhat differently.
     """
     x, y = pair(x, y)
-    fx, fy = (
-        vgg19_features(
-            params, z, layers=tuple(weights), before_relu=before_relu, precision=precision
-        )
-        for z in (x, y)
-    )
+    fx, fy = (vgg19_features(params, z, precision=precision) for z in (x, y))
     total = jnp.zeros(x.shape[:1])
-    for name, weight in weights.items():
+    for name, weight in VGG_LAYERS.items():
         total += weight * jnp.mean(jnp.abs(fx[name] - fy[name]), axis=(1, 2, 3))
     return total
 
@@ -230,20 +222,13 @@ def load_lpips(
     backbones: dict[str, Callable[..., list[Array]]] = {
         "alex": alex_features,
         "squeeze": squeeze_features,
-        "vgg": _vgg16_features,
+        "vgg": lambda params, x, **options: vgg16.features(params["features"], x, **options),
     }
     if net not in backbones:
         raise UserError(f"LPIPS network {net!r}: expected alex, squeeze or vgg")
     apply = partial(lpips_distance, partial(backbones[net], precision=precision))
     files = [assets.find(name, path) for name in LPIPS_FILES[net]]
-    return Perceptual(f"lpips_{net}", load(files, _read_lpips, apply), apply)
-
-
-def _vgg16_features(
-    params: Params, x: Image, *, precision: MatmulPrecision = "default"
-) -> list[Array]:
-    layers = {key.removeprefix("features."): layer for key, layer in params.items()}
-    return vgg16.features(layers, x, precision=precision)
+    return Perceptual(f"lpips_{net}", load(files, read_torch, apply), apply)
 
 
 def load_vgg19(
@@ -263,34 +248,12 @@ def load_vgg19(
     return Perceptual("vgg19", load(file, _read_vgg19, apply), apply)
 
 
-def _read_lpips(*files: Path) -> Params:
-    """Returns nested HWIO params of torch-named OIHW tensors (`features.3.squeeze.weight`)."""
-    params: Params = {}
-    tensors = {name: value for file in files for name, value in load_file(file).items()}
-    for name, value in tensors.items():
-        if name.startswith("lin"):
-            params[name.removesuffix(".weight")] = jnp.asarray(value.reshape(-1))
-            continue
-        _, index, *inner, kind = name.split(".")
-        layer = params.setdefault(f"features.{index}", {})
-        for key in inner:
-            layer = layer.setdefault(key, {})
-        if kind == "weight":
-            layer["kernel"] = jnp.asarray(value.transpose(2, 3, 1, 0))
-        else:
-            layer["bias"] = jnp.asarray(value)
-    return params
-
-
 def _read_vgg19(file: Path) -> Params:
     """Returns HWIO params of 8-bit codes: w = code * scale + minimum, the two in `affine`."""
-    params: Params = {}
+    flat = {}
     with np.load(file) as codes:
         for name in codes.files:
-            if name.endswith("/affine"):
-                continue
-            layer, kind = name.split("/")
-            scale, minimum = codes[f"{name}/affine"]
-            value = codes[name].astype(np.float32) * scale + minimum
-            params.setdefault(layer, {})[kind] = jnp.asarray(value)
-    return params
+            if not name.endswith("/affine"):
+                scale, minimum = codes[f"{name}/affine"]
+                flat[*name.split("/")] = codes[name].astype(np.float32) * scale + minimum
+    return nested(flat)

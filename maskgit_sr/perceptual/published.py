@@ -156,13 +156,20 @@ def fold_norm(convolution: Params, norm: Params, eps: float) -> Params:
 
 def torch_tree(tensors: Mapping[str, np.ndarray]) -> Params:
     """Returns a PyTorch state as nested params: "features.0.weight" -> features: 0: kernel."""
-    params: Params = {}
+    flat = {}
     for name, value in tensors.items():
         *path, leaf = name.split(".")
-        if leaf == "num_batches_tracked":
-            continue
         if value.ndim == 4 and leaf == "weight":
             value, leaf = value.transpose(2, 3, 1, 0), "kernel"
+        if leaf != "num_batches_tracked":
+            flat[*path, leaf] = value
+    return nested(flat)
+
+
+def nested(flat: Mapping[tuple[str, ...], np.ndarray]) -> Params:
+    """Returns arrays by path as nested params of float32."""
+    params: Params = {}
+    for (*path, leaf), value in flat.items():
         layer = params
         for key in path:
             layer = layer.setdefault(key, {})

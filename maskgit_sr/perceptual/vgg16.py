@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from safetensors.numpy import load_file
 
 from maskgit_sr.arrays import Image, Params
 from maskgit_sr.perceptual.published import (
@@ -22,7 +21,6 @@ from maskgit_sr.perceptual.published import (
     max_pool,
     pair,
     read_torch,
-    torch_tree,
 )
 
 _BLOCKS = (("0", "2"), ("5", "7"), ("10", "12", "14"), ("17", "19", "21"), ("24", "26", "28"))
@@ -73,10 +71,10 @@ def features(
 
 def read_dists(vgg: Path, weights: Path) -> Params:
     """Returns {"vgg", "alpha", "beta"}; alpha and beta [1475] sum to 1 together."""
-    tensors = load_file(weights)
+    tensors = read_torch(weights)
     total = tensors["alpha"].sum() + tensors["beta"].sum()
     alpha, beta = (tensors[name].reshape(-1) / total for name in ("alpha", "beta"))
-    return {"vgg": torch_tree(load_file(vgg))["features"], "alpha": alpha, "beta": beta}
+    return {"vgg": read(vgg), "alpha": alpha, "beta": beta}
 
 
 def dists_distance(params: Params, x: Image, y: Image) -> Float[Array, "B"]:

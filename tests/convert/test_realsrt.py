@@ -214,7 +214,7 @@ def test_reading_a_torch_file(tmp_path, state):
     with pytest.raises(UserError, match="expected tensors only, found other values: step"):
         conversion.read_state(source)
     source.write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match="net.pth: not a readable PyTorch checkpoint"):
+    with pytest.raises(UserError, match="net.pth: not a readable PyTorch file"):
         conversion.read_state(source)
-    with pytest.raises(UserError, match="no such checkpoint"):
+    with pytest.raises(UserError, match="no such file"):
         conversion.read_state(tmp_path / "absent.pth")

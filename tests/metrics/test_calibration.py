@@ -93,7 +93,7 @@ def test_published_linear_layers_are_non_negative(monkeypatch):
     monkeypatch.setenv("MASKGIT_SR_ASSETS", str(METRICS))
     for name in ("lpips_alex", "lpips_squeeze"):
         params = build_perceptual(name).params
-        assert all((params[k] >= 0).all() for k in params if k.startswith("lin"))
+        assert all((params[k]["kernel"] >= 0).all() for k in params if k.startswith("lin"))
 
 
 def test_vgg19_has_trained_features(monkeypatch, pairs):

@@ -21,6 +21,7 @@ from maskgit_sr.perceptual.published import (
     conv,
     layer_norm,
     max_pool,
+    nested,
     single,
 )
 
@@ -31,31 +32,20 @@ _GROUPS = 32
 
 def read(file: Path) -> Params:
     """Params of an official `*_ckpt.npz` (names `opt/target/…`), convolutions standardised."""
-    params: Params = {}
+    flat = {}
     with np.load(file) as stored:
         for name in stored.files:
-            if "/target/" not in f"/{name}":
-                continue
-            *path, leaf = f"/{name}".split("/target/", 1)[1].split("/")
-            layer = params
-            for key in path:
-                layer = layer.setdefault(key, {})
-            layer[leaf] = np.asarray(stored[name], np.float32)
-    return _standardise(params)
+            _, found, path = f"/{name}".partition("/target/")
+            if found:
+                flat[*path.split("/")] = _standardise(path, np.asarray(stored[name], np.float32))
+    return nested(flat)
 
 
-def _standardise(params: Params) -> Params:
-    """Weight standardisation of every convolution, done once."""
-    done: Params = {}
-    for name, value in params.items():
-        if isinstance(value, dict):
-            done[name] = _standardise(value)
-        elif name == "kernel" and value.ndim == 4:
-            centred = value - value.mean((0, 1, 2))
-            done[name] = centred / (value.std((0, 1, 2)) + 1e-5)
-        else:
-            done[name] = value
-    return done
+def _standardise(path: str, value: np.ndarray) -> np.ndarray:
+    """Weight standardisation, of a convolution's kernel only."""
+    if not path.endswith("/kernel") or value.ndim != 4:
+        return value
+    return (value - value.mean((0, 1, 2))) / (value.std((0, 1, 2)) + 1e-5)
 
 
 def gaussian_resize(image: Image, height: int, width: int) -> Image:
