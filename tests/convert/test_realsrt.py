@@ -95,64 +95,76 @@ def test_every_parameter_is_filled_with_its_own_array(state):
     assert total == sum(state[name].size for name in kept) - 32  # the codebook's padding row
 
 
-def test_training_statistics_may_be_absent(state):
-    for name in conversion._TRAINING_ONLY:
-        del state[name]
-    conversion.map_state(state, tiny_config())
+def scaled(factor):
+    return lambda array: array * np.float32(factor)
+
+
+def moved(index, value):
+    """Adds to one row of a matrix, or to one number of other arrays."""
+
+    def change(array):
+        array = array.copy()
+        (array if array.ndim == 2 else array.reshape(-1))[index] += value
+        return array
+
+    return change
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["zero_out.bias", "generator.pos_emb", "critic.enc_norm.beta", "critic.token_emb.weight"],
+    ("name", "change"),
+    [
+        (conversion._TRAINING_ONLY[0], None),
+        (conversion._TRAINING_ONLY[1], None),
+        ("critic.token_emb.weight", moved(-1, 100)),  # the padding row is free
+        ("generator.pos_emb", scaled(1 + 1.3e-5)),  # the rounding of a moving average
+    ],
 )
-def test_missing_entry_is_named(state, name):
-    del state[name]
-    with pytest.raises(UserError, match=f"file.pth: .*missing: {name}"):
+def test_what_may_differ(state, name, change):
+    array = state.pop(name)
+    if change:
+        state[name] = change(array)
+    conversion.map_state(state, tiny_config())
+
+
+MISSING = ("zero_out.bias", "generator.pos_emb", "critic.enc_norm.beta", "critic.token_emb.weight")
+FIXED = ("generator.pos_emb", "critic.dec_blocks.0.2.3.beta")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        *((name, None, f"file.pth: .*missing: {name}") for name in MISSING),
+        *(
+            (name, moved(7, value), f"found others: {name}")
+            for name in FIXED
+            for value in (0.01, np.nan)
+        ),
+        (
+            "critic.token_emb.weight",
+            moved(3, 0.1),
+            f"critic.token_emb.weight: expected a copy of {CODEBOOK}",
+        ),
+        (
+            "generator.to_logits.weight",
+            lambda array: np.zeros((25, 32), np.float32),
+            r"mis-shaped: generator.to_logits.weight \(expected \(24, 32\), found \(25, 32\)\)",
+        ),
+    ],
+)
+def test_what_is_refused_is_named(state, name, change, message):
+    array = state.pop(name)
+    if change:
+        state[name] = change(array)
+    with pytest.raises(UserError, match=message):
         conversion.map_state(state, tiny_config(), "file.pth")
 
 
 def test_unknown_entries_are_named_and_counted(state):
-    for index in range(5):
-        state[f"extra.{index}"] = np.zeros(1, np.float32)
+    extra = {f"extra.{index}": np.zeros(1, np.float32) for index in range(5)}
     with pytest.raises(UserError, match="unknown: extra.0, extra.1, extra.2 and 2 more"):
-        conversion.map_state(state, tiny_config())
-
-
-def test_misshaped_entry_is_named_with_both_shapes(state):
-    state["generator.to_logits.weight"] = np.zeros((25, 32), np.float32)
-    message = r"mis-shaped: generator.to_logits.weight \(expected \(24, 32\), found \(25, 32\)\)"
-    with pytest.raises(UserError, match=message):
-        conversion.map_state(state, tiny_config())
-
-
-def test_another_size_of_network_is_refused(state):
+        conversion.map_state(state | extra, tiny_config())
     with pytest.raises(UserError, match="missing: .*unknown|missing: .*mis-shaped"):
-        conversion.map_state(state, RealSRTConfig())
-
-
-def test_token_embedding_must_copy_the_codebook(state):
-    state["critic.token_emb.weight"][3] += 0.1
-    with pytest.raises(UserError, match=f"critic.token_emb.weight: expected a copy of {CODEBOOK}"):
-        conversion.map_state(state, tiny_config())
-
-
-def test_padding_row_of_the_token_embedding_is_free(state):
-    state["critic.token_emb.weight"][-1] = 100.0
-    conversion.map_state(state, tiny_config())
-
-
-@pytest.mark.parametrize("name", ["generator.pos_emb", "critic.dec_blocks.0.2.3.beta"])
-@pytest.mark.parametrize("value", [0.01, np.nan])
-def test_constants_must_have_their_value(state, name, value):
-    state[name] = state[name].copy()
-    state[name].reshape(-1)[7] += value
-    with pytest.raises(UserError, match=f"found others: {name}"):
-        conversion.map_state(state, tiny_config())
-
-
-def test_constants_may_carry_the_rounding_of_an_average(state):
-    state["generator.pos_emb"] = state["generator.pos_emb"] * np.float32(1 + 1.3e-5)
-    conversion.map_state(state, tiny_config())
+        conversion.map_state(state, RealSRTConfig())  # another size of network
 
 
 def test_without_torch_the_message_says_what_to_install(monkeypatch, tmp_path):
@@ -171,8 +183,12 @@ def test_without_torch_the_message_says_what_to_install(monkeypatch, tmp_path):
 def test_convert_writes_a_bundle(monkeypatch, tmp_path, state):
     source, target = tmp_path / "net.pth", tmp_path / "net.safetensors"
     source.write_bytes(b"checkpoint")
+    target.write_bytes(b"precious")
     monkeypatch.setattr(conversion, "read_state", lambda path: state)
-    summary = conversion.convert(source, target, config=tiny_config())
+    with pytest.raises(UserError, match="net.safetensors: exists already"):
+        conversion.convert(source, target, config=tiny_config())
+    assert target.read_bytes() == b"precious"
+    summary = conversion.convert(source, target, config=tiny_config(), overwrite=True)
     method = RealSRT(tiny_config())
     params, metadata = bundles.read(target, method.shapes())
     assert (metadata.method, metadata.scale, metadata.licence) == ("realsrt", 4, "MIT")
@@ -186,18 +202,6 @@ def test_convert_writes_a_bundle(monkeypatch, tmp_path, state):
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
 
 
-def test_convert_keeps_an_existing_target(monkeypatch, tmp_path, state):
-    source, target = tmp_path / "net.pth", tmp_path / "net.safetensors"
-    source.write_bytes(b"checkpoint")
-    target.write_bytes(b"precious")
-    monkeypatch.setattr(conversion, "read_state", lambda path: state)
-    with pytest.raises(UserError, match="net.safetensors: exists already"):
-        conversion.convert(source, target, config=tiny_config())
-    assert target.read_bytes() == b"precious"
-    conversion.convert(source, target, config=tiny_config(), overwrite=True)
-    assert bundles.read_metadata(target).method == "realsrt"
-
-
 def test_reading_a_torch_file(tmp_path, state):
     torch = pytest.importorskip("torch")
     tensors = {name: torch.from_numpy(array) for name, array in state.items()}
@@ -207,12 +211,13 @@ def test_reading_a_torch_file(tmp_path, state):
     params, _ = bundles.read(target)
     np.testing.assert_array_equal(params["codebook"]["embedding"], state[CODEBOOK][:-1])
 
-    torch.save({"params": tensors}, source)
-    with pytest.raises(UserError, match="expected a checkpoint with params_ema, found params"):
-        conversion.read_state(source)
-    torch.save({"params_ema": {"step": 3}}, source)
-    with pytest.raises(UserError, match="expected tensors only, found other values: step"):
-        conversion.read_state(source)
+    for content, message in (
+        ({"params": tensors}, "expected a checkpoint with params_ema, found params"),
+        ({"params_ema": {"step": 3}}, "expected tensors only, found other values: step"),
+    ):
+        torch.save(content, source)
+        with pytest.raises(UserError, match=message):
+            conversion.read_state(source)
     source.write_bytes(b"not a checkpoint")
     with pytest.raises(UserError, match="net.pth: not a readable PyTorch file"):
         conversion.read_state(source)

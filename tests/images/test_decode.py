@@ -41,6 +41,12 @@ def exif(**more):
     return block.tobytes()
 
 
+def entries(raw):
+    block = Image.Exif()
+    block.load(raw)
+    return block
+
+
 # ------------------------------------------------------------------ metadata
 
 
@@ -52,8 +58,7 @@ def test_icc_and_exif_survive(tmp_path, suffix, dtype):
     images.write(source, tmp_path / f"x{suffix}")
     back = images.read(tmp_path / f"x{suffix}")
     assert back.icc == ICC
-    block = Image.Exif()
-    block.load(back.exif)
+    block = entries(back.exif)
     assert block[271] == "Maker"
     assert block.get_ifd(34665)[36867] == "2024:01:02 03:04:05"
     assert tuple(map(float, block.get_ifd(34853)[2])) == (48.0, 12.0, 30.0)
@@ -72,15 +77,13 @@ def test_orientation_is_applied_and_its_tag_removed(tmp_path, orientation, kind)
         upright = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
     picture = images.read(path)
     np.testing.assert_array_equal(picture.color, upright)
-    block = Image.Exif()
-    block.load(picture.exif)
+    block = entries(picture.exif)
     assert 274 not in block and block[271] == "Maker"
     assert 40962 not in block.get_ifd(34665)  # the width changes, too
 
     images.write(picture, path)
-    np.testing.assert_allclose(
-        images.read(path).color, upright, atol=12 if kind in ("jpg", "webp") else 0
-    )
+    tolerance = 12 if kind in ("jpg", "webp") else 0
+    np.testing.assert_allclose(images.read(path).color, upright, atol=tolerance)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -110,10 +113,9 @@ def test_exif_bytes_are_otherwise_untouched(tmp_path):
     kept = images.read(tmp_path / "x.jpg").exif
     assert "José Müller".encode() in kept
     assert kept.index(note) == raw.index(note)
-    images.write(images.read(tmp_path / "x.jpg"), tmp_path / "x.tif")
-    assert "José Müller".encode() in (tmp_path / "x.tif").read_bytes()
-    images.write(images.read(tmp_path / "x.tif"), tmp_path / "y.png")
-    assert "José Müller".encode() in (tmp_path / "y.png").read_bytes()
+    for source, target in (("x.jpg", "x.tif"), ("x.tif", "y.png")):
+        images.write(images.read(tmp_path / source), tmp_path / target)
+        assert "José Müller".encode() in (tmp_path / target).read_bytes()
 
 
 def test_exif_of_nothing_but_orientation_leaves_none(tmp_path):
@@ -143,6 +145,11 @@ def test_exif_too_long_for_jpeg_is_left_out_with_a_note(tmp_path):
 
 def test_tiff_layout_tags_do_not_leak_into_exif(tmp_path):
     Image.fromarray(gradient()).save(tmp_path / "x.tif", exif=exif())
+    with Image.open(tmp_path / "x.tif") as image:
+        image.load()
+        before = set(image.getexif())
+        images.from_pil(image)
+        assert set(image.getexif()) == before  # the image is left alone
     images.write(images.read(tmp_path / "x.tif"), tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as image:
         assert set(image.getexif()) == {271, 34665, 34853}
@@ -159,15 +166,6 @@ def test_pil_round_trip(mode):
     assert back.mode == mode and back.info["icc_profile"] == ICC
     assert back.getexif()[271] == "Maker"
     np.testing.assert_array_equal(np.asarray(back), np.asarray(image))
-
-
-def test_from_pil_leaves_the_image_alone(tmp_path):
-    Image.fromarray(gradient()).save(tmp_path / "x.tif", exif=exif())
-    with Image.open(tmp_path / "x.tif") as image:
-        image.load()
-        before = set(image.getexif())
-        images.from_pil(image)
-        assert set(image.getexif()) == before
 
 
 # ------------------------------------------------------------------ modes and formats
@@ -257,7 +255,10 @@ def test_16_bit_ppm_and_pgm(tmp_path):
     np.testing.assert_array_equal(picture.color[..., 0], array[..., 0])
 
 
-@pytest.mark.parametrize("kind", ["png", "webp", "tiff", "bmp", "gif", "ppm", "jpeg", "jpeg2000"])
+FORMATS = ("png", "webp", "tiff", "bmp", "gif", "ppm", "jpeg", "jpeg2000", "avif")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_content_decides_not_the_suffix(tmp_path, kind):
     buffer = io.BytesIO()
     Image.fromarray(gradient()).save(buffer, kind)
@@ -276,22 +277,15 @@ def test_cmyk_is_converted_through_its_profile_which_is_dropped(tmp_path):
     assert b"Maker" in images.read(tmp_path / "x.tif").exif
 
 
-@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
-def test_animation_gives_its_first_frame_and_a_note(tmp_path, kind):
-    frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
+@pytest.mark.parametrize("kind", ["gif", "webp", "png", "tif"])
+def test_the_first_frame_or_page_is_used_with_a_note(tmp_path, kind):
+    first, second = (Image.new("RGB", (8, 6), color) for color in ("red", "blue"))
     path = tmp_path / f"x.{kind}"
-    lossless = {"lossless": True} if kind == "webp" else {}
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=50, **lossless)
+    options = {"webp": {"lossless": True, "duration": 50}, "tif": {}}.get(kind, {"duration": 50})
+    first.save(path, save_all=True, append_images=[second], **options)
     picture = images.read(path)
-    assert picture.notes == ("animated: first frame used",)
-    assert (picture.color == [255, 0, 0]).all()
-
-
-def test_tiff_of_several_pages(tmp_path):
-    pages = [Image.new("L", (4, 4), value) for value in (9, 200)]
-    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
-    picture = images.read(tmp_path / "x.tif")
-    assert picture.notes == ("several pages: first page used",) and (picture.color == 9).all()
+    pages = "several pages: first page" if kind == "tif" else "animated: first frame"
+    assert picture.notes == (f"{pages} used",) and (picture.color == [255, 0, 0]).all()
 
 
 # ------------------------------------------------------------------ what is refused
@@ -311,17 +305,13 @@ def test_files_that_are_no_pictures(tmp_path):
     refused(tmp_path, "found a folder")
     (tmp_path / "empty.png").touch()
     refused(tmp_path / "empty.png", "empty file")
-    (tmp_path / "text.png").write_text("not a picture\n" * 50)
-    refused(tmp_path / "text.png", "not a picture that can be decoded")
+    # PostScript must not be handed to Ghostscript
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    for data in (b"not a picture\n" * 50, postscript):
+        (tmp_path / "text.png").write_bytes(data)
+        refused(tmp_path / "text.png", "not a picture that can be decoded")
     os.mkfifo(tmp_path / "pipe.png")
     refused(tmp_path / "pipe.png", "special file")
-
-
-def test_postscript_is_not_handed_to_ghostscript(tmp_path):
-    (tmp_path / "x.png").write_bytes(
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
-    )
-    refused(tmp_path / "x.png", "not a picture that can be decoded")
 
 
 @pytest.mark.parametrize("side", [8_001, 20_000, 2_000_000])
@@ -340,11 +330,10 @@ def test_header_bomb_is_refused_before_decoding(tmp_path, monkeypatch, side):
 @pytest.mark.parametrize("share", [0.4, 0.8, 0.97])
 def test_truncated_files(tmp_path, kind, share):
     buffer = io.BytesIO()
-    pixels = noise(64, 64, 3)
     if kind == "deep":
         buffer.write(png(noise(64, 64, 3, np.uint16), 2))
     else:
-        Image.fromarray(pixels).save(buffer, kind)
+        Image.fromarray(noise(64, 64, 3)).save(buffer, kind)
     data = buffer.getvalue()
     (tmp_path / "x.png").write_bytes(data[: int(len(data) * share)])
     refused(tmp_path / "x.png")

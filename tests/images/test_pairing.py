@@ -37,19 +37,19 @@ def folder(path: Path, *names):
     return str(path)
 
 
-def names(entries):
+def names(found):
+    """Names of the files of each scene, where every file has a partner."""
+    entries, problems = found
+    assert not problems
     return [(e.name, e.sr and e.sr.name, e.hr and e.hr.name, e.lr and e.lr.name) for e in entries]
 
 
 def test_equal_names_then_scenes_then_beginnings(tmp_path):
     hr = folder(tmp_path / "hr", "1_HR.png", "2.png", "img_3.png", "img_33.png")
-    sr = folder(
-        tmp_path / "sr", "1_x4.jpg", "2.webp", "img_3_mytool-v2.png", "img_33_mytool-v2.png"
-    )
+    tool = ("img_3_mytool-v2.png", "img_33_mytool-v2.png")
+    sr = folder(tmp_path / "sr", "1_x4.jpg", "2.webp", *tool)
     lr = folder(tmp_path / "lr", "1_LR4.png", "2.png", "img_3x4.png", "img_33x4.png")
-    entries, problems = pairing.match(sr, hr, lr)
-    assert problems == []
-    assert names(entries) == [
+    assert names(pairing.match(sr, hr, lr)) == [
         ("1_HR", "1_x4.jpg", "1_HR.png", "1_LR4.png"),
         ("2", "2.webp", "2.png", "2.png"),
         ("img_3", "img_3_mytool-v2.png", "img_3.png", "img_3x4.png"),
@@ -68,17 +68,14 @@ def test_sub_folders_are_part_of_a_name(tmp_path):
     hr = folder(tmp_path / "hr", "a/1.png", "b/1.png")
     sr = folder(tmp_path / "sr", "a/1_x4.png", "b/1_x4.png")
     entries, problems = pairing.match(sr, hr)
-    assert not problems and [(e.name, e.sr.parent.name) for e in entries] == [
-        ("a/1", "a"),
-        ("b/1", "b"),
-    ]
+    found = [(e.name, e.sr.parent.name) for e in entries]
+    assert not problems and found == [("a/1", "a"), ("b/1", "b")]
 
 
 def test_our_confidence_maps_are_no_outputs(tmp_path):
     hr = folder(tmp_path / "hr", "1.png")
     sr = folder(tmp_path / "sr", "1_x4.png", "1_x4_confidence.png")
-    entries, problems = pairing.match(sr, hr)
-    assert names(entries) == [("1", "1_x4.png", "1.png", None)] and not problems
+    assert names(pairing.match(sr, hr)) == [("1", "1_x4.png", "1.png", None)]
 
 
 def test_what_has_no_single_partner_is_named_and_left_out(tmp_path):
@@ -86,37 +83,30 @@ def test_what_has_no_single_partner_is_named_and_left_out(tmp_path):
     sr = folder(tmp_path / "sr", "1.png", "2_x4.png", "2_out.png", "9.png")
     entries, problems = pairing.match(sr, hr)
     assert [entry.name for entry in entries] == ["1"]
-    assert sorted(line.split(": ")[0].rsplit("/", 2)[-2:] for line in problems) == [
-        ["hr", "2.png"],
-        ["hr", "3.png"],
-        ["sr", "2_out.png"],
-        ["sr", "2_x4.png"],
-        ["sr", "9.png"],
-    ]
+    left = sorted("/".join(line.split(": ")[0].rsplit("/", 2)[-2:]) for line in problems)
+    assert left == ["hr/2.png", "hr/3.png", "sr/2_out.png", "sr/2_x4.png", "sr/9.png"]
     assert all("no single partner in --" in line for line in problems)
 
 
 def test_single_files_need_no_common_name(tmp_path):
     base = folder(tmp_path, "mine.png", "truth.png")
-    entries, problems = pairing.match(f"{base}/mine.png", f"{base}/truth.png")
-    assert names(entries) == [("truth", "mine.png", "truth.png", None)] and not problems
+    found = pairing.match(f"{base}/mine.png", f"{base}/truth.png")
+    assert names(found) == [("truth", "mine.png", "truth.png", None)]
 
 
 def test_outputs_alone(tmp_path):
-    entries, _ = pairing.match(sr=folder(tmp_path / "sr", "b.png", "a.png"))
-    assert names(entries) == [("a", "a.png", None, None), ("b", "b.png", None, None)]
+    found = pairing.match(sr=folder(tmp_path / "sr", "b.png", "a.png"))
+    assert names(found) == [("a", "a.png", None, None), ("b", "b.png", None, None)]
 
 
 def test_mistakes(tmp_path):
     hr, sr = folder(tmp_path / "hr", "1.png"), folder(tmp_path / "sr", "2.png")
-    with pytest.raises(UserError, match=r"no name goes with one in --hr .*1.png and 2.png"):
-        pairing.match(sr, hr)
-    with pytest.raises(UserError, match=r"--hr .*1.png: is a file, the others are folders"):
-        pairing.match(sr, f"{hr}/1.png")
-    with pytest.raises(UserError, match="gone: no such file or folder"):
-        pairing.match("gone", hr)
-    with pytest.raises(UserError, match="at least one"):
-        pairing.match()
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no pictures in this folder"):
-        pairing.match(sr, str(tmp_path / "empty"))
+    for given, message in (
+        ((sr, hr), "no name goes with one in --hr .*1.png and 2.png"),
+        ((sr, f"{hr}/1.png"), "--hr .*1.png: is a file, the others are folders"),
+        (("gone", hr), "gone: no such file or folder"),
+        ((), "at least one"),
+        ((sr, folder(tmp_path / "empty", "x.txt")), "no pictures in this folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pairing.match(*given)

@@ -58,62 +58,48 @@ def naive(scale, boost):
     return losses(PARAMS), weight, mixed
 
 
+def balanced(params, adversarial, scale=1.0, **options):
+    """The surrogate, and all of `balanced_loss` beside it."""
+    features = features_of(params["first"])
+    found = balanced_loss(
+        features, params["last"], tail, reconstruction, adversarial, scale, **options
+    )
+    return found.surrogate, found
+
+
+def boosted(boost):
+    return lambda image: boost * adversarial(image)
+
+
+def assert_close(found, expected, atol=1e-7):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol)
+
+
 @pytest.mark.parametrize(("scale", "boost"), [(1.0, 1.0), (0.8, 3.0), (1.0, 1e-9)])
 def test_gradient_is_the_definitions(scale, boost):
-    def loss(params):
-        found = balanced_loss(
-            features_of(params["first"]),
-            params["last"],
-            tail,
-            reconstruction,
-            lambda image: boost * adversarial(image),
-            scale,
-        )
-        return found.surrogate, found
-
-    (value, found), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS)
+    both = jax.value_and_grad(lambda p: balanced(p, boosted(boost), scale), has_aux=True)
+    (value, found), grads = jax.jit(both)(PARAMS)
     losses, weight, expected = naive(scale, boost)
     assert value == 0
     np.testing.assert_allclose(found.image, tail(PARAMS["last"], features_of(PARAMS["first"])))
     np.testing.assert_allclose((found.reconstruction, found.adversarial), losses, rtol=1e-5)
     np.testing.assert_allclose(found.weight, weight, rtol=1e-4)
-    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert_close(grads, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("given", [None, adversarial], ids=["no GAN", "before it starts"])
 def test_without_the_adversarial_part(given):
-    def loss(params):
-        features = features_of(params["first"])
-        found = balanced_loss(features, params["last"], tail, reconstruction, given, 0.0)
-        return found.surrogate, found
-
-    grads, found = jax.jit(jax.grad(loss, has_aux=True))(PARAMS)
-
-    def plain(params):
-        return reconstruction(tail(params["last"], features_of(params["first"])))
-
-    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(jax.grad(plain)(PARAMS)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    grads, found = jax.jit(jax.grad(lambda p: balanced(p, given, 0.0), has_aux=True))(PARAMS)
+    plain = jax.grad(lambda p: reconstruction(tail(p["last"], features_of(p["first"]))))
+    assert_close(grads, plain(PARAMS))
     assert found.weight is None or found.weight == 0
 
 
 def test_no_gradient_flows_through_the_weight():
     """Doubling the discriminator changes the weight, and then nothing else."""
-
-    def grads(boost):
-        def loss(params):
-            features = features_of(params["first"])
-            return balanced_loss(
-                features,
-                params["last"],
-                tail,
-                reconstruction,
-                lambda i: boost * adversarial(i),
-                eps=0.0,
-            ).surrogate
-
-        return jax.grad(loss)(PARAMS)
-
-    for a, b in zip(jax.tree.leaves(grads(1.0)), jax.tree.leaves(grads(2.0)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    once, twice = (
+        jax.grad(lambda p, boost=boost: balanced(p, boosted(boost), eps=0.0)[0])(PARAMS)
+        for boost in (1.0, 2.0)
+    )
+    assert_close(once, twice)

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from maskgit_sr.errors import UserError
 from maskgit_sr.metrics.networks import clip, inception, musiq
-from maskgit_sr.perceptual import published
+from maskgit_sr.perceptual import published, vgg16
 from tests.perceptual.published import REFERENCE, close, image, weights
 
 
@@ -58,13 +58,6 @@ def test_inception_at_its_published_width(tmp_path):
     assert program.out_avals[0].shape == (1, 2048)
     convolutions = [eqn for eqn in program.eqns if eqn.primitive.name == "conv_general_dilated"]
     assert len(convolutions) == sum(name.endswith("conv.weight") for name in shapes) == 94
-
-
-def test_inception_too_small(stored):
-    params = inception.read(stored["inception"])
-    small = jax.ShapeDtypeStruct((1, 74, 90, 3), jnp.float32)
-    with pytest.raises(ValueError, match="too small"):
-        jax.eval_shape(inception.trunk, params, small)
 
 
 def test_mean_pool_does_not_count_padding():
@@ -125,20 +118,28 @@ def test_gaussian_resize(sizes):
 
 
 @pytest.mark.parametrize(
+    ("module", "trace", "shape", "words"),
+    [
+        (inception, inception.trunk, (1, 74, 90, 3), "too small"),
+        (musiq, musiq.quality, (1, 40, 31, 3), "at least 32"),
+        (musiq, musiq.quality, (1, 40, 40, 1), "B,H,W,3"),
+    ],
+)
+def test_images_are_checked(stored, module, trace, shape, words):
+    params = module.read(stored[module.__name__.rpartition(".")[2]])
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(trace, params, jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
     ("read", "trace", "wrong"),
     [
         (inception.read, inception.features, "clip"),
         (clip.read, clip.image_features, "inception"),
         (musiq.read, musiq.quality, "clip"),
+        (vgg16.read, vgg16.features, "clip"),
     ],
 )
 def test_wrong_files_are_named(stored, read, trace, wrong):
     with pytest.raises(UserError, match=rf"{wrong}\.\w+: not the expected network"):
         published.load(stored[wrong], read, trace, images=1)
-
-
-def test_images_are_checked(stored):
-    params = musiq.read(stored["musiq"])
-    for shape, words in (((1, 40, 31, 3), "at least 32"), ((1, 40, 40, 1), "B,H,W,3")):
-        with pytest.raises(ValueError, match=words):
-            jax.eval_shape(musiq.quality, params, jnp.zeros(shape))

@@ -5,53 +5,37 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-ALEX_CONVS = {
-    0: (3, 64, 11),
-    3: (64, 192, 5),
-    6: (192, 384, 3),
-    8: (384, 256, 3),
-    10: (256, 256, 3),
-}
 ALEX_LINS = (64, 192, 384, 256, 256)
-SQUEEZE_FIRES = {  # index: (channels in, squeezed, out of each of two expansions)
-    3: (64, 16, 64),
-    4: (128, 16, 64),
-    6: (128, 32, 128),
-    7: (256, 32, 128),
-    9: (256, 48, 192),
-    10: (384, 48, 192),
-    11: (384, 64, 256),
-    12: (512, 64, 256),
-}
 SQUEEZE_LINS = (64, 128, 256, 384, 384, 512, 512)
 VGG_WIDTHS = {1: (64, 2), 2: (128, 2), 3: (256, 4), 4: (512, 4), 5: (512, 4)}
 
 
-def torch_conv(rng, tensors, name, cin, cout, size):
-    weight = rng.normal(0, (2 / (cin * size * size)) ** 0.5, (cout, cin, size, size))
-    tensors[f"{name}.weight"] = weight.astype(np.float32)
-    tensors[f"{name}.bias"] = rng.normal(0, 0.05, cout).astype(np.float32)
+def tensors(seed, convs, lins):
+    """Convolutions by torchvision's names and (channels in, channels out, size); linear layers."""
+    rng, found = np.random.default_rng(seed), {}
+    for name, (cin, cout, size) in convs.items():
+        weight = rng.normal(0, (2 / (cin * size * size)) ** 0.5, (cout, cin, size, size))
+        found[f"features.{name}.weight"] = weight.astype(np.float32)
+        found[f"features.{name}.bias"] = rng.normal(0, 0.05, cout).astype(np.float32)
+    for i, width in enumerate(lins):
+        found[f"lin{i}.weight"] = rng.uniform(0, 1, (1, width, 1, 1)).astype(np.float32)
+    return found
 
 
 def alex_tensors():
-    rng, tensors = np.random.default_rng(0), {}
-    for index, shape in ALEX_CONVS.items():
-        torch_conv(rng, tensors, f"features.{index}", *shape)
-    for i, width in enumerate(ALEX_LINS):
-        tensors[f"lin{i}.weight"] = rng.uniform(0, 1, (1, width, 1, 1)).astype(np.float32)
-    return tensors
+    wide = zip((0, 3, 6, 8, 10), (3, *ALEX_LINS), ALEX_LINS, (11, 5, 3, 3, 3), strict=False)
+    return tensors(0, {index: sizes for index, *sizes in wide}, ALEX_LINS)
 
 
 def squeeze_tensors():
-    rng, tensors = np.random.default_rng(1), {}
-    torch_conv(rng, tensors, "features.0", 3, 64, 3)
-    for index, (cin, mid, out) in SQUEEZE_FIRES.items():
-        torch_conv(rng, tensors, f"features.{index}.squeeze", cin, mid, 1)
-        torch_conv(rng, tensors, f"features.{index}.expand1x1", mid, out, 1)
-        torch_conv(rng, tensors, f"features.{index}.expand3x3", mid, out, 3)
-    for i, width in enumerate(SQUEEZE_LINS):
-        tensors[f"lin{i}.weight"] = rng.uniform(0, 1, (1, width, 1, 1)).astype(np.float32)
-    return tensors
+    convs, cin = {"0": (3, 64, 3)}, 64
+    squeezed = (16, 16, 32, 32, 48, 48, 64, 64)
+    for index, mid in zip((3, 4, 6, 7, 9, 10, 11, 12), squeezed, strict=True):
+        convs[f"{index}.squeeze"] = (cin, mid, 1)
+        convs[f"{index}.expand1x1"] = (mid, 4 * mid, 1)
+        convs[f"{index}.expand3x3"] = (mid, 4 * mid, 3)
+        cin = 8 * mid
+    return tensors(1, convs, SQUEEZE_LINS)
 
 
 def vgg_codes():

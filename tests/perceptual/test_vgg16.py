@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from maskgit_sr.errors import UserError
-from maskgit_sr.perceptual import published, vgg16
+from maskgit_sr.perceptual import vgg16
 from tests.perceptual.published import REFERENCE, close, image, weights
 
 
@@ -61,10 +60,3 @@ def test_vgg16_layers_at_their_published_width():
         found = jax.eval_shape(lambda p, x, pool=pool: vgg16.features(p, x, pool=pool), params, x)
         assert [f.shape[-1] for f in found] == [64, 128, 256, 512, 512]
         assert found[-1].shape[1:3] == last
-
-
-def test_wrong_files_are_named(tmp_path):
-    path = tmp_path / "clip.safetensors"
-    save_file(weights(REFERENCE["clip"]["shapes"]), path)
-    with pytest.raises(UserError, match=r"clip\.safetensors: not the expected network"):
-        published.load(path, vgg16.read, vgg16.features, images=1)
