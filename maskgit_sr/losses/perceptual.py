@@ -1,13 +1,14 @@
 """Perceptual losses by name."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from maskgit_sr.arrays import Image, Params, Scalar
 from maskgit_sr.errors import UserError
 from maskgit_sr.perceptual.distances import Distance, Perceptual, load_lpips, load_vgg19
-
-PERCEPTUAL_LOSSES = ("lpips_squeeze", "lpips_alex", "vgg19", "none")
 
 
 def perceptual_loss(perceptual: Perceptual, output: Image, target: Image) -> Scalar:
@@ -38,23 +39,26 @@ def random_window(key: jax.Array, shift: int, *images: Image) -> tuple[Image, ..
     return tuple(jax.lax.dynamic_slice(x, (0, top, left, 0), size) for x in images)
 
 
+def _zero(params: Params, x: Image, y: Image) -> Distance:
+    del params, y
+    return jnp.zeros(x.shape[:1])
+
+
+_LOADERS: dict[str, Callable[[], Perceptual]] = {
+    "lpips_squeeze": partial(load_lpips, "squeeze", precision="default"),
+    "lpips_alex": partial(load_lpips, "alex", precision="default"),
+    "vgg19": load_vgg19,
+    "none": partial(Perceptual, "none", {}, _zero),
+}
+PERCEPTUAL_LOSSES = tuple(_LOADERS)
+
+
 def build_perceptual(name: str) -> Perceptual:
     """Returns the distance called `name`; "none" is always 0 and needs no file.
 
     Raises:
         UserError: an unknown name, or its weights are absent (see `maskgit_sr.assets.find`).
     """
-    if name == "none":
-        return Perceptual("none", {}, _zero)
-    if name == "lpips_squeeze":
-        return load_lpips("squeeze", precision="default")
-    if name == "lpips_alex":
-        return load_lpips("alex", precision="default")
-    if name == "vgg19":
-        return load_vgg19()
-    raise UserError(f"perceptual loss {name!r}: expected lpips_squeeze, lpips_alex, vgg19 or none")
-
-
-def _zero(params: Params, x: Image, y: Image) -> Distance:
-    del params, y
-    return jnp.zeros(x.shape[:1])
+    if name not in _LOADERS:
+        raise UserError(f"perceptual loss {name!r}: expected one of {', '.join(PERCEPTUAL_LOSSES)}")
+    return _LOADERS[name]()

@@ -24,22 +24,8 @@ from maskgit_sr import assets as _assets
 from maskgit_sr.arrays import Image
 from maskgit_sr.errors import UserError
 from maskgit_sr.metrics import fid, lpips, lr, networks, niqe
-from maskgit_sr.metrics.pixel import Score, ms_ssim, psnr, rgb_to_y, ssim
-from maskgit_sr.metrics.spec import SPECS, Needs, Spec
-
-__all__ = [
-    "SPECS",
-    "Metric",
-    "Needs",
-    "SetMetric",
-    "Spec",
-    "available",
-    "create",
-    "ms_ssim",
-    "psnr",
-    "rgb_to_y",
-    "ssim",
-]
+from maskgit_sr.metrics.pixel import Score, ms_ssim, psnr, ssim
+from maskgit_sr.metrics.spec import SPECS, Spec
 
 
 @dataclass(frozen=True)
@@ -151,6 +137,4 @@ def _score(spec: Spec, files: list[Path], assets: str | Path | None) -> Callable
     if kind == "clipiqa":
         prompts = networks.PYIQA_PROMPTS if variant == "pyiqa" else networks.PAPER_PROMPTS
         return networks.load_clipiqa(files[0], prompts=prompts)
-    if kind == "dists":
-        return networks.load_dists(*files)
-    return networks.load_musiq(*files)
+    return networks.load_dists(*files) if kind == "dists" else networks.load_musiq(*files)

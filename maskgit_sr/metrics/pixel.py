@@ -23,6 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Image
+from maskgit_sr.perceptual.published import pair
 
 Score = Float[Array, "B"]
 Color = Literal["rgb", "y", "luma"]
@@ -67,8 +68,7 @@ def _prepare(x: Array, color: Color, border: int) -> Array:
 
 
 def _check(x: Array, y: Array, color: str, border: int, smallest: int) -> None:
-    if x.shape != y.shape or x.ndim != 4 or x.shape[-1] != 3:
-        raise ValueError(f"expected two images [B,H,W,3] of one shape, found {x.shape}, {y.shape}")
+    pair(x, y)
     if color not in ("rgb", "y", "luma"):
         raise ValueError(f"color {color!r}: expected rgb, y or luma")
     if border < 0 or min(x.shape[1:3]) - 2 * border < smallest:

@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from maskgit_sr.arrays import Scalar
 
+_DECAY, _EPS = 0.99, 1e-5
+
 
 class CodebookStats(NamedTuple):
     """Running averages of vector quantisation (van den Oord et al. 2017, appendix A.1).
@@ -60,31 +62,27 @@ def update(
     vectors: Float[Array, "M C"],
     indices: Int[Array, " M"],
     key: jax.Array,
-    *,
-    decay: float = 0.99,
-    eps: float = 1e-5,
-    restart_below: float = 1.0,
 ) -> CodebookStats:
     """Takes one EMA step over all M vectors of the global batch.
 
-    A code whose EMA count falls below ``restart_below`` becomes a random vector of the batch; when
+    A code whose EMA count falls below 1 becomes a random vector of the batch; when
     M < K the vectors are tiled with small noise first (RQ-VAE; methods, RealSRT tokenizer).
     """
     codes = stats.embedding.shape[0]
     vectors = jax.lax.stop_gradient(vectors.astype(jnp.float32))
     one_hot = jax.nn.one_hot(indices, codes, dtype=jnp.float32)
-    counts = decay * stats.counts + (1 - decay) * one_hot.sum(0)
-    sums = decay * stats.sums + (1 - decay) * jnp.matmul(one_hot.T, vectors, precision="highest")
+    counts = _DECAY * stats.counts + (1 - _DECAY) * one_hot.sum(0)
+    sums = _DECAY * stats.sums + (1 - _DECAY) * jnp.matmul(one_hot.T, vectors, precision="highest")
 
     pick_key, noise_key = jax.random.split(key)
     candidates = _tile_with_noise(vectors, codes, noise_key)
     picks = jax.random.permutation(pick_key, candidates.shape[0])[:codes]
-    alive = counts >= restart_below
+    alive = counts >= 1
     sums = jnp.where(alive[:, None], sums, candidates[picks])
     counts = jnp.where(alive, counts, 1.0)
 
     total = counts.sum()
-    smoothed = total * (counts + eps) / (total + codes * eps)
+    smoothed = total * (counts + _EPS) / (total + codes * _EPS)
     return CodebookStats(sums / smoothed[:, None], counts, sums)
 
 

@@ -8,8 +8,6 @@ from maskgit_sr.arrays import Image
 from maskgit_sr.ops.filters import correlate
 from maskgit_sr.ops.resize import upsample_bicubic
 
-COLOR_FIXES = ("adain", "wavelet", "none")
-
 
 def adain(content: Image, style: Image, eps: float = 1e-5) -> Image:
     """Gives ``content`` the per-channel mean and deviation of ``style`` (RealSRT §3.4).
@@ -48,16 +46,16 @@ def _low_pass(image: Image, levels: int) -> Image:
     return image
 
 
+_FIXES = {"adain": adain, "wavelet": wavelet, "none": lambda content, style: content}
+COLOR_FIXES = tuple(_FIXES)
+
+
 def correct(content: Image, style: Image, how: str) -> Image:
     """Applies the colour fix of that name: ``adain``, ``wavelet`` or ``none``.
 
     Raises:
         ValueError: any other name.
     """
-    if how == "adain":
-        return adain(content, style)
-    if how == "wavelet":
-        return wavelet(content, style)
-    if how == "none":
-        return content
-    raise ValueError(f"color_fix: expected one of {', '.join(COLOR_FIXES)}, found {how!r}")
+    if how not in _FIXES:
+        raise ValueError(f"color_fix: expected one of {', '.join(COLOR_FIXES)}, found {how!r}")
+    return _FIXES[how](content, style)

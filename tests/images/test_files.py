@@ -75,22 +75,32 @@ def test_output_is_a_name_or_a_folder(tree, output, options, target):
     assert pairs(plan(["one.jpg"], output, **options)) == [("one.jpg", target)]
 
 
-def test_a_file_named_by_the_user_may_have_any_suffix(tree):
-    assert pairs(plan(["notes.txt", ".hidden.png"], "out")) == [
-        ("notes.txt", "out/notes.png"),
-        (".hidden.png", "out/.hidden.png"),
-    ]
-
-
 # ------------------------------------------------------------------ many files
 
 
-def test_a_folder_keeps_its_sub_folders_and_leaves_out_what_is_hidden(tree):
-    assert pairs(plan(["in"], "out")) == [
-        ("in/a.png", "out/a.png"),
-        ("in/sub/b.jpeg", "out/sub/b.png"),
-        ("in/sub/deep/c.webp", "out/sub/deep/c.png"),
-    ]
+SUB = ["in/a.png", "in/sub/b.jpeg", "in/sub/deep/c.webp"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "sources", "targets"),
+    [
+        # a file that is named may have any suffix
+        (["notes.txt", ".hidden.png"], "out", None, ["out/notes.png", "out/.hidden.png"]),
+        (["a[1].png"], "out", None, ["out/a[1].png"]),  # it exists, so it is no pattern
+        (["*.jpg"], "x.png", ["one.jpg"], ["x.png"]),  # one match may have an output name
+        # a folder keeps its sub-folders, what is hidden is left out
+        (["in"], "out", SUB, ["out/a.png", "out/sub/b.png", "out/sub/deep/c.png"]),
+        # in the input folder outputs are told apart by their names
+        (["in"], "in", SUB, ["in/a_x4.png", "in/sub/b_x4.png", "in/sub/deep/c_x4.png"]),
+        # what is found twice is restored once
+        (["in/a.png", "in", "./in/a.png", "in/*.png"], "out", SUB, None),
+    ],
+)
+def test_what_becomes_of_inputs(tree, inputs, output, sources, targets):
+    (tree / "a[1].png").touch()
+    jobs = plan(inputs, output)
+    assert [str(job.source) for job in jobs] == (sources or inputs)
+    assert targets is None or [str(job.target) for job in jobs] == targets
 
 
 @pytest.mark.parametrize(
@@ -110,20 +120,6 @@ def test_patterns(tree, pattern, expected):
         assert [str(job.target) for job in jobs] == [f"out/{name}.png" for name in expected]
 
 
-def test_a_pattern_of_one_match_may_have_an_output_name(tree):
-    assert pairs(plan(["*.jpg"], "x.png")) == [("one.jpg", "x.png")]
-
-
-def test_an_existing_name_with_brackets_is_no_pattern(tree):
-    (tree / "a[1].png").touch()
-    assert pairs(plan(["a[1].png"], "out")) == [("a[1].png", "out/a[1].png")]
-
-
-def test_a_file_found_twice_is_restored_once(tree):
-    jobs = plan(["in/a.png", "in", "./in/a.png", "in/*.png"], "out")
-    assert [str(job.source) for job in jobs] == ["in/a.png", "in/sub/b.jpeg", "in/sub/deep/c.webp"]
-
-
 @pytest.mark.parametrize("source", ["in", "in/**/*"])
 def test_outputs_below_the_input_are_not_inputs_of_the_next_run(tree, source):
     first = plan([source], "in/out")
@@ -131,14 +127,6 @@ def test_outputs_below_the_input_are_not_inputs_of_the_next_run(tree, source):
         job.target.parent.mkdir(parents=True, exist_ok=True)
         job.target.touch()
     assert pairs(plan([source], "in/out", overwrite=True)) == pairs(first)
-
-
-def test_output_in_the_input_folder_is_told_apart_by_its_name(tree):
-    assert [str(job.target) for job in plan(["in"], "in")] == [
-        "in/a_x4.png",
-        "in/sub/b_x4.png",
-        "in/sub/deep/c_x4.png",
-    ]
 
 
 # ------------------------------------------------------------------ existing outputs

@@ -108,11 +108,10 @@ def test_gaussian_resize(sizes):
         return np.exp(-(distance**2) / (2 * 0.5**2)) if distance < 1.5 else 0.0
 
     expected = np.zeros((rows, columns))
-    for i in range(rows):
-        for j in range(columns):
-            down = np.array([weight(i, rows, k, h) for k in range(h)])
-            across = np.array([weight(j, columns, k, w) for k in range(w)])
-            expected[i, j] = (down / down.sum()) @ x[0, :, :, 0] @ (across / across.sum())
+    for i, j in np.ndindex(rows, columns):
+        down = np.array([weight(i, rows, k, h) for k in range(h)])
+        across = np.array([weight(j, columns, k, w) for k in range(w)])
+        expected[i, j] = (down / down.sum()) @ x[0, :, :, 0] @ (across / across.sum())
     found = musiq.gaussian_resize(jnp.asarray(x, jnp.float32), rows, columns)
     np.testing.assert_allclose(found[0, ..., 0], expected, atol=1e-6)
 

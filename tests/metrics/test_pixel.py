@@ -10,7 +10,7 @@ from scipy.ndimage import correlate1d
 from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
-from maskgit_sr.metrics import ms_ssim, psnr, rgb_to_y, ssim
+from maskgit_sr.metrics.pixel import ms_ssim, psnr, rgb_to_y, ssim
 
 
 def pair(height=24, width=31, batch=2, noise=0.1, seed=0):

@@ -18,6 +18,9 @@ from maskgit_sr.models.functional import flatten
 from maskgit_sr.models.vqgan import Decoder
 from maskgit_sr.ops.filters import gaussian_blur, unsharp_mask, without_grid
 
+LATENT = jax.random.normal(jax.random.key(1), (2, 8, 8, 16))
+UPSAMPLED = jax.random.uniform(jax.random.key(2), (2, 64, 64, 3))
+
 
 def test_fresh_module_ends_in_zeros(method):
     zero = jax.jit(lambda key: method.control.init(key)["zero"])(jax.random.key(0))
@@ -27,8 +30,7 @@ def test_fresh_module_ends_in_zeros(method):
 
 def test_zeros_are_identity_and_features_follow_both_inputs(method, params):
     params = params["control"] | {"zero": jax.tree.map(jnp.zeros_like, params["control"]["zero"])}
-    latent = jax.random.normal(jax.random.key(1), (2, 8, 8, 16))
-    upsampled = jax.random.uniform(jax.random.key(2), (2, 64, 64, 3))
+    latent, upsampled = LATENT, UPSAMPLED
 
     @jax.jit
     def run(params, latent, upsampled):
@@ -67,43 +69,33 @@ def fresh(multiscale):
 
 
 @pytest.fixture(scope="module")
-def inputs():
-    latent = jax.random.normal(jax.random.key(1), (2, 8, 8, 16))
-    return latent, jax.random.uniform(jax.random.key(2), (2, 64, 64, 3))
-
-
 def steered(multiscale):
-    return jax.jit(lambda params, *a: multiscale.control.apply(params, lambda m: m(*a)))
+    """Jitted: parameters → the module's image of both inputs."""
+    return jax.jit(lambda p: multiscale.control.apply(p, lambda m: m(LATENT, UPSAMPLED)))
 
 
-def test_a_started_multiscale_module_returns_the_upsampled_image(
-    multiscale, fresh, inputs, filters
-):
+def test_a_started_multiscale_module_returns_the_upsampled_image(steered, fresh, filters):
     started = control.start_multiscale(fresh)
-    expected = unsharp_mask(inputs[1], filters["sharpen"])
-    np.testing.assert_allclose(steered(multiscale)(started, *inputs), expected, atol=1e-6)
-    changed = {
-        name
-        for name, leaf in flatten(started).items()
-        if not np.array_equal(leaf, flatten(fresh)[name])
-    }
+    expected = unsharp_mask(UPSAMPLED, filters["sharpen"])
+    np.testing.assert_allclose(steered(started), expected, atol=1e-6)
+    before, after = flatten(fresh), flatten(started)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"decoder/conv_out/kernel"}  # its bias is zero anyway
 
 
-def test_multiscale_module_adds_its_decoding_and_the_levels(multiscale, fresh, inputs, filters):
+def test_multiscale_module_adds_its_decoding_and_the_levels(multiscale, steered, fresh, filters):
     """With only the last convolution open it adds the decoder's image; then each level counts."""
-    latent, upsampled = inputs
-    decode = jax.jit(lambda p, x: multiscale.control.apply(p, lambda m: m.decoder(x)))
-    closed = steered(multiscale)(fresh, latent, upsampled)
-    drawn = without_grid(decode(fresh, latent), 4)
+    decode = jax.jit(lambda p: multiscale.control.apply(p, lambda m: m.decoder(LATENT)))
+    closed = steered(fresh)
+    drawn = without_grid(decode(fresh), 4)
     if filters["soften"]:
         drawn = gaussian_blur(drawn, filters["soften"])
-    expected = unsharp_mask(upsampled, filters["sharpen"]) + drawn
+    expected = unsharp_mask(UPSAMPLED, filters["sharpen"]) + drawn
     np.testing.assert_allclose(closed, expected, rtol=1e-4, atol=1e-5)
     (skip,) = fresh["skips"].values()
     assert skip["kernel"].shape == (1, 1, 32, 64)
     opened = fresh | {"skips": {"0": skip | {"kernel": skip["kernel"] + 0.1}}}
-    assert jnp.abs(steered(multiscale)(opened, latent, upsampled) - closed).max() > 1e-2
+    assert jnp.abs(steered(opened) - closed).max() > 1e-2
 
 
 @pytest.mark.parametrize("narrow", [False, True])

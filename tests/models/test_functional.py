@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 from maskgit_sr.models.functional import Network, count, flatten, unflatten
 from maskgit_sr.models.layers import ResidualBlock
 
-LEAVES = st.integers()
-TREES = st.dictionaries(
-    st.sampled_from("abcd"),
-    st.recursive(
-        LEAVES,
-        lambda leaf: st.dictionaries(st.sampled_from("xy12"), leaf, min_size=1),
-        max_leaves=8,
-    ),
+BRANCHES = st.recursive(
+    st.integers(), lambda leaf: st.dictionaries(st.sampled_from("xy12"), leaf, min_size=1)
 )
+TREES = st.dictionaries(st.sampled_from("abcd"), BRANCHES)
 
 
 @given(TREES)
@@ -37,9 +32,10 @@ def network():
 def test_init_has_the_announced_shapes_and_is_a_function_of_the_key(network):
     init = jax.jit(network.init)
     params = init(jax.random.key(0))
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), network.shapes
+    found, announced = (
+        jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (params, network.shapes)
     )
+    assert found == announced
     assert count(params) == count(network.shapes) == sum(x.size for x in jax.tree.leaves(params))
     assert all(isinstance(name, str) for name in flatten(params))
     again, other = init(jax.random.key(0)), init(jax.random.key(1))

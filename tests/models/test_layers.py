@@ -31,10 +31,9 @@ def convolve(x, kernel, stride, pad):
     size = kernel.shape[0]
     height, width = ((n - size) // stride + 1 for n in x.shape[1:3])
     out = np.zeros((x.shape[0], height, width, kernel.shape[-1]))
-    for i in range(height):
-        for j in range(width):
-            patch = x[:, i * stride : i * stride + size, j * stride : j * stride + size]
-            out[:, i, j] = np.einsum("bklc,klcd->bd", patch, kernel)
+    for i, j in np.ndindex(height, width):
+        patch = x[:, i * stride : i * stride + size, j * stride : j * stride + size]
+        out[:, i, j] = np.einsum("bklc,klcd->bd", patch, kernel)
     return out
 
 
@@ -59,7 +58,7 @@ def test_conv3x3_gradient_is_xlas():
     ("size", "stride", "padding", "pad"),
     [
         (3, 1, "SAME", (1, 1)),
-        (3, 2, ((0, 1), (0, 1)), (0, 1)),
+        (3, 2, [(0, 1)] * 2, (0, 1)),
         (1, 1, "SAME", (0, 0)),
         (4, 2, 1, (1, 1)),
     ],
@@ -81,12 +80,8 @@ def test_group_norm():
     unit = (groups - mean) / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-6)
     expected = unit.reshape(x.shape) * np.asarray(norm.scale[...]) + np.asarray(norm.bias[...])
     np.testing.assert_allclose(norm(x), expected, atol=2e-5)
-
-
-def test_group_norm_of_a_flat_image_is_its_bias():
-    norm = GroupNorm(32)
-    norm.bias[...] = jnp.full(32, 0.25)
-    np.testing.assert_allclose(norm(jnp.full((1, 4, 4, 32), 100.0)), 0.25, atol=1e-3)
+    flat = np.broadcast_to(norm.bias[...], (1, 4, 4, 12))
+    np.testing.assert_allclose(norm(jnp.full(flat.shape, 100.0)), flat, atol=1e-3)
 
 
 def test_attention_block_is_softmax_attention():

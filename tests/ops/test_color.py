@@ -3,26 +3,15 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from maskgit_sr.ops.color import adain, correct, wavelet
 
 
-def images(seed=0, size=16, scale=4):
-    rng = np.random.default_rng(seed)
-    content = rng.normal(0.3, 0.2, (2, size * scale, size * scale, 3)).astype(np.float32)
-    style = rng.normal([0.2, 0.5, 0.8], [0.1, 0.05, 0.2], (2, size, size, 3)).astype(np.float32)
+def images():
+    rng = np.random.default_rng(0)
+    content = rng.normal(0.3, 0.2, (2, 64, 64, 3)).astype(np.float32)
+    style = rng.normal([0.2, 0.5, 0.8], [0.1, 0.05, 0.2], (2, 16, 16, 3)).astype(np.float32)
     return jnp.asarray(content), jnp.asarray(style)
-
-
-@settings(max_examples=10)
-@given(st.integers(0, 2**16))
-def test_adain_takes_mean_and_deviation(seed):
-    content, style = images(seed)
-    found, style = np.asarray(adain(content, style)), np.asarray(style)
-    np.testing.assert_allclose(found.mean((1, 2)), style.mean((1, 2)), atol=1e-5)
-    np.testing.assert_allclose(found.std((1, 2), ddof=1), style.std((1, 2), ddof=1), rtol=5e-3)
 
 
 def test_adain_is_the_published_formula():

@@ -31,28 +31,22 @@ def oracle(image, period, cells):
     rows, columns = height // period, width // period
     found = image.astype(np.float64).copy()
     reach = range(-(cells // 2), cells // 2 + 1)
-    for row in range(rows):
-        for column in range(columns):
-            blocks = []
-            for i in reach:
-                for j in reach:
-                    y = min(max(row + i, 0), rows - 1) * period
-                    x = min(max(column + j, 0), columns - 1) * period
-                    blocks.append(image[:, y : y + period, x : x + period])
-            mean = np.mean(blocks, axis=0)
-            mean -= mean.mean((1, 2), keepdims=True)
-            y, x = row * period, column * period
-            found[:, y : y + period, x : x + period] -= mean
+
+    def block(array, row, column):
+        y = min(max(row, 0), rows - 1) * period
+        x = min(max(column, 0), columns - 1) * period
+        return array[:, y : y + period, x : x + period]
+
+    for row, column in np.ndindex(rows, columns):
+        near = [block(image, row + i, column + j) for i in reach for j in reach]
+        mean = np.mean(near, axis=0)
+        mean -= mean.mean((1, 2), keepdims=True)
+        block(found, row, column)[...] -= mean
     return found
 
 
 @settings(max_examples=20)
-@given(
-    st.integers(1, 4),
-    st.integers(1, 7),
-    st.integers(1, 7),
-    st.sampled_from([1, 3, 5]),
-)
+@given(st.integers(1, 4), st.integers(1, 7), st.integers(1, 7), st.sampled_from([1, 3, 5]))
 def test_the_definition(period, rows, columns, cells):
     image = RNG.random((2, rows * period, columns * period, 3)).astype(np.float32)
     found = without_grid(jnp.asarray(image), period, cells)

@@ -20,11 +20,7 @@ def test_ends(name):
 
 
 @settings(max_examples=60)
-@given(
-    st.sampled_from([1, 2, 3, 4, 7, 12, 40]),
-    st.integers(1, 2048),
-    st.sampled_from(sorted(SCHEDULES)),
-)
+@given(st.sampled_from((1, 2, 4, 7, 12, 40)), st.integers(1, 2048), st.sampled_from([*SCHEDULES]))
 def test_counts_fall_to_zero(steps, tokens, name):
     counts = mask_counts(steps, tokens, name)
     assert counts.dtype == np.int32 and counts.shape == (steps,)

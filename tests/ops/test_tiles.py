@@ -41,9 +41,8 @@ def test_plan_refuses_what_cannot_be_cut():
 def test_padding_is_numpys_reflection(height, width):
     image = np.arange(height * width * 3).reshape(height, width, 3)
     rows, columns = plan_axis(height, 48, 16), plan_axis(width, 48, 16)
-    expected = np.pad(
-        image, ((rows.before, rows.after), (columns.before, columns.after), (0, 0)), "reflect"
-    )
+    pads = [(axis.before, axis.after) for axis in (rows, columns)]
+    expected = np.pad(image, (*pads, (0, 0)), "reflect")
     np.testing.assert_array_equal(pad_reflect(image, rows, columns), expected)
 
 

@@ -39,10 +39,9 @@ def test_l2_pool(size):
     padded = np.pad(x**2, ((0, 0), (1, 1), (1, 1), (0, 0)))
     window = np.outer([1, 2, 1], [1, 2, 1]) / 16
     out = np.zeros((1, -(-size[0] // 2), -(-size[1] // 2), 2))
-    for i in range(out.shape[1]):
-        for j in range(out.shape[2]):
-            part = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
-            out[:, i, j] = np.sqrt(np.einsum("bhwc,hw->bc", part, window) + 1e-12)
+    for i, j in np.ndindex(out.shape[1:3]):
+        part = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+        out[:, i, j] = np.sqrt(np.einsum("bhwc,hw->bc", part, window) + 1e-12)
     np.testing.assert_allclose(vgg16.halve_l2(jnp.asarray(x, jnp.float32)), out, rtol=1e-5)
 
 
