@@ -22,13 +22,17 @@ def put(folder):
     return folder / NAME
 
 
+def checkout(tmp_path, monkeypatch):
+    """The library lies in a source checkout beside `shared`."""
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout/pyproject.toml").touch()
+    monkeypatch.setattr(assets, "__file__", str(tmp_path / "checkout/maskgit_sr/assets.py"))
+
+
 def test_order(tmp_path, monkeypatch):
     cached = put(tmp_path / "cache/maskgit_sr")
     assert assets.find(NAME) == cached
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
-    (checkout / "pyproject.toml").touch()
-    monkeypatch.setattr(assets, "__file__", str(checkout / "maskgit_sr/assets.py"))
+    checkout(tmp_path, monkeypatch)
     assert assets.find(NAME) == cached
     shared = put(tmp_path / "shared/metrics")
     assert assets.find(NAME) == shared
@@ -77,9 +81,7 @@ def test_pinned_digests_are_those_of_the_files_on_hand(shared):
 
 
 def test_a_folder_that_is_named_twice_keeps_its_first_place(tmp_path, monkeypatch):
-    (tmp_path / "checkout").mkdir()
-    (tmp_path / "checkout/pyproject.toml").touch()
-    monkeypatch.setattr(assets, "__file__", str(tmp_path / "checkout/maskgit_sr/assets.py"))
+    checkout(tmp_path, monkeypatch)
     shared, cache = tmp_path / "shared/metrics", assets.cache_dir()
     assert assets.search_path() == [shared, cache]
     for first, expected in ((cache, [cache, shared]), (shared, [shared, cache])):

@@ -131,9 +131,6 @@ def _what(found: Sequence[_Found], whole_folder: bool) -> str:
     return "an input folder" if whole_folder else f"{len(found)} inputs"
 
 
-# ---------------------------------------------------------------- inputs
-
-
 def _find(inputs: Sequence[str], output: str | None) -> list[_Found]:
     """All source files in a stable order, each once."""
     # Outputs of an earlier run in a folder below the input are not inputs of the next.
@@ -194,9 +191,6 @@ def _fixed_part(pattern: str) -> Path:
     """The folders of a pattern before the first part with a wildcard."""
     folders = Path(pattern).parts[:-1]
     return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), folders))
-
-
-# ---------------------------------------------------------------- outputs
 
 
 def _is_folder(output: str) -> bool:

@@ -100,7 +100,7 @@ class MultiscaleControl(nnx.Module):
 
 def start(control: Params, tokenizer: Params) -> Params:
     """Returns fresh parameters of `Control` with a copy of the tokenizer's encoder (§3.3)."""
-    return control | {"encoder": _copy(tokenizer["encoder"])}
+    return control | {"encoder": jax.tree.map(jnp.copy, tokenizer["encoder"])}
 
 
 def start_multiscale(control: Params) -> Params:
@@ -128,8 +128,3 @@ def start_tuned(control: Params, tokenizer: Params) -> Params:
         nothing = jax.tree.map(jnp.zeros_like, control[block][layer])
         control[block] = control[block] | {layer: nothing}
     return control
-
-
-def _copy(params: Params) -> Params:
-    copied: Params = jax.tree.map(jnp.copy, params)
-    return copied

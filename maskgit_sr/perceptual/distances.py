@@ -195,10 +195,10 @@ def vgg19_distance(
     return total
 
 
-LPIPS_FILES: Mapping[str, tuple[str, ...]] = {
-    "alex": ("lpips_alex.safetensors",),
-    "squeeze": ("lpips_squeeze.safetensors",),
-    "vgg": ("lpips_vgg.safetensors", "vgg16.safetensors"),
+_BACKBONES: Mapping[str, Callable[..., list[Array]]] = {
+    "alex": alex_features,
+    "squeeze": squeeze_features,
+    "vgg": lambda params, x, **options: vgg16.features(params["features"], x, **options),
 }
 
 
@@ -219,15 +219,11 @@ def load_lpips(
     Raises:
         UserError: a file is absent or is not this network.
     """
-    backbones: dict[str, Callable[..., list[Array]]] = {
-        "alex": alex_features,
-        "squeeze": squeeze_features,
-        "vgg": lambda params, x, **options: vgg16.features(params["features"], x, **options),
-    }
-    if net not in backbones:
+    if net not in _BACKBONES:
         raise UserError(f"LPIPS network {net!r}: expected alex, squeeze or vgg")
-    apply = partial(lpips_distance, partial(backbones[net], precision=precision))
-    files = [assets.find(name, path) for name in LPIPS_FILES[net]]
+    apply = partial(lpips_distance, partial(_BACKBONES[net], precision=precision))
+    names = [f"lpips_{net}.safetensors", *(["vgg16.safetensors"] if net == "vgg" else [])]
+    files = [assets.find(name, path) for name in names]
     return Perceptual(f"lpips_{net}", load(files, read_torch, apply), apply)
 
 

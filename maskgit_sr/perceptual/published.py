@@ -130,21 +130,6 @@ def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
     return x * along_last(scale, x) + along_last(bias, x)
 
 
-def attention(q: Array, k: Array, v: Array, heads: int, mask: Array | None = None) -> Array:
-    """Returns attention of [B,n,D] over [B,N,D] in `heads` heads; `mask` [n,N]: True is seen."""
-    shape = q.shape
-
-    def split(x: Array) -> Array:
-        return x.reshape(*x.shape[:2], heads, -1)
-
-    q, k, v = split(q) * (shape[-1] // heads) ** -0.5, split(k), split(v)
-    logits = jnp.einsum("bnhd,bmhd->bhnm", q, k)
-    if mask is not None:
-        logits = jnp.where(mask[None, None], logits, -jnp.inf)
-    weights = jax.nn.softmax(logits, axis=-1)
-    return jnp.einsum("bhnm,bmhd->bnhd", weights, v).reshape(shape)
-
-
 def fold_norm(convolution: Params, norm: Params, eps: float) -> Params:
     """Returns a convolution and the batch norm after it (running statistics) as one."""
     scale = norm["weight"] / np.sqrt(norm["running_var"] + eps)

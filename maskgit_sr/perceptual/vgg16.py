@@ -5,6 +5,7 @@ Params are what `read` gives: {"0": {"kernel", "bias"}, "2": …}, by index in t
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -32,9 +33,8 @@ def read(file: Path) -> Params:
     return read_torch(file)["features"]
 
 
-def halve_max(x: Array) -> Array:
-    """Pools as VGG does, by 2x2 maxima; a remainder is dropped."""
-    return max_pool(x, 2, 2)
+halve_max = partial(max_pool, window=2, stride=2)
+"""Pools as VGG does, by 2x2 maxima; a remainder is dropped."""
 
 
 def halve_l2(x: Array) -> Array:

@@ -66,97 +66,69 @@ def test_layouts(state):
     assert found.shape == (3, 3, 32, 64)
     assert found[0, 2, 5, 7] == kernel[7, 5, 0, 2]
     kernel = state["generator.dec_blocks.1.1.to_kv.weight"]
-    np.testing.assert_array_equal(
-        generator["decoder"]["1"]["cross_attention"]["key_value"]["kernel"], kernel.T
-    )
-    np.testing.assert_array_equal(
-        generator["decoder"]["0"]["attention"]["null"],
-        state["generator.dec_blocks.0.0.null_kv"][:, :, 0],
-    )
-    np.testing.assert_array_equal(generator["mask_token"], state["generator.mask_token"][0, 0])
-    np.testing.assert_array_equal(params["codebook"]["embedding"], state[CODEBOOK][:-1])
-    np.testing.assert_array_equal(
-        params["control"]["attention"]["out"]["bias"], state["fuse_attn.proj_out.bias"]
-    )
-    np.testing.assert_array_equal(
-        tokenizer["decoder"]["norm_out"]["scale"], state["vae.decoder.model.8.gn.weight"]
-    )
+    first, second = (generator["decoder"][i] for i in "01")
+    for ours, theirs in (
+        (second["cross_attention"]["key_value"]["kernel"], kernel.T),
+        (first["attention"]["null"], state["generator.dec_blocks.0.0.null_kv"][:, :, 0]),
+        (generator["mask_token"], state["generator.mask_token"][0, 0]),
+        (params["codebook"]["embedding"], state[CODEBOOK][:-1]),
+        (params["control"]["attention"]["out"]["bias"], state["fuse_attn.proj_out.bias"]),
+        (tokenizer["decoder"]["norm_out"]["scale"], state["vae.decoder.model.8.gn.weight"]),
+    ):
+        np.testing.assert_array_equal(ours, theirs)
     assert all(leaf.dtype == np.float32 for leaf in flatten(params).values())
 
 
 def test_every_parameter_is_filled_with_its_own_array(state):
     params = flatten(conversion.map_state(state, tiny_config()))
-    shapes = flatten(RealSRT(tiny_config()).shapes())
-    assert {name: array.shape for name, array in params.items()} == {
-        name: leaf.shape for name, leaf in shapes.items()
-    }
+    expected = flatten(RealSRT(tiny_config()).shapes())
+    shapes = [{name: leaf.shape for name, leaf in tree.items()} for tree in (params, expected)]
+    assert shapes[0] == shapes[1]
     total = sum(array.size for array in params.values())
     kept = {e.name for e in conversion.entries(tiny_config()).values()}
     assert total == sum(state[name].size for name in kept) - 32  # the codebook's padding row
 
 
-def scaled(factor):
-    return lambda array: array * np.float32(factor)
-
-
-def moved(index, value):
-    """Adds to one row of a matrix, or to one number of other arrays."""
-
-    def change(array):
-        array = array.copy()
-        (array if array.ndim == 2 else array.reshape(-1))[index] += value
-        return array
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        (conversion._TRAINING_ONLY[0], None),
-        (conversion._TRAINING_ONLY[1], None),
-        ("critic.token_emb.weight", moved(-1, 100)),  # the padding row is free
-        ("generator.pos_emb", scaled(1 + 1.3e-5)),  # the rounding of a moving average
-    ],
-)
-def test_what_may_differ(state, name, change):
+def alter(state, name, index=None, value=0.0):
+    """Adds to one number of an array; without an index the array is missing."""
     array = state.pop(name)
-    if change:
-        state[name] = change(array)
+    if index is not None:
+        state[name] = array.copy()
+        state[name].flat[index] += value
+
+
+def test_what_may_differ(state):
+    for name in conversion._TRAINING_ONLY:
+        alter(state, name)
+    alter(state, "critic.token_emb.weight", -1, 100.0)  # the padding row
+    # the rounding of a moving average
+    state["generator.pos_emb"] = state["generator.pos_emb"] * np.float32(1 + 1.3e-5)
     conversion.map_state(state, tiny_config())
 
 
-MISSING = ("zero_out.bias", "generator.pos_emb", "critic.enc_norm.beta", "critic.token_emb.weight")
+ABSENT = ("zero_out.bias", "generator.pos_emb", "critic.enc_norm.beta", "critic.token_emb.weight")
 FIXED = ("generator.pos_emb", "critic.dec_blocks.0.2.3.beta")
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "message"),
+    ("name", "index", "value", "message"),
     [
-        *((name, None, f"file.pth: .*missing: {name}") for name in MISSING),
-        *(
-            (name, moved(7, value), f"found others: {name}")
-            for name in FIXED
-            for value in (0.01, np.nan)
-        ),
-        (
-            "critic.token_emb.weight",
-            moved(3, 0.1),
-            f"critic.token_emb.weight: expected a copy of {CODEBOOK}",
-        ),
-        (
-            "generator.to_logits.weight",
-            lambda array: np.zeros((25, 32), np.float32),
-            r"mis-shaped: generator.to_logits.weight \(expected \(24, 32\), found \(25, 32\)\)",
-        ),
+        *((name, None, 0, "missing: ") for name in ABSENT),
+        *((name, 7, value, "found others: ") for name in FIXED for value in (0.01, np.nan)),
+        ("critic.token_emb.weight", 100, 0.1, ""),  # no copy of the codebook
     ],
 )
-def test_what_is_refused_is_named(state, name, change, message):
-    array = state.pop(name)
-    if change:
-        state[name] = change(array)
-    with pytest.raises(UserError, match=message):
+def test_what_is_refused_is_named(state, name, index, value, message):
+    alter(state, name, index, value)
+    with pytest.raises(UserError, match=f"file.pth: .*{message}{name}"):
         conversion.map_state(state, tiny_config(), "file.pth")
+
+
+def test_misshaped_entry_is_named_with_both_shapes(state):
+    state["generator.to_logits.weight"] = np.zeros((25, 32), np.float32)
+    message = r"mis-shaped: generator.to_logits.weight \(expected \(24, 32\), found \(25, 32\)\)"
+    with pytest.raises(UserError, match=message):
+        conversion.map_state(state, tiny_config())
 
 
 def test_unknown_entries_are_named_and_counted(state):

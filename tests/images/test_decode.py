@@ -47,9 +47,6 @@ def entries(raw):
     return block
 
 
-# ------------------------------------------------------------------ metadata
-
-
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_icc_and_exif_survive(tmp_path, suffix, dtype):
@@ -168,9 +165,6 @@ def test_pil_round_trip(mode):
     np.testing.assert_array_equal(np.asarray(back), np.asarray(image))
 
 
-# ------------------------------------------------------------------ modes and formats
-
-
 MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"]
 
 
@@ -286,9 +280,6 @@ def test_the_first_frame_or_page_is_used_with_a_note(tmp_path, kind):
     picture = images.read(path)
     pages = "several pages: first page" if kind == "tif" else "animated: first frame"
     assert picture.notes == (f"{pages} used",) and (picture.color == [255, 0, 0]).all()
-
-
-# ------------------------------------------------------------------ what is refused
 
 
 def refused(path, *parts):

@@ -39,9 +39,6 @@ def refuses(message, *args, **options):
     assert "\n" not in str(caught.value)
 
 
-# ------------------------------------------------------------------ one file
-
-
 @pytest.mark.parametrize(
     ("options", "target"),
     [
@@ -73,9 +70,6 @@ def test_without_output_it_goes_beside_the_input(tree, options, target):
 )
 def test_output_is_a_name_or_a_folder(tree, output, options, target):
     assert pairs(plan(["one.jpg"], output, **options)) == [("one.jpg", target)]
-
-
-# ------------------------------------------------------------------ many files
 
 
 SUB = ["in/a.png", "in/sub/b.jpeg", "in/sub/deep/c.webp"]
@@ -129,9 +123,6 @@ def test_outputs_below_the_input_are_not_inputs_of_the_next_run(tree, source):
     assert pairs(plan([source], "in/out", overwrite=True)) == pairs(first)
 
 
-# ------------------------------------------------------------------ existing outputs
-
-
 def test_existing_outputs(tree):
     (tree / "out").mkdir()
     (tree / "out" / "one.png").touch()
@@ -148,9 +139,6 @@ def test_existing_confidence_map_is_protected_as_well(tree):
     (tree / "in" / "a_confidence.png").touch()
     both = "out/a_confidence.png: output of both in/a.png and in/a_confidence.png"
     refuses(both, ["in"], "out", confidence=True)
-
-
-# ------------------------------------------------------------------ what is refused
 
 
 def test_inputs_that_are_refused(tree):
@@ -188,20 +176,17 @@ def test_output_that_is_the_input(tree, output):
     refuses("but also an input", ["two.PNG"], output, overwrite=True)
 
 
-def test_output_that_is_another_input_or_a_link_to_one(tree):
-    (tree / "one.png").touch()
-    both = ["one.jpg", "one.png"]
-    refuses("one.png: output of one.jpg, but also an input", both, ".", suffix="", overwrite=True)
-    (tree / "link.png").symlink_to("one.jpg")
-    refuses("link.png: output of one.jpg, but also an input", ["one.jpg"], "link.png")
-
-
-def test_two_inputs_with_one_output_names_both(tree):
+def test_output_of_two_inputs_or_that_is_another_input_or_a_link_to_one(tree):
     (tree / "in" / "a.jpg").touch()
     refuses("out/a.png: output of both in/a.jpg and in/a.png", ["in"], "out")
     (tree / "empty" / "one.png").touch()
     same_name = ["one.jpg", "empty/one.png"]
     refuses("out/one.png: output of both one.jpg and empty/one.png", same_name, "out")
+    (tree / "one.png").touch()
+    both = ["one.jpg", "one.png"]
+    refuses("one.png: output of one.jpg, but also an input", both, ".", suffix="", overwrite=True)
+    (tree / "link.png").symlink_to("one.jpg")
+    refuses("link.png: output of one.jpg, but also an input", ["one.jpg"], "link.png")
 
 
 @given(

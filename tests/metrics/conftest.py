@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.io import savemat
 
-from tests.perceptual.perceptual_nets import alex_tensors, squeeze_tensors
+from tests.perceptual.perceptual_nets import alex_tensors, squeeze_tensors, tensors
 from tests.perceptual.published import REFERENCE, weights
 
 
@@ -18,23 +18,16 @@ def assets(tmp_path_factory):
     dists = weights(REFERENCE["dists"]["shapes"])
     vgg = {name: value for name, value in dists.items() if name.startswith("features")}
     save_file(vgg, folder / "vgg16.safetensors")
-    save_file(
-        {name: value for name, value in dists.items() if name not in vgg},
-        folder / "dists_alpha_beta.safetensors",
-    )
-    lins = {f"lin{i}.weight": (1, width, 1, 1) for i, width in enumerate((4, 8, 16, 32, 32))}
+    weighting = {name: value for name, value in dists.items() if name not in vgg}
+    save_file(weighting, folder / "dists_alpha_beta.safetensors")
+    save_file(tensors(3, {}, (4, 8, 16, 32, 32)), folder / "lpips_vgg.safetensors")
     rng = np.random.default_rng(3)
-    save_file(
-        {name: rng.uniform(0, 1, shape).astype(np.float32) for name, shape in lins.items()},
-        folder / "lpips_vgg.safetensors",
-    )
     save_file(weights(REFERENCE["inception"]["shapes"]), folder / "inception_fid.safetensors")
     save_file(weights(REFERENCE["clip"]["shapes"]), folder / "clip_rn50.safetensors")
     np.savez(folder / "koniq_ckpt.npz", **weights(REFERENCE["musiq"]["shapes"]))
     mean, scatter = rng.normal(size=36), rng.normal(size=(36, 50))
     cov = scatter @ scatter.T / 50
     np.savez(folder / "niqe_params.npz", mu_pris_param=mean[None], cov_pris_param=cov)
-    savemat(
-        folder / "niqe_matlab_params.mat", {"mu_prisparam": 2 * mean[None], "cov_prisparam": cov}
-    )
+    matlab = {"mu_prisparam": 2 * mean[None], "cov_prisparam": cov}
+    savemat(folder / "niqe_matlab_params.mat", matlab)
     return folder

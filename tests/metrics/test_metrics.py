@@ -54,9 +54,8 @@ def test_special_images(metrics, name):
     spec = metrics[name].spec
     x, y = images(spec)
     alone = spec.needs == "none"
-    ordinary, same, flat, broken, other = np.asarray(
-        metrics[name](x) if alone else metrics[name](x, y)
-    )
+    scores = metrics[name](x) if alone else metrics[name](x, y)
+    ordinary, same, flat, broken, other = np.asarray(scores)
     assert np.isfinite(ordinary) and np.isnan(broken)
     assert np.isfinite(other) if alone else np.isnan(other)
     assert np.isnan(flat) if kind(name) == "niqe" else np.isfinite(flat)

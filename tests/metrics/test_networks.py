@@ -13,21 +13,14 @@ from safetensors.numpy import save_file
 from maskgit_sr.errors import UserError
 from maskgit_sr.metrics.networks import clip, inception, musiq
 from maskgit_sr.perceptual import published, vgg16
-from tests.perceptual.published import REFERENCE, close, image, weights
+from tests.perceptual.published import REFERENCE, close, image
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
+def stored(assets):
     """Files by network, as a user has them, but narrower."""
-    folder = tmp_path_factory.mktemp("networks")
-    files = {}
-    for name, reference in REFERENCE.items():
-        files[name] = folder / f"{name}.{'npz' if name == 'musiq' else 'safetensors'}"
-        if name == "musiq":
-            np.savez(files[name], **weights(reference["shapes"]))
-        else:
-            save_file(weights(reference["shapes"]), files[name])
-    return files
+    names = ("inception_fid.safetensors", "clip_rn50.safetensors", "koniq_ckpt.npz")
+    return {n: assets / name for n, name in zip(("inception", "clip", "musiq"), names, strict=True)}
 
 
 def test_inception(stored):
@@ -140,5 +133,5 @@ def test_images_are_checked(stored, module, trace, shape, words):
     ],
 )
 def test_wrong_files_are_named(stored, read, trace, wrong):
-    with pytest.raises(UserError, match=rf"{wrong}\.\w+: not the expected network"):
+    with pytest.raises(UserError, match=f"{stored[wrong].name}: not the expected network"):
         published.load(stored[wrong], read, trace, images=1)

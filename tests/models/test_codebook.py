@@ -17,9 +17,9 @@ def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def stats(counts):
+def stats():
     embedding = normal(0, CODES, WIDTH)
-    counts = np.array(counts, np.float32)
+    counts = np.array([50, 3, 1.005, 0.9, 20, 1.2], np.float32)
     return codebook.CodebookStats(embedding, counts, embedding * counts[:, None])
 
 
@@ -35,7 +35,7 @@ def test_nearest_is_euclidean_with_ties_to_the_lower_index():
 
 @pytest.mark.parametrize("vectors", [24, 4], ids=["more vectors than codes", "fewer"])
 def test_update_is_the_published_rule(vectors):
-    before = stats([50, 3, 1.005, 0.9, 20, 1.2])
+    before = stats()
     x = normal(1, vectors, WIDTH)
     indices = np.random.default_rng(2).choice([0, 1, 3], vectors)  # 2, 4 and 5 go unused
     key = jax.random.key(3)
@@ -57,9 +57,8 @@ def test_update_is_the_published_rule(vectors):
         assert len(set(distance.argmin(1))) == dead.sum()
     total = np.where(dead, 1, counts).sum()
     smoothed = total * (np.asarray(found.counts) + 1e-5) / (total + CODES * 1e-5)
-    np.testing.assert_allclose(
-        found.embedding, np.asarray(found.sums) / smoothed[:, None], rtol=1e-5
-    )
+    expected = np.asarray(found.sums) / smoothed[:, None]
+    np.testing.assert_allclose(found.embedding, expected, rtol=1e-5)
 
 
 def test_a_fresh_codebook_becomes_vectors_of_the_first_batch():
@@ -73,7 +72,7 @@ def test_a_fresh_codebook_becomes_vectors_of_the_first_batch():
 
 def test_global_batch_gives_one_codebook():
     x = jnp.asarray(normal(1, 32, WIDTH))
-    before = stats([50, 3, 1.005, 0.9, 20, 1.2])
+    before = stats()
     indices = codebook.nearest(x, before.embedding)
     update = jax.jit(codebook.update)
     alone = update(before, x, indices, jax.random.key(3))

@@ -10,19 +10,16 @@ from maskgit_sr.models.discriminator import DiscriminatorConfig, PatchDiscrimina
 from maskgit_sr.models.functional import Network, count
 
 
-def build(dtype=jnp.float32, **config):
-    return Network(
-        lambda rngs: PatchDiscriminator(DiscriminatorConfig(**config), dtype=dtype, rngs=rngs)
-    )
+def build(dtype=jnp.float32, **sizes):
+    config = DiscriminatorConfig(**sizes)
+    return Network(lambda rngs: PatchDiscriminator(config, dtype=dtype, rngs=rngs))
 
 
 @pytest.mark.parametrize(("layers", "side", "patches"), [(3, 256, 30), (3, 128, 14), (1, 64, 30)])
 def test_patch_grid(layers, side, patches):
     network = build(jnp.bfloat16, layers=layers)
     image = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
-    found = jax.eval_shape(
-        lambda params, image: network.apply(params, lambda m: m(image)), network.shapes, image
-    )
+    found = jax.eval_shape(lambda p, x: network.bind(p)(x), network.shapes, image)
     assert found.shape == (2, patches, patches, 1) and found.dtype == jnp.float32
 
 

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 from maskgit_sr.arrays import Image, Params
 from maskgit_sr.perceptual.published import (
     along_last,
-    attention,
     conv,
     dense,
     fold_norm,
@@ -35,23 +34,20 @@ _EPS = 1e-5
 def read(file: Path) -> Params:
     """The whole network, batch normalisation folded into the convolutions."""
     params = read_torch(file)
-    visual = params["visual"]
-    params["visual"] = _fold(visual, {"conv1": "bn1", "conv2": "bn2", "conv3": "bn3"})
+    visual = _fold(params["visual"])
     for name, layer in visual.items():
         if name.startswith("layer"):
-            params["visual"][name] = {i: _fold_block(block) for i, block in layer.items()}
-    return params
+            visual[name] = {i: _fold(block) for i, block in layer.items()}
+    return params | {"visual": visual}
 
 
-def _fold(block: Params, norms: dict[str, str]) -> Params:
-    kept = {name: value for name, value in block.items() if name not in norms.values()}
-    return kept | {name: fold_norm(block[name], block[norm], _EPS) for name, norm in norms.items()}
-
-
-def _fold_block(block: Params) -> Params:
-    folded = _fold(block, {"conv1": "bn1", "conv2": "bn2", "conv3": "bn3"})
-    if "downsample" in block:
-        folded["downsample"] = _fold(block["downsample"], {"0": "1"})["0"]
+def _fold(block: Params) -> Params:
+    """Folds bn1, bn2 and bn3 into conv1, conv2 and conv3, and a downsampling's norm as well."""
+    folded = {name: value for name, value in block.items() if not name.startswith("bn")}
+    for i in "123":
+        folded[f"conv{i}"] = fold_norm(block[f"conv{i}"], block[f"bn{i}"], _EPS)
+    if down := block.get("downsample"):
+        folded["downsample"] = fold_norm(down["0"], down["1"], _EPS)
     return folded
 
 
@@ -94,7 +90,12 @@ def _attention_pool(params: Params, x: Array) -> Array:
     mean = x.mean(1, keepdims=True)
     x = jnp.concatenate([mean, x], axis=1)
     q, k, v = (dense(params[f"{name}_proj"], z) for name, z in (("q", mean), ("k", x), ("v", x)))
-    return dense(params["c_proj"], attention(q, k, v, q.shape[-1] // _HEAD))[:, 0]
+    return dense(params["c_proj"], _attention(q, k, v))[:, 0]
+
+
+def _attention(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
+    heads = (x.reshape(*x.shape[:2], -1, _HEAD) for x in (q, k, v))
+    return jax.nn.dot_product_attention(*heads, is_causal=causal).reshape(q.shape)
 
 
 def text_features(params: Params, tokens: Sequence[Sequence[int]]) -> Float[Array, "P E"]:
@@ -109,20 +110,19 @@ def text_features(params: Params, tokens: Sequence[Sequence[int]]) -> Float[Arra
     for row, ids in zip(padded, tokens, strict=True):
         row[: len(ids) + 2] = [START, *ids, END]
     x = params["token_embedding"]["weight"][padded] + params["positional_embedding"][None, :count]
-    causal = jnp.tril(jnp.ones((count, count), bool))
     with jax.default_matmul_precision("highest"):
         blocks = params["transformer"]["resblocks"]
         for i in range(len(blocks)):
-            x = _text_block(blocks[str(i)], x, causal)
+            x = _text_block(blocks[str(i)], x)
         x = _norm(params["ln_final"], x[np.arange(len(tokens)), ends])
         return x @ params["text_projection"]
 
 
-def _text_block(block: Params, x: Array, mask: Array) -> Array:
+def _text_block(block: Params, x: Array) -> Array:
     y, attn = _norm(block["ln_1"], x), block["attn"]
     joint = dense({"weight": attn["in_proj_weight"], "bias": attn["in_proj_bias"]}, y)
     q, k, v = jnp.split(joint, 3, axis=-1)
-    x = x + dense(attn["out_proj"], attention(q, k, v, q.shape[-1] // _HEAD, mask))
+    x = x + dense(attn["out_proj"], _attention(q, k, v, causal=True))
     y = dense(block["mlp"]["c_fc"], _norm(block["ln_2"], x))
     return x + dense(block["mlp"]["c_proj"], y * jax.nn.sigmoid(1.702 * y))
 

@@ -17,7 +17,6 @@ from jaxtyping import Array, Float
 from maskgit_sr.arrays import Image, Params
 from maskgit_sr.perceptual.published import (
     along_last,
-    attention,
     conv,
     layer_norm,
     max_pool,
@@ -151,9 +150,7 @@ def _block(block: Params, x: Array) -> Array:
         jnp.einsum("bnd,dhk->bnhk", y, attn[name]["kernel"]) + attn[name]["bias"][None, None]
         for name in ("query", "key", "value")
     )
-    heads = q.shape[2]
-    q, k, v = (z.reshape(*z.shape[:2], -1) for z in (q, k, v))
-    y = attention(q, k, v, heads).reshape(*x.shape[:2], heads, -1)
+    y = jax.nn.dot_product_attention(q, k, v)
     y = jnp.einsum("bnhk,hkd->bnd", y, attn["out"]["kernel"])
     x = x + y + along_last(attn["out"]["bias"], y)
     up, down = (mlp[name] for name in sorted(mlp, key=_order))
