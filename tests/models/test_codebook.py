@@ -11,6 +11,7 @@ from maskgit_sr.models import codebook
 from maskgit_sr.training.sharding import make_mesh
 
 CODES, WIDTH = 6, 4
+update = jax.jit(codebook.update)
 
 
 def normal(seed, *shape):
@@ -39,7 +40,7 @@ def test_update_is_the_published_rule(vectors):
     x = normal(1, vectors, WIDTH)
     indices = np.random.default_rng(2).choice([0, 1, 3], vectors)  # 2, 4 and 5 go unused
     key = jax.random.key(3)
-    found = codebook.update(before, jnp.asarray(x), jnp.asarray(indices), key)
+    found = update(before, jnp.asarray(x), jnp.asarray(indices), key)
 
     counts, sums = np.zeros(CODES), np.zeros((CODES, WIDTH))
     for code in range(CODES):
@@ -64,7 +65,7 @@ def test_update_is_the_published_rule(vectors):
 def test_a_fresh_codebook_becomes_vectors_of_the_first_batch():
     x = jnp.asarray(normal(1, 32, WIDTH))
     fresh = codebook.init(jax.random.key(0), CODES, WIDTH)
-    found = codebook.update(fresh, x, codebook.nearest(x, fresh.embedding), jax.random.key(1))
+    found = update(fresh, x, codebook.nearest(x, fresh.embedding), jax.random.key(1))
     distance = jnp.linalg.norm(found.embedding[:, None] - x[None], axis=-1)
     np.testing.assert_allclose(distance.min(1), 0, atol=1e-4)
     np.testing.assert_array_equal(found.counts, 1)
@@ -74,7 +75,6 @@ def test_global_batch_gives_one_codebook():
     x = jnp.asarray(normal(1, 32, WIDTH))
     before = stats()
     indices = codebook.nearest(x, before.embedding)
-    update = jax.jit(codebook.update)
     alone = update(before, x, indices, jax.random.key(3))
     mesh = make_mesh()
     assert mesh.size == 8
