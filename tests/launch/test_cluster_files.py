@@ -21,10 +21,7 @@ BATCH = LAUNCH / "slurm/train.sbatch"
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_parse_and_stop_at_the_first_error(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
-    text = path.read_text()
-    assert text.startswith("#!/usr/bin/env bash\n# ") and "\nset -euo pipefail\n" in text
-    assert os.access(path, os.X_OK)
-    assert max(map(len, text.splitlines())) <= 100 and len(text.splitlines()) < 400
+    assert "\nset -euo pipefail\n" in path.read_text() and os.access(path, os.X_OK)
 
 
 def write(workdir, **stages):
@@ -37,11 +34,6 @@ def test_a_run_is_finished_when_all_its_stages_are(tmp_path):
     for b, done in (({"b": True}, True), ({"b": False}, False), ({}, False)):
         write(tmp_path, a=True, other=False, **b)  # of another command
         assert finished.finished(str(tmp_path)) is done
-
-
-def test_slurm_signals_in_time_and_may_requeue():
-    header = [line for line in BATCH.read_text().splitlines() if line.startswith("#SBATCH --")]
-    assert {"#SBATCH --signal=TERM@120", "#SBATCH --requeue"} <= set(header)
 
 
 @pytest.fixture
@@ -70,11 +62,12 @@ def slurm(tmp_path):
             "SLURM_SUBMIT_DIR": str(ROOT),
             "SLURM_JOB_ID": "7",
             "VENV": str(tmp_path),
+            "SIGNALS": "",
             **variables,
         }
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with subprocess.Popen(["bash", str(BATCH)], env=settings, **pipes) as job:
-            for _ in range(int(settings.get("SIGNALS", "0"))):
+            for _ in range(int(settings["SIGNALS"] or 0)):
                 while not notes.read_text():
                     time.sleep(0.02)
                 time.sleep(0.1)
@@ -102,29 +95,22 @@ def test_slurm_trains_a_process_a_gpu_or_a_process_a_node(slurm, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "done", "ends", "requeued"),
+    ("code", "done", "signals", "ends", "requeued"),
     [
-        (0, True, 0, False),
-        (0, False, 0, True),
-        (143, False, 0, True),  # the signal came before the trainer listened
-        (2, False, 2, False),
+        (0, True, 0, 0, False),
+        (0, False, 0, 0, True),
+        (143, False, 0, 0, True),  # the signal came before the trainer listened
+        (2, False, 0, 2, False),
+        # twice, as Slurm may: the second signal must not cut the saving short
+        (0, False, 2, 0, True),
+        (3, False, 2, 3, False),
     ],
 )
-def test_slurm_requeues_what_was_saved_and_not_what_failed(
-    slurm, tmp_path, code, done, ends, requeued
-):
+def test_slurm_requeues_what_was_saved(slurm, tmp_path, code, done, signals, ends, requeued):
     write(tmp_path, a=True, b=done)
-    found, _, words = slurm(code=code, DATA="d", WORKDIR=str(tmp_path))
-    assert found == ends
+    found, _, words = slurm(code, DATA="d", WORKDIR=str(tmp_path), SIGNALS=str(signals or ""))
+    assert found == ends and ("saved" in words) is bool(signals)
     assert (words[-1] == "scontrol requeue 7") is requeued
-
-
-@pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 3)])
-def test_slurm_waits_until_the_trainers_have_saved(slurm, tmp_path, code, ends):
-    # twice, as Slurm may: the second signal must not cut the saving short
-    found, _, words = slurm(code, DATA="d", WORKDIR=str(tmp_path), SIGNALS="2")
-    assert found == ends and "saved" in words
-    assert (words[-1] == "scontrol requeue 7") is (code == 0)
 
 
 @pytest.mark.parametrize(
