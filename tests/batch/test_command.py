@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import pickle
 import signal
 import subprocess
@@ -10,19 +9,18 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 import maskgit_sr
-from maskgit_sr import bundles, images
-from maskgit_sr.bundles import Metadata
+from maskgit_sr import images
 from maskgit_sr.images import Picture
 from maskgit_sr.inference import load as loading
 from maskgit_sr.methods.base import TileSpec
 from tests.inference.pictures import gradient, noise
-from tests.serving.models import Watched, subpixel
+from tests.serving.models import Watched
+from tests.serving.models import subpixel as two_sided
 
 pytest.importorskip("apache_beam", reason="needs apache-beam")
 from apache_beam.internal import pickler
@@ -165,7 +163,7 @@ def test_options_reach_the_upscaler(run, tmp_path, upscaler, options, own):
 
 def test_a_method_of_another_scale_without_tokens_or_confidence(run_with, tmp_path):
     """With windows of two sides, in one run, and an option of its own."""
-    doubling, folder = subpixel(BATCH), tmp_path / "in"
+    doubling, folder = two_sided(BATCH), tmp_path / "in"
     for number, side in enumerate((5, 40, 9, 16, 90)):
         save(folder / f"{number}.png", noise(side, side + 3, 3, seed=number))
     words = ("--input", folder, "--output", folder, "--option", "noise=0.25", "--seed", 2)
@@ -181,7 +179,7 @@ def test_a_method_of_another_scale_without_tokens_or_confidence(run_with, tmp_pa
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (9, 17), (64, 20), (65, 130)])
 def test_an_image_weighs_its_tiles(tmp_path, size):
-    doubling, path = subpixel(BATCH), tmp_path / "a.png"
+    doubling, path = two_sided(BATCH), tmp_path / "a.png"
     save(path, noise(*size, 3))
     tile = doubling.method.tile
     settings = stages.Settings("m", tile, 8, 1, None, None, 2.0, 0, {}, 10_000, False)
@@ -233,40 +231,32 @@ def test_a_failed_write_is_listed_and_the_run_goes_on(run, tmp_path):
     assert reasons["c.png"] == "JPEG cannot hold transparency; use PNG or WebP"
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, method, params):
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, subpixel):
     """In processes of their own, the second with workers that are yet others."""
-    folder, output, bundle = tmp_path / "in", tmp_path / "out", tmp_path / "tiny.safetensors"
-    metadata = Metadata("realsrt", method.describe(), method.scale)
-    bundles.write(bundle, jax.device_get(params), metadata)
-    for number in range(24):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for number in range(60):
         save(folder / f"{number:02}.png", noise(10 + number, 16, 3, seed=number))
-    words = ["--input", str(folder), "--output", str(output), "--model", str(bundle)]
+    words = ["--input", str(folder), "--output", str(output), "--model", str(subpixel)]
     command = [sys.executable, "-m", "launch.beam_upscale", *words]
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
-    settings = {"cwd": ROOT, "env": {**os.environ, **cache}, "text": True}
-    process = subprocess.Popen(command, **settings, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE)
     while process.poll() is None and not list(output.glob("*.png")):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, errors
     before = {name: stamp for name, stamp in stamps(output).items() if name.endswith(".png")}
-    assert 0 < len(before) < 24
+    assert 0 < len(before) < 60
 
-    done = subprocess.run(
-        [*command, "--direct_running_mode", "multi_processing"], **settings, capture_output=True
-    )
-    told = f"{24 - len(before)} restored, {len(before)} skipped, 0 failed\n"
+    command += ["--direct_running_mode", "multi_processing"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    told = f"{60 - len(before)} restored, {len(before)} skipped, 0 failed\n"
     assert (done.returncode, done.stdout) == (0, told), done.stderr
     after = stamps(output)
-    assert after.keys() == {f"{number:02}.png" for number in range(24)}
+    assert after.keys() == {f"{number:02}.png" for number in range(60)}
     assert {name: after[name] for name in before} == before  # none was written twice
-    upscaler = maskgit_sr.load(bundle, batch=1)
+    upscaler = maskgit_sr.load(subpixel, batch=1)
     for name in after:  # and none is half
-        expected = upscaler.restore(images.read(folder / name), confidence=False).picture.color
+        expected = upscaler.restore(images.read(folder / name)).picture.color
         np.testing.assert_array_equal(images.read(output / name).color, expected)
 
 
