@@ -24,6 +24,43 @@ def test_scripts_parse_and_stop_at_the_first_error(path):
     assert "\nset -euo pipefail\n" in path.read_text() and os.access(path, os.X_OK)
 
 
+WHERE = "--project p --zone z --name n"
+RUN = f"{WHERE} --workdir=gs://b/w --data=gs://b/p"
+JOB = "--project p --region=r --image r/i --input gs://b/in --output gs://b/out"
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        ("tpu_pod", "start", "expected a command (create, setup, train, logs, watch, delete, all)"),
+        ("tpu_pod", "create", "--project is missing"),
+        ("tpu_pod", "create --project p", "--zone is missing"),
+        ("tpu_pod", "delete --project p --zone z", "--name is missing"),
+        ("tpu_pod", f"train {WHERE}", "--workdir is missing"),
+        (
+            "tpu_pod",
+            f"all {WHERE} --workdir w",
+            "--workdir: expected gs://BUCKET/FOLDER, found 'w'",
+        ),
+        ("tpu_pod", f"all {WHERE} --workdir=gs://b/w", "--data is missing"),
+        ("tpu_pod", f"all {RUN} --accelerator=v4-8", "--config is missing: only v5e-8 and v5p-128"),
+        ("tpu_pod", f"all {RUN} --poll soon", "--poll: expected a whole number, found 'soon'"),
+        ("tpu_pod", f"all {RUN} --zones z", "unknown option '--zones'"),
+        ("tpu_pod", "create --project", "--project: expected a value, found nothing"),
+        ("gcp/dataflow", "", "expected a command (build, run, all), found ''"),
+        ("gcp/dataflow", "build", "--image is missing"),
+        ("gcp/dataflow", "run --project=p --region=r --image=i", "--input is missing"),
+        ("gcp/dataflow", f"run {JOB} --output out", "--output: expected gs://…, found 'out'"),
+        ("gcp/dataflow", f"run {JOB} --workers 0", "--workers: expected a number, found '0'"),
+    ],
+)
+def test_a_mistake_is_one_line(script, words, message):
+    command = ["bash", str(LAUNCH / f"{script}.sh"), *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert f": {message}" in done.stderr and done.stderr.count("\n") == 1
+
+
 def write(workdir, **stages):
     found = {name: {"step": 1, "steps": 1, "finished": done} for name, done in stages.items()}
     (workdir / "train.json").write_text(json.dumps({"order": ["a", "b"], "stages": found}))

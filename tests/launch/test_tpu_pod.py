@@ -137,28 +137,6 @@ def test_a_run_is_brought_to_its_end(cloud, words, answers, calls, told):
     assert ended or DONE in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["start"], "expected a command (create, setup, train, logs, watch, delete, all), found"),
-        (["create"], "--project is missing"),
-        (["create", "--project", "p"], "--zone is missing"),
-        (["delete", "--project", "p", "--zone", "z"], "--name is missing"),
-        (["train", *WHERE], "--workdir is missing"),
-        (["all", *WHERE, "--workdir", "w"], "--workdir: expected gs://BUCKET/FOLDER, found 'w'"),
-        (["all", *WHERE, "--workdir=gs://b/w"], "--data is missing"),
-        (["all", *RUN, "--accelerator=v4-8"], "--config is missing: only v5e-8 and v5p-128"),
-        (["all", *RUN, "--poll", "soon"], "--poll: expected a whole number, found 'soon'"),
-        (["all", *RUN, "--zones", "z"], "unknown option '--zones'"),
-        (["create", "--project"], "--project: expected a value, found nothing"),
-    ],
-)
-def test_a_mistake_is_one_line(cloud, arguments, message):
-    done, calls = cloud(*arguments)
-    assert done.returncode == 2 and not calls and not done.stdout
-    assert done.stderr.startswith(f"tpu_pod: {message}") and done.stderr.count("\n") == 1
-
-
 # ---------------------------------------------------------------- on a worker
 
 
