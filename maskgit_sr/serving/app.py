@@ -9,52 +9,22 @@ import asyncio
 import hmac
 import logging
 import time
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from maskgit_sr.inference.upscaler import MAX_SCALE
 from maskgit_sr.serving.metrics import CONTENT_TYPE
-from maskgit_sr.serving.service import EncodedImage, RequestOptions, Service, stopping
+from maskgit_sr.serving.service import EncodedImage, Parameters, Service, stopping
 
 PATH = "/upscale"
 _CHUNK = 1 << 18
 _DISCONNECTED = 499  # nginx's number for a client that did not wait; it sees none
 _log = logging.getLogger("maskgit_sr.serving")
-
-
-class Parameters(BaseModel, extra="allow"):
-    """The query of /upscale that every method takes; what is left over is the method's own."""
-
-    scale: Annotated[float | None, Field(gt=0, le=MAX_SCALE, allow_inf_nan=False)] = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    format: Literal["png", "jpeg", "webp", "tiff"] = "png"
-    quality: Annotated[int, Field(ge=1, le=100)] = 95
-    output: Literal["image", "confidence"] = "image"
-    confidence: bool = False
-
-    def choose(self, service: Service) -> RequestOptions:
-        """Returns the options of the request; raises HTTPException as `Service.choose` does."""
-        given = self.model_extra or {}
-        names = [*type(self).model_fields, *service.info()["options"]]
-        for name in given:
-            if name not in names:
-                raise HTTPException(422, f"{name}: unknown, expected one of {', '.join(names)}")
-        return service.choose(
-            given,
-            scale=self.scale,
-            confidence=self.confidence or self.output == "confidence",
-            seed=self.seed,
-            kind=self.format.upper(),
-            quality=self.quality,
-            output=self.output,
-        )
 
 
 def build(service: Service, token: str | None = None) -> ASGIApp:
@@ -70,7 +40,7 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
         """Restores the image that is the body."""
         began = time.monotonic()
         check_token(request, token)
-        wanted = parameters.choose(service)
+        wanted = service.choose(parameters)
         limits = service.limits
         try:
             async with asyncio.timeout(limits.timeout):
@@ -139,9 +109,8 @@ def error(found: HTTPException) -> JSONResponse:
 
 def check_health(service: Service) -> None:
     """Raises HTTPException 503 unless requests are taken."""
-    if not service.healthy:
-        reason = "the device's thread has ended" if service.state == "ready" else service.state
-        raise HTTPException(503, reason)
+    if service.problem is not None:
+        raise HTTPException(503, service.problem)
 
 
 def check_token(request: Request, token: str | None) -> None:
