@@ -27,39 +27,32 @@ class Accelerator:
 
     Attributes:
         requirements: keywords of ``xm.JobRequirements`` on Vertex AI.
-        gpus: GPUs that a local container gets.
-        package: of JAX for it, which pip installs beside requirements.txt; "" for the CPU's.
         machine: fields of Vertex AI's MachineSpec; empty where Vertex AI has no such machine.
-        local: whether a container of the local executor can reach it.
+        package: of JAX for it, which pip installs beside requirements.txt; "" for the CPU's.
     """
 
     requirements: dict[str, int | str]
-    gpus: int = 0
+    machine: dict[str, int | str]
     package: str = ""
-    machine: dict[str, int | str] = dataclasses.field(default_factory=dict)
-    local: bool = True
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs that a local container gets."""
+        return int(self.machine.get("accelerator_count", 0))
 
 
 def _h100(count: int) -> Accelerator:
-    machine: dict[str, int | str] = {
-        "machine_type": f"a3-highgpu-{count}g",
-        "accelerator_type": "NVIDIA_H100_80GB",
-        "accelerator_count": count,
-    }
-    return Accelerator({"h100": count}, count, "jax[cuda12]", machine)
+    kind = {"machine_type": f"a3-highgpu-{count}g", "accelerator_type": "NVIDIA_H100_80GB"}
+    return Accelerator({"h100": count}, {**kind, "accelerator_count": count}, "jax[cuda12]")
 
 
+_V5E = {"machine_type": "ct5lp-hightpu-8t", "tpu_topology": "2x4"}
 ACCELERATORS = {
-    "cpu": Accelerator({}, machine={"machine_type": "n1-standard-16"}),
+    "cpu": Accelerator({}, {"machine_type": "n1-standard-16"}),
     "h100x1": _h100(1),
     "h100x8": _h100(8),
-    "v5e-8": Accelerator(
-        {"tpu_v5e": "2x4"},
-        package="jax[tpu]",
-        machine={"machine_type": "ct5lp-hightpu-8t", "tpu_topology": "2x4"},
-        local=False,
-    ),
-    "v5p-128": Accelerator({"tpu_v5p": "4x4x4"}, package="jax[tpu]", local=False),
+    "v5e-8": Accelerator({"tpu_v5e": "2x4"}, {**_V5E}, "jax[tpu]"),
+    "v5p-128": Accelerator({"tpu_v5p": "4x4x4"}, {}, "jax[tpu]"),
 }
 
 
@@ -225,7 +218,7 @@ def make_plan(
         raise UserError(f"--accelerator: Vertex AI has no {accelerator}; use launch/tpu_pod.sh")
     if executor == "vertex" and not workdir.startswith("gs://"):
         raise UserError(f"--workdir: expected gs://BUCKET/FOLDER for Vertex AI, found {workdir!r}")
-    if executor == "local" and not machine.local:
+    if executor == "local" and machine.package == "jax[tpu]":
         raise UserError("--accelerator: a local container reaches no TPU; use launch/tpu_pod.sh")
     if machine.requirements and "hardware=" not in config:
         config = with_option(config, hardware=accelerator)
