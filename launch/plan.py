@@ -120,12 +120,6 @@ class Plan:
         return {path: path for path in dict.fromkeys(found) if not path.startswith("gs://")}
 
 
-def with_option(config: str, **options: str) -> str:
-    """``FILE`` or ``FILE:OPTIONS`` with more options at the end."""
-    more = ",".join(f"{name}={value}" for name, value in options.items())
-    return f"{config}{',' if ':' in config else ':'}{more}"
-
-
 def pairs(words: Sequence[str]) -> tuple[str, ...]:
     """``--a 1 --b=2 --c`` → ("--a=1", "--b=2", "--c").
 
@@ -175,13 +169,9 @@ def run_name(point: dict[str, str]) -> str:
     """``learning_rate=1e-4,seed=0``: a folder name; of a key as much as tells it apart."""
     parts = []
     for key, value in point.items():
-        words = key.split(".")
-        short = next(
-            end
-            for n in range(1, len(words) + 1)
-            if (end := ".".join(words[-n:]))
-            and sum(f".{other}".endswith(f".{end}") for other in point) == 1
-        )
+        words, short = key.split("."), ""
+        while not short or sum(f".{other}".endswith(f".{short}") for other in point) > 1:
+            short = f"{words.pop()}.{short}".rstrip(".")
         parts.append(re.sub(r"[^\w.=+-]", "_", f"{short}={value}"))
     return ",".join(parts)
 
@@ -221,7 +211,7 @@ def make_plan(
     if executor == "local" and machine.package == "jax[tpu]":
         raise UserError("--accelerator: a local container reaches no TPU; use launch/tpu_pod.sh")
     if machine.requirements and "hardware=" not in config:
-        config = with_option(config, hardware=accelerator)
+        config += f"{',' if ':' in config else ':'}hardware={accelerator}"
     if not workdir.startswith("gs://"):
         workdir = os.path.abspath(workdir)
     runs = []

@@ -99,34 +99,37 @@ def test_tiles_draw_as_windows_of_one_image(saved, upscaler):
     assert export_check.within_one(mosaic.color[inside], wanted[inside]) >= 0.98
 
 
-@pytest.fixture(scope="module", params=[{}, NOISE], ids=["plain", "drawn"])
-def stablehlo(request, upscaler, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stablehlo") / "model"
+@pytest.fixture(scope="module")
+def stablehlo(upscaler, tmp_path_factory):
+    """Folders of a plain and of a stochastic artifact, and what their exports returned."""
+    folders = [tmp_path_factory.mktemp("stablehlo") / "model" for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_check, "SIZES", ((5, 9), (20, 70)))
-        info = exporting.export(upscaler, "stablehlo", folder, options=request.param)
-    return folder, info, request.param
+        return {
+            folder: exporting.export(upscaler, "stablehlo", folder, options=options)
+            for folder, options in zip(folders, ({}, NOISE), strict=True)
+        }
 
 
 def test_stablehlo(stablehlo):
-    folder, info, options = stablehlo
-    names = {path.name for path in folder.iterdir() if path.suffix == ".jax_export"}
-    assert names == {"tiles_16.jax_export", "tiles_64.jax_export"}
-    assert info == described(folder) and info["outputs"] == ["image"]
-    assert info["stochastic"] == bool(options)
-    assert info["checked"] == {"5x9": {"within_1": 1.0}, "20x70": {"within_1": 1.0}}
-    card = (folder / "README.md").read_text()
-    assert "16×16 or 64×64" in card and "tokens" not in card and ("seed" in card) == bool(options)
+    for drawn, (folder, info) in enumerate(stablehlo.items()):
+        names = {path.name for path in folder.iterdir() if path.suffix == ".jax_export"}
+        assert names == {"tiles_16.jax_export", "tiles_64.jax_export"}
+        assert info == described(folder) and info["outputs"] == ["image"]
+        assert info["stochastic"] is bool(drawn)
+        assert info["checked"] == {"5x9": {"within_1": 1.0}, "20x70": {"within_1": 1.0}}
+        card = (folder / "README.md").read_text()
+        assert "16×16 or 64×64" in card and "tokens" not in card and ("seed" in card) == drawn
 
 
 def test_run_py_restores_a_file_with_a_seed(stablehlo, upscaler, tmp_path):
-    folder, _, options = stablehlo
+    script = list(stablehlo)[-1] / "run.py"
     tiles = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     np.savez(tmp_path / "several.npz", a=tiles, b=tiles)
     np.save(tmp_path / "one.npy", tiles)
 
     def restore(source, seed):
-        command = [sys.executable, folder / "run.py", source, "made.npz", "2", str(seed)]
+        command = [sys.executable, script, source, "made.npz", "2", str(seed)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         with np.load(tmp_path / "made.npz") as file:
@@ -135,12 +138,9 @@ def test_run_py_restores_a_file_with_a_seed(stablehlo, upscaler, tmp_path):
     several, one = restore("several.npz", 7), restore("one.npy", 8)
     assert several.keys() == {"a/image", "b/image"} and one.keys() == {"image"}
     np.testing.assert_array_equal(several["a/image"], several["b/image"])
-    assert np.array_equal(several["a/image"], one["image"]) == (not options)
+    assert not np.array_equal(several["a/image"], one["image"])
+    base, options = jax.random.key(7)[None], upscaler.options(**NOISE)
     for index, tile in enumerate(tiles):
-        restored = upscaler.run(
-            tile[None] / np.float32(255),
-            np.array([index], np.uint32),
-            jax.random.key(7)[None],
-            upscaler.options(**options),
-        )
+        place = np.array([index], np.uint32)
+        restored = upscaler.run(tile[None] / np.float32(255), place, base, options)
         np.testing.assert_allclose(several["a/image"][index], restored.image[0], atol=1e-4)
