@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.inference import DEFAULT_MODEL
@@ -51,13 +52,8 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, help="decoding steps (the model's)")
     add("--max_steps", type=int, help="that a request may ask for (4 times the server's)")
     add("--color_fix", help="adain, wavelet or none (the method's)")
-    add(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="another option of the method for requests that do not choose it; repeatable",
-    )
+    many: Any = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
+    add("--option", help="another option of the method; repeatable", **many)
     add(
         "--token", help="bearer that /upscale asks for; or MASKGIT_SR_TOKEN, which ps does not show"
     )

@@ -8,10 +8,8 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("httpx", reason="needs httpx")
 
-from maskgit_sr.errors import UserError
 from maskgit_sr.inference.upscaler import MAX_PROGRAMS
 from maskgit_sr.serving.programs import PENDING, Programs
-from maskgit_sr.serving.service import Limits, Service
 from tests.serving.models import Watched, subpixel
 from tests.serving.serving import LONG, RGB, expected, serve, until
 
@@ -64,10 +62,3 @@ def test_a_program_that_fails_is_tried_again(programs):
         request()
     upscaler.breaks = lambda lr: False
     assert request() is None
-
-
-def test_pixels_count_by_the_sides_of_the_method():
-    service = Service("small", Limits(pixels=3 * 16 * 16 - 1))
-    with pytest.raises(UserError, match="--max_pixels: expected at least 768"):
-        service.start(subpixel(batch=1))
-    service.close()
