@@ -3,15 +3,10 @@
 TensorFlow runs in other processes only: it is slow to import and warns.
 """
 
-import importlib.util
 import io
 import json
-import os
 import struct
-import subprocess
-import sys
 import zlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +21,6 @@ from maskgit_sr.export import check as export_check
 from maskgit_sr.inference.upscaler import Upscaler, each
 
 pytest.importorskip("flatbuffers", reason="needs flatbuffers")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +110,7 @@ class Saved(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def saved(upscaler, tmp_path_factory):
-    if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("needs tensorflow")
+def saved(upscaler, ask, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     bundles.write(folder / "tiny.safetensors", upscaler.params, upscaler.metadata)
     files, answers = folder / "files", folder / "answers"
@@ -130,28 +122,12 @@ def saved(upscaler, tmp_path_factory):
     np.savez(folder / "arrays.npz", tiles=TILES, **arrays)
     # The process that checks the export goes on with our questions. One small picture is enough
     # for the check here: what follows looks at many.
-    script = Path(__file__).with_name("saved_model.py")
-    command = f"""
-from pathlib import Path
-from maskgit_sr import cli
-from maskgit_sr.export import check
-check.SIZES, check.LOADER = ((1, 1),), Path({str(script)!r})
-cli.main()
-"""
     arguments = "export --model tiny.safetensors --output model --steps 1 --max-batch 2"
-    arguments += " --max-pixels 20000"
-    environment = {"PYTHONPATH": str(ROOT), "LOADER": str(export_check.LOADER)}
-    done = subprocess.run(
-        [sys.executable, "-c", command, *arguments.split()],
-        cwd=folder,
-        env={**os.environ, **environment, "TESTED": str(folder)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    code = "check.SIZES = ((1, 1),); cli.main()"
+    printed = ask(folder, code, *arguments.split(), "--max-pixels", "20000")
     told = json.loads((answers / "answers.json").read_text())
     with np.load(answers / "answers.npz") as file:
-        return Saved(folder, done.stdout, dict(file), told)
+        return Saved(folder, printed, dict(file), told)
 
 
 def test_the_command_tells_what_it_checked(saved, upscaler):

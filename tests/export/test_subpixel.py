@@ -1,11 +1,8 @@
 """Artifacts of a ×2 method of two sides, without tokens or confidence, that can draw at random."""
 
-import importlib.util
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,16 +13,12 @@ from maskgit_sr.export import check as export_check
 from maskgit_sr.inference import load
 from maskgit_sr.inference.mosaic import Mosaic
 
-ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (7, 8, 7)
 NOISE = {"noise": 0.1}
 EXPORTS = """
 import sys
-from maskgit_sr import inference
-from maskgit_sr.export import artifact, check
 check.SIZES = ((5, 9), (20, 70))
-check.LOADER = check.Path(sys.argv[1])
-model = inference.load.load(sys.argv[2], batch=1, device="cpu")
+model = inference.load.load(sys.argv[1], batch=1, device="cpu")
 artifact.export(model, "savedmodel", "drawn", max_batch=2, options={"noise": 0.1})
 """
 pytest.importorskip("flatbuffers", reason="needs flatbuffers")
@@ -37,24 +30,13 @@ def upscaler(subpixel):
 
 
 @pytest.fixture(scope="module")
-def saved(subpixel, upscaler, tmp_path_factory):
+def saved(subpixel, upscaler, ask, tmp_path_factory):
     """The folder of a stochastic SavedModel, an image, and what is drawn of it."""
-    if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("needs tensorflow")
     folder = tmp_path_factory.mktemp("saved")
     image = export_check.picture(20, 70)
     tiles = Mosaic(image, upscaler.method.tile, 2, confidence=False).cut([0, 1])
     np.savez(folder / "arrays.npz", image=image, tiles=tiles, seeds=SEEDS)
-    script = Path(__file__).with_name("saved_model.py")
-    environment = {"PYTHONPATH": str(ROOT), "LOADER": str(export_check.LOADER)}
-    done = subprocess.run(
-        [sys.executable, "-c", EXPORTS, str(script), str(subpixel)],
-        cwd=folder,
-        env={**os.environ, **environment, "TESTED": str(folder)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    ask(folder, EXPORTS, str(subpixel))
     with np.load(folder / "drawn.npz") as file:
         return folder, image, dict(file)
 

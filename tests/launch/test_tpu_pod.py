@@ -115,7 +115,12 @@ def test_types_and_capacity(cloud, extra, words):
         ("all", "states=ACTIVE/SUSPENDED/ACTIVE scp=lost/ok", TWICE, "while it was set up;"),
         ("all", "nodes=PREEMPTED progress=UNREACHABLE/done", TWICE, "n is PREEMPTED; restart 1 of"),
         # neither the network nor the processes on a slice are the slice
-        ("watch", "states=OFFLINE/ACTIVE progress=UNREACHABLE/done", "start=0 delete=0", DONE),
+        (
+            "watch",
+            "states=OFFLINE/ACTIVE progress=UNREACHABLE/done",
+            "create=0 start=0 delete=0",
+            DONE,
+        ),
         ("watch", "progress=done,dead/done,done", "stop=1 start=1 create=0", "training is dead;"),
         ("watch", "progress=done,stopped/done", "stop=1 start=1 create=0", "is stopped; restart"),
         ("all", "progress=running/failed 2,done", f"log=1 {ONCE}", "failed 2; see gs://b/w/logs"),
