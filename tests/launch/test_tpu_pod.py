@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "launch/tpu_pod.sh"
 WHERE = ["--project", "p", "--zone", "z", "--name", "n"]
 RUN = [*WHERE, "--workdir", "gs://b/w", "--data", "gs://b/photos"]
+NONE = "create=0 start=0 delete=0"
 ONCE, TWICE, DONE = "create=1 start=1 delete=1", "create=2 delete=2", "training is done: gs://b/w"
 
 GCLOUD = r"""#!/bin/bash
@@ -115,12 +116,7 @@ def test_types_and_capacity(cloud, extra, words):
         ("all", "states=ACTIVE/SUSPENDED/ACTIVE scp=lost/ok", TWICE, "while it was set up;"),
         ("all", "nodes=PREEMPTED progress=UNREACHABLE/done", TWICE, "n is PREEMPTED; restart 1 of"),
         # neither the network nor the processes on a slice are the slice
-        (
-            "watch",
-            "states=OFFLINE/ACTIVE progress=UNREACHABLE/done",
-            "create=0 start=0 delete=0",
-            DONE,
-        ),
+        ("watch", "states=OFFLINE/ACTIVE progress=UNREACHABLE/done", NONE, DONE),
         ("watch", "progress=done,dead/done,done", "stop=1 start=1 create=0", "training is dead;"),
         ("watch", "progress=done,stopped/done", "stop=1 start=1 create=0", "is stopped; restart"),
         ("all", "progress=running/failed 2,done", f"log=1 {ONCE}", "failed 2; see gs://b/w/logs"),
