@@ -40,26 +40,17 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
         """Restores the image that is the body."""
         began = time.monotonic()
         check_token(request, token)
-        wanted = service.choose(parameters)
-        limits = service.limits
+        wanted, limits = service.choose(parameters), service.limits
+        late = 408, "no whole body within"
         try:
             async with asyncio.timeout(limits.timeout):
-                data = await read_body(request, limits.bytes)
+                body = await read_body(request, limits.bytes)
+                late = 504, "no result within"
+                work = asyncio.create_task(service.restore(body, wanted))
+                del body
+                encoded = await finished(work, request)
         except TimeoutError:
-            raise HTTPException(408, f"no whole body within {limits.timeout:g} s") from None
-        work = asyncio.create_task(service.restore(data, wanted))
-        del data
-        left = began + limits.timeout - time.monotonic()
-        try:
-            encoded = await first_of(work, request, max(0.0, left))
-        except (HTTPException, ClientDisconnect):
-            raise
-        except Exception as error:
-            _log.error("a request failed", exc_info=error)
-            name = type(error).__name__
-            raise HTTPException(500, f"the image could not be restored ({name})") from None
-        if encoded is None:
-            raise HTTPException(504, f"no result within {limits.timeout:g} s")
+            raise HTTPException(late[0], f"{late[1]} {limits.timeout:g} s") from None
         service.metrics.seconds.observe(time.monotonic() - began)
         return ImageResponse(encoded, parameters.format, service.name)
 
@@ -143,12 +134,11 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def first_of(
-    work: asyncio.Task[EncodedImage], request: Request, seconds: float
-) -> EncodedImage | None:
-    """Returns the result of `work`, or None after `seconds`.
+async def finished(work: asyncio.Task[EncodedImage], request: Request) -> EncodedImage:
+    """Returns the result of `work`, which is cancelled when this is.
 
     Raises:
+        HTTPException: that of `work`, or 500 for an exception of another kind.
         ClientDisconnect: the client is gone; `work` was cancelled.
     """
 
@@ -158,14 +148,18 @@ async def first_of(
 
     watch = asyncio.create_task(disconnect())
     try:
-        await asyncio.wait({work, watch}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
         if work.cancelled():
             raise stopping()
-        if work.done():
-            return work.result()
-        if watch.done():
-            raise ClientDisconnect
-        return None
+        return work.result()
+    except (HTTPException, ClientDisconnect):
+        raise
+    except Exception as error:
+        _log.error("a request failed", exc_info=error)
+        name = type(error).__name__
+        raise HTTPException(500, f"the image could not be restored ({name})") from None
     finally:
         for task in (work, watch):
             task.cancel()
