@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import zlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
