@@ -27,39 +27,32 @@ class Accelerator:
 
     Attributes:
         requirements: keywords of ``xm.JobRequirements`` on Vertex AI.
-        gpus: GPUs that a local container gets.
-        package: of JAX for it, which pip installs beside requirements.txt; "" for the CPU's.
         machine: fields of Vertex AI's MachineSpec; empty where Vertex AI has no such machine.
-        local: whether a container of the local executor can reach it.
+        package: of JAX for it, which pip installs beside requirements.txt; "" for the CPU's.
     """
 
     requirements: dict[str, int | str]
-    gpus: int = 0
+    machine: dict[str, int | str]
     package: str = ""
-    machine: dict[str, int | str] = dataclasses.field(default_factory=dict)
-    local: bool = True
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs that a local container gets."""
+        return int(self.machine.get("accelerator_count", 0))
 
 
 def _h100(count: int) -> Accelerator:
-    machine: dict[str, int | str] = {
-        "machine_type": f"a3-highgpu-{count}g",
-        "accelerator_type": "NVIDIA_H100_80GB",
-        "accelerator_count": count,
-    }
-    return Accelerator({"h100": count}, count, "jax[cuda12]", machine)
+    kind = {"machine_type": f"a3-highgpu-{count}g", "accelerator_type": "NVIDIA_H100_80GB"}
+    return Accelerator({"h100": count}, {**kind, "accelerator_count": count}, "jax[cuda12]")
 
 
+_V5E = {"machine_type": "ct5lp-hightpu-8t", "tpu_topology": "2x4"}
 ACCELERATORS = {
-    "cpu": Accelerator({}, machine={"machine_type": "n1-standard-16"}),
+    "cpu": Accelerator({}, {"machine_type": "n1-standard-16"}),
     "h100x1": _h100(1),
     "h100x8": _h100(8),
-    "v5e-8": Accelerator(
-        {"tpu_v5e": "2x4"},
-        package="jax[tpu]",
-        machine={"machine_type": "ct5lp-hightpu-8t", "tpu_topology": "2x4"},
-        local=False,
-    ),
-    "v5p-128": Accelerator({"tpu_v5p": "4x4x4"}, package="jax[tpu]", local=False),
+    "v5e-8": Accelerator({"tpu_v5e": "2x4"}, {**_V5E}, "jax[tpu]"),
+    "v5p-128": Accelerator({"tpu_v5p": "4x4x4"}, {}, "jax[tpu]"),
 }
 
 
@@ -127,12 +120,6 @@ class Plan:
         return {path: path for path in dict.fromkeys(found) if not path.startswith("gs://")}
 
 
-def with_option(config: str, **options: str) -> str:
-    """``FILE`` or ``FILE:OPTIONS`` with more options at the end."""
-    more = ",".join(f"{name}={value}" for name, value in options.items())
-    return f"{config}{',' if ':' in config else ':'}{more}"
-
-
 def pairs(words: Sequence[str]) -> tuple[str, ...]:
     """``--a 1 --b=2 --c`` → ("--a=1", "--b=2", "--c").
 
@@ -182,13 +169,9 @@ def run_name(point: dict[str, str]) -> str:
     """``learning_rate=1e-4,seed=0``: a folder name; of a key as much as tells it apart."""
     parts = []
     for key, value in point.items():
-        words = key.split(".")
-        short = next(
-            end
-            for n in range(1, len(words) + 1)
-            if (end := ".".join(words[-n:]))
-            and sum(f".{other}".endswith(f".{end}") for other in point) == 1
-        )
+        words, short = key.split("."), ""
+        while not short or sum(f".{other}".endswith(f".{short}") for other in point) > 1:
+            short = f"{words.pop()}.{short}".rstrip(".")
         parts.append(re.sub(r"[^\w.=+-]", "_", f"{short}={value}"))
     return ",".join(parts)
 
@@ -225,10 +208,10 @@ def make_plan(
         raise UserError(f"--accelerator: Vertex AI has no {accelerator}; use launch/tpu_pod.sh")
     if executor == "vertex" and not workdir.startswith("gs://"):
         raise UserError(f"--workdir: expected gs://BUCKET/FOLDER for Vertex AI, found {workdir!r}")
-    if executor == "local" and not machine.local:
+    if executor == "local" and machine.package == "jax[tpu]":
         raise UserError("--accelerator: a local container reaches no TPU; use launch/tpu_pod.sh")
     if machine.requirements and "hardware=" not in config:
-        config = with_option(config, hardware=accelerator)
+        config += f"{',' if ':' in config else ':'}hardware={accelerator}"
     if not workdir.startswith("gs://"):
         workdir = os.path.abspath(workdir)
     runs = []

@@ -30,8 +30,8 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 script="tpu_pod"
 source "$root/launch/gcp/common.sh"
 project="" zone="" name="" workdir="" data="" validation="" assets="" accelerator="v5p-128"
-runtime="" config="" capacity="--spot"
-service_account="" network="" subnetwork="" poll=30 restarts=100 logs="" keep="" dry=""
+runtime="" config="" on_demand=""
+service_account="" network="" subnetwork="" poll=30 restarts=100 logs="" keep="" dry_run=""
 
 die() { # one line, exit code 1: what was asked for did not work
   echo "tpu_pod: $*" >&2
@@ -45,33 +45,11 @@ say() { echo "tpu_pod: $*" >&2; }
 command="${1:-}"
 case "$command" in
   create | setup | train | logs | watch | delete | all) shift ;;
-  -h | --help) sed -n '2,/^set -euo/{/^set -euo/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
+  -h | --help) usage && exit ;;
   *) fail "expected a command (create, setup, train, logs, watch, delete, all), found '$command'" ;;
 esac
-while (($#)); do
-  case "$1" in
-    --dry-run) dry=1 && shift ;;
-    --keep) keep=1 && shift ;;
-    --spot) capacity="--spot" && shift ;;
-    --on-demand) capacity="" && shift ;;
-    --project=* | --zone=* | --name=* | --workdir=* | --data=* | --validation=* | --assets=* | \
-      --accelerator=* | --runtime=* | --config=* | --service-account=* | --network=* | \
-      --subnetwork=* | --poll=* | --restarts=* | --logs=*)
-      set -- "${1%%=*}" "${1#*=}" "${@:2}"
-      ;;
-    --project | --zone | --name | --workdir | --data | --validation | --assets | --accelerator | \
-      --runtime | --config | --service-account | --network | --subnetwork | --poll | --restarts | \
-      --logs)
-      (($# > 1)) || fail "$1: expected a value, found nothing"
-      option="${1#--}"
-      declare "${option//-/_}=$2"
-      shift 2
-      ;;
-    --) shift && break ;;
-    *) fail "unknown option '$1' (arguments of launch.train go after --)" ;;
-  esac
-done
-extra=("$@")
+read_options "dry-run keep spot on-demand" "project zone name workdir data validation assets \
+  accelerator runtime config service-account network subnetwork poll restarts logs" "$@"
 
 for option in project zone name; do
   [[ -n "${!option}" ]] || fail "--$option is missing"
@@ -103,14 +81,14 @@ case "$command:$accelerator:$config" in # said now, not by a slice that is paid 
 esac
 logs="${logs:-tpu_logs/$name}"
 where=(--project="$project" --zone="$zone")
-[[ -n "$dry" ]] || type -P gcloud >/dev/null ||
+[[ -n "$dry_run" ]] || type -P gcloud >/dev/null ||
   fail "gcloud is not installed: https://cloud.google.com/sdk"
 
 # ---------------------------------------------------------------- the slice
 
 create() {
   local options=("--node-id=$name" "--accelerator-type=$type" "--runtime-version=$runtime")
-  [[ -z "$capacity" ]] || options+=("$capacity")
+  [[ -n "$on_demand" ]] || options+=(--spot)
   [[ -z "$service_account" ]] || options+=("--service-account=$service_account")
   [[ -z "$network" ]] || options+=("--network=$network")
   [[ -z "$subnetwork" ]] || options+=("--subnetwork=$subnetwork")
@@ -142,7 +120,7 @@ ask() {
 
 wait_active() { # 0: it is there; 3: it was lost again before that
   local found before=""
-  if [[ -n "$dry" ]]; then
+  if [[ -n "$dry_run" ]]; then
     echo "# every $poll s until it prints ACTIVE:"
     run gcloud compute tpus queued-resources describe "$name" "${where[@]}" \
       --format='value(state.state)'
@@ -170,7 +148,7 @@ on_workers() {
 
 setup() {
   local folder code=0 words=(bash maskgit_sr/launch/gcp/setup_worker.sh)
-  if [[ -n "$dry" ]]; then folder="/tmp/package"; else folder="$(mktemp -d)"; fi
+  if [[ -n "$dry_run" ]]; then folder="/tmp/package"; else folder="$(mktemp -d)"; fi
   run tar -czf "$folder/package.tar.gz" --exclude=__pycache__ -C "$root" pyproject.toml \
     requirements.txt README.md LICENSE maskgit_sr configs data launch
   for option in data validation assets; do
@@ -182,7 +160,7 @@ setup() {
       on_workers "rm -rf maskgit_sr && mkdir maskgit_sr &&" \
         "tar -xzf package.tar.gz -C maskgit_sr && $(quote "${words[@]}")"
   } || code=$?
-  [[ -n "$dry" ]] || rm -rf "$folder"
+  [[ -n "$dry_run" ]] || rm -rf "$folder"
   return "$code"
 }
 
@@ -245,7 +223,7 @@ restart() { # again, until it holds or the restarts are used up
 }
 
 watch() {
-  if [[ -n "$dry" ]]; then
+  if [[ -n "$dry_run" ]]; then
     echo "# every $poll s until all workers say done:"
     run gcloud compute tpus queued-resources describe "$name" "${where[@]}" \
       --format='value(state.state)'

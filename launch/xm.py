@@ -112,16 +112,9 @@ def main(argv: list[str]) -> None:
     """Command-line entry; a user's mistake is one line and exit code 2."""
     given = flags.FLAGS
     with one_line("launch.xm"):
-        plan = make_plan(
-            given.config,
-            given.workdir,
-            argv[1:],
-            executor=given.executor,
-            accelerator=given.accelerator,
-            sweeps=given.sweep,
-            mounts=given.mount,
-            image=given.base_image,
-        )
+        machine = given.executor, given.accelerator
+        more = given.sweep, given.mount, given.base_image
+        plan = make_plan(given.config, given.workdir, argv[1:], *machine, *more)
         if given["dry-run"].value:
             print("\n".join(plan.lines()))
             return

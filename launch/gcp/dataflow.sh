@@ -25,36 +25,18 @@ script="dataflow"
 source "$root/launch/gcp/common.sh"
 python="${PYTHON:-python}"
 project="" region="" image="" input="" output="" temp="" name="maskgit-sr" accelerator=""
-machine_type="" workers=16 service_account="" network="" subnetwork="" dry=""
+machine_type="" workers=16 service_account="" network="" subnetwork="" dry_run=""
 
 # ---------------------------------------------------------------- options
 
 command="${1:-}"
 case "$command" in
   build | run | all) shift ;;
-  -h | --help) sed -n '2,/^set -euo/{/^set -euo/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit ;;
+  -h | --help) usage && exit ;;
   *) fail "expected a command (build, run, all), found '$command'" ;;
 esac
-while (($#)); do
-  case "$1" in
-    --dry-run) dry=1 && shift ;;
-    --project=* | --region=* | --image=* | --input=* | --output=* | --temp=* | --name=* | \
-      --accelerator=* | --machine-type=* | --workers=* | --service-account=* | --network=* | \
-      --subnetwork=*)
-      set -- "${1%%=*}" "${1#*=}" "${@:2}"
-      ;;
-    --project | --region | --image | --input | --output | --temp | --name | --accelerator | \
-      --machine-type | --workers | --service-account | --network | --subnetwork)
-      (($# > 1)) || fail "$1: expected a value, found nothing"
-      option="${1#--}"
-      declare "${option//-/_}=$2"
-      shift 2
-      ;;
-    --) shift && break ;;
-    *) fail "unknown option '$1' (options of launch.beam_upscale go after --)" ;;
-  esac
-done
-extra=("$@")
+read_options "dry-run" "project region image input output temp name accelerator machine-type workers \
+  service-account network subnetwork" "$@"
 
 [[ -n "$image" ]] || fail "--image is missing"
 if [[ "$command" != build ]]; then
@@ -96,7 +78,7 @@ submit() {
   [[ -z "$network" ]] || options+=(--network "$network")
   [[ -z "$subnetwork" ]] || options+=(--subnetwork "$subnetwork")
   cd "$root"
-  if [[ -z "$dry" ]]; then
+  if [[ -z "$dry_run" ]]; then
     local found
     found="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
     [[ "$found" == 3.12 ]] ||

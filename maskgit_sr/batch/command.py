@@ -54,13 +54,8 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0)
     add("--temperature", type=float, help="randomness of the tokens")
     add("--color_fix", help="adain | wavelet | none (default: the method's)")
-    add(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="another option of the method; repeatable",
-    )
+    many: Any = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
+    add("--option", help="another option of the method; repeatable", **many)
     add("--format", default="png", help="png, jpg, webp or tif")
     add("--suffix", help="appended to names (default: none, _x4 beside the input)")
     add("--max_pixels", type=int, default=MAX_PIXELS, help="larger inputs fail")

@@ -22,7 +22,6 @@ from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import files
 
-FORMATS = files.FORMATS
 PART = re.compile(r"(^|/)\.[^/]*\.[0-9a-f]{8}\.part$")  # what `stages.put` writes to
 
 
@@ -70,8 +69,9 @@ def plan(
         UserError: nothing found, an address that cannot be listed, an output that is also an
             input, or two inputs with one output.
     """
-    if format not in FORMATS:
-        raise UserError(f"--format: expected one of {', '.join(FORMATS)}, found '{format}'")
+    if format not in files.FORMATS:
+        known = ", ".join(files.FORMATS)
+        raise UserError(f"--format: expected one of {known}, found '{format}'")
     if suffix is not None and set(suffix) & {"/", "\\", "\0"}:
         raise UserError(f"--suffix: expected part of a file name, found '{suffix}'")
     folder = _address(output)

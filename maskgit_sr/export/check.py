@@ -115,39 +115,37 @@ def _assembled(
 def _compare(
     program: Program, images: dict[str, np.ndarray], found: dict[str, np.ndarray]
 ) -> dict[str, Any]:
+    def require(right: Any, message: str) -> None:
+        if not right:
+            raise UserError(f"export: {message}")
+
     shares = {}
     least_close, least_equal = LEAST[program.info["dtype"]]
     for name, image in images.items():
         wanted = program.upscaler(image, seed=SEED, **program.options)
-        assert isinstance(wanted.image, np.ndarray)
+        for key in ("image", "tokens"):
+            parts = getattr(wanted, key), found.get(f"{name}/{key}")
+            shape, other = (np.asarray(part).shape for part in parts)  # () where there is none
+            require(shape == other, f"{name}: expected {key} {shape}, found {other}")
         got = found[f"{name}/image"]
-        if got.shape != wanted.image.shape:
-            raise UserError(f"export: {name}: expected {wanted.image.shape}, found {got.shape}")
-        share = shares[name] = {"within_1": within_one(got, wanted.image)}
+        share = shares[name] = {"within_1": within_one(got, np.asarray(wanted.image))}
         told = f"{share['within_1']:.2%} of samples within 1/255"
         if wanted.tokens is not None:
-            codes = found[f"{name}/tokens"]
-            if codes.shape != wanted.tokens.shape:
-                raise UserError(
-                    f"export: {name}: expected tokens {wanted.tokens.shape}, found {codes.shape}"
-                )
-            share["tokens"] = float((codes == wanted.tokens).mean())
+            share["tokens"] = float((found[f"{name}/tokens"] == wanted.tokens).mean())
             told += f", {share['tokens']:.2%} of tokens equal"
         if wanted.confidence is not None:
             sure = found[f"{name}/confidence"]
             share["confidence"] = float(np.abs(sure - wanted.confidence).max())
-        if not (share["within_1"] >= least_close and share.get("tokens", 1) >= least_equal):
-            raise UserError(
-                f"export: the artifact gives another image of {name} pixels than the upscaler:"
-                f" {told}"
-            )
-        again = found.get(f"{name}/encoded")
-        if again is not None and not np.array_equal(again, got):
-            raise UserError(f"export: {name}: serving_default and image give different images")
+        require(
+            share["within_1"] >= least_close and share.get("tokens", 1) >= least_equal,
+            f"the artifact gives another image of {name} pixels than the upscaler: {told}",
+        )
+        again = np.array_equal(found.get(f"{name}/encoded", got), got)
+        require(again, f"{name}: serving_default and image give different images")
     if "errors" in found:
         *fine, broken = found["errors"]
-        if any(fine) or not broken or found["empty"] != 0:
-            raise UserError(f"export: serving_default says {list(found['errors'])}")
+        right = not any(fine) and broken and found["empty"] == 0
+        require(right, f"serving_default says {list(found['errors'])}")
     return shares
 
 

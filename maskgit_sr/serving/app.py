@@ -9,52 +9,22 @@ import asyncio
 import hmac
 import logging
 import time
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from maskgit_sr.inference.upscaler import MAX_SCALE
 from maskgit_sr.serving.metrics import CONTENT_TYPE
-from maskgit_sr.serving.service import EncodedImage, RequestOptions, Service, stopping
+from maskgit_sr.serving.service import EncodedImage, Parameters, Service, stopping
 
 PATH = "/upscale"
 _CHUNK = 1 << 18
 _DISCONNECTED = 499  # nginx's number for a client that did not wait; it sees none
 _log = logging.getLogger("maskgit_sr.serving")
-
-
-class Parameters(BaseModel, extra="allow"):
-    """The query of /upscale that every method takes; what is left over is the method's own."""
-
-    scale: Annotated[float | None, Field(gt=0, le=MAX_SCALE, allow_inf_nan=False)] = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    format: Literal["png", "jpeg", "webp", "tiff"] = "png"
-    quality: Annotated[int, Field(ge=1, le=100)] = 95
-    output: Literal["image", "confidence"] = "image"
-    confidence: bool = False
-
-    def choose(self, service: Service) -> RequestOptions:
-        """Returns the options of the request; raises HTTPException as `Service.choose` does."""
-        given = self.model_extra or {}
-        names = [*type(self).model_fields, *service.info()["options"]]
-        for name in given:
-            if name not in names:
-                raise HTTPException(422, f"{name}: unknown, expected one of {', '.join(names)}")
-        return service.choose(
-            given,
-            scale=self.scale,
-            confidence=self.confidence or self.output == "confidence",
-            seed=self.seed,
-            kind=self.format.upper(),
-            quality=self.quality,
-            output=self.output,
-        )
 
 
 def build(service: Service, token: str | None = None) -> ASGIApp:
@@ -70,26 +40,17 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
         """Restores the image that is the body."""
         began = time.monotonic()
         check_token(request, token)
-        wanted = parameters.choose(service)
-        limits = service.limits
+        wanted, limits = service.choose(parameters), service.limits
+        late = 408, "no whole body within"
         try:
             async with asyncio.timeout(limits.timeout):
-                data = await read_body(request, limits.bytes)
+                body = await read_body(request, limits.bytes)
+                late = 504, "no result within"
+                work = asyncio.create_task(service.restore(body, wanted))
+                del body
+                encoded = await finished(work, request)
         except TimeoutError:
-            raise HTTPException(408, f"no whole body within {limits.timeout:g} s") from None
-        work = asyncio.create_task(service.restore(data, wanted))
-        del data
-        left = began + limits.timeout - time.monotonic()
-        try:
-            encoded = await first_of(work, request, max(0.0, left))
-        except (HTTPException, ClientDisconnect):
-            raise
-        except Exception as error:
-            _log.error("a request failed", exc_info=error)
-            name = type(error).__name__
-            raise HTTPException(500, f"the image could not be restored ({name})") from None
-        if encoded is None:
-            raise HTTPException(504, f"no result within {limits.timeout:g} s")
+            raise HTTPException(late[0], f"{late[1]} {limits.timeout:g} s") from None
         service.metrics.seconds.observe(time.monotonic() - began)
         return ImageResponse(encoded, parameters.format, service.name)
 
@@ -139,9 +100,8 @@ def error(found: HTTPException) -> JSONResponse:
 
 def check_health(service: Service) -> None:
     """Raises HTTPException 503 unless requests are taken."""
-    if not service.healthy:
-        reason = "the device's thread has ended" if service.state == "ready" else service.state
-        raise HTTPException(503, reason)
+    if service.problem is not None:
+        raise HTTPException(503, service.problem)
 
 
 def check_token(request: Request, token: str | None) -> None:
@@ -174,12 +134,11 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def first_of(
-    work: asyncio.Task[EncodedImage], request: Request, seconds: float
-) -> EncodedImage | None:
-    """Returns the result of `work`, or None after `seconds`.
+async def finished(work: asyncio.Task[EncodedImage], request: Request) -> EncodedImage:
+    """Returns the result of `work`, which is cancelled when this is.
 
     Raises:
+        HTTPException: that of `work`, or 500 for an exception of another kind.
         ClientDisconnect: the client is gone; `work` was cancelled.
     """
 
@@ -189,14 +148,18 @@ async def first_of(
 
     watch = asyncio.create_task(disconnect())
     try:
-        await asyncio.wait({work, watch}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
         if work.cancelled():
             raise stopping()
-        if work.done():
-            return work.result()
-        if watch.done():
-            raise ClientDisconnect
-        return None
+        return work.result()
+    except (HTTPException, ClientDisconnect):
+        raise
+    except Exception as error:
+        _log.error("a request failed", exc_info=error)
+        name = type(error).__name__
+        raise HTTPException(500, f"the image could not be restored ({name})") from None
     finally:
         for task in (work, watch):
             task.cancel()

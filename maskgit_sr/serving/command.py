@@ -18,21 +18,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.inference import DEFAULT_MODEL
 
-_AT_LEAST = {
-    "max_batch": 1,
-    "max_wait_ms": 0,
-    "max_pixels": 1,
-    "max_total_pixels": 1,
-    "max_bytes": 1,
-    "max_queue": 1,
-    "max_steps": 1,
-    "grace_s": 0,
-    "port": 0,
-}
+_AT_LEAST = {"port": 0, "max_wait_ms": 0, "grace_s": 0} | dict.fromkeys(
+    ("max_batch", "max_pixels", "max_total_pixels", "max_bytes", "max_queue", "max_steps"), 1
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,13 +52,8 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, help="decoding steps (the model's)")
     add("--max_steps", type=int, help="that a request may ask for (4 times the server's)")
     add("--color_fix", help="adain, wavelet or none (the method's)")
-    add(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="another option of the method for requests that do not choose it; repeatable",
-    )
+    many: Any = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
+    add("--option", help="another option of the method; repeatable", **many)
     add(
         "--token", help="bearer that /upscale asks for; or MASKGIT_SR_TOKEN, which ps does not show"
     )
@@ -99,10 +87,9 @@ def _serve(given: argparse.Namespace) -> None:
 
     load.resolve(given.model)
     options.split(given.option)
-    total = 2 * given.max_pixels if given.max_total_pixels is None else given.max_total_pixels
     limits = Limits(
         pixels=given.max_pixels,
-        total_pixels=total,
+        total_pixels=given.max_total_pixels or 2 * given.max_pixels,
         bytes=given.max_bytes,
         requests=given.max_queue,
         timeout=given.timeout_s,
@@ -119,11 +106,8 @@ def _serve(given: argparse.Namespace) -> None:
         service.start(upscaler, **own)
         where, seconds = upscaler.device.platform, time.monotonic() - began
         tiles = "1 tile" if upscaler.batch == 1 else f"{upscaler.batch} tiles"
-        print(
-            f"launch.serve: {service.name} is ready on {where} after {seconds:.1f} s,"
-            f" {tiles} a device call",
-            flush=True,
-        )
+        text = f"{service.name} is ready on {where} after {seconds:.1f} s, {tiles} a device call"
+        print(f"launch.serve: {text}", flush=True)
 
     listening = server.bind(given.host, given.port)
     address = f"[{given.host}]" if ":" in given.host else given.host

@@ -7,9 +7,7 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
 from typing import Any
 
 import uvicorn
@@ -82,7 +80,7 @@ async def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     serving = asyncio.create_task(server.serve([listening]))
-    loading = asyncio.wrap_future(_in_thread(load))
+    loading = loop.run_in_executor(None, load)
     stopped = asyncio.create_task(stop.wait())
     try:
         first: set[asyncio.Future[Any]] = {loading, stopped}
@@ -100,21 +98,6 @@ async def run(
         stopped.cancel()
         server.should_exit = True
         await serving
-
-
-def _in_thread(load: Callable[[], None]) -> Future[None]:
-    future: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            load()
-        except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(None)
-
-    threading.Thread(target=run, name="load", daemon=True).start()
-    return future
 
 
 async def ended(service: Service, hurry: asyncio.Event, grace: float) -> None:

@@ -11,11 +11,13 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from maskgit_sr import images
@@ -24,13 +26,11 @@ from maskgit_sr.images import Picture
 from maskgit_sr.images.decode import TooManyPixels
 from maskgit_sr.inference import options as method_options
 from maskgit_sr.inference.mosaic import Mosaic
-from maskgit_sr.inference.upscaler import Upscaler, finish
+from maskgit_sr.inference.upscaler import MAX_SCALE, Upscaler, finish
 from maskgit_sr.methods.base import RestoreOptions
-from maskgit_sr.serving.batcher import Batcher, QueuedImage, Stopped, key_data
+from maskgit_sr.serving.batcher import Batcher, Stopped, key_data
 from maskgit_sr.serving.metrics import Metrics
 from maskgit_sr.serving.programs import Programs, TooManyPrograms
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,25 +56,31 @@ class Limits:
     steps: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class RequestOptions:
-    """How an image is to be restored and encoded.
+class Parameters(BaseModel, extra="allow"):
+    """The query of /upscale that every method takes; what is left over is the method's own.
 
     Attributes:
-        restore: the method's own options.
-        scale: output side over input side.
+        scale: output side over input side; None: the method's own.
         seed: of whatever is drawn.
-        kind: PNG, JPEG, WEBP or TIFF.
-        quality: 1 to 100, of JPEG and WebP.
-        output: ``image``, or ``confidence``: its map in grey at the size of the output.
+        quality: of JPEG and WebP.
+        output: ``confidence``: its map in grey at the size of the output.
+        confidence: the mean of the map is asked for.
     """
 
-    restore: RestoreOptions
+    scale: Annotated[float | None, Field(gt=0, le=MAX_SCALE, allow_inf_nan=False)] = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    format: Literal["png", "jpeg", "webp", "tiff"] = "png"
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    output: Literal["image", "confidence"] = "image"
+    confidence: bool = False
+
+
+class RequestOptions(NamedTuple):
+    """The parameters of a request, with the scale and the method's options that they come to."""
+
+    parameters: Parameters
     scale: float
-    seed: int = 0
-    kind: str = "PNG"
-    quality: int = 95
-    output: str = "image"
+    restore: RestoreOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +116,12 @@ class Service:
         self._batcher: Batcher | None = None
 
     @property
-    def healthy(self) -> bool:
-        """True if requests are taken, and the device's thread is there to serve them."""
-        return self.state == "ready" and self._batcher is not None and self._batcher.alive
+    def problem(self) -> str | None:
+        """Why requests are not taken; None: they are."""
+        if self.state != "ready":
+            return self.state
+        alive = self._batcher is not None and self._batcher.alive
+        return None if alive else "the device's thread has ended"
 
     def start(self, upscaler: Upscaler, **defaults: Any) -> None:
         """Compiles what requests ask for by default, and begins to take them.
@@ -164,31 +173,30 @@ class Service:
             "options": method_options.table(self._defaults),
         }
 
-    def choose(
-        self, given: Mapping[str, Any], *, scale: float | None, confidence: bool, **encoding: Any
-    ) -> RequestOptions:
+    def choose(self, parameters: Parameters) -> RequestOptions:
         """Returns what a request asks for, checked; needs a ready service.
-
-        Args:
-            given: options of the method, as text by name.
-            scale: None: the method's own.
-            **encoding: the other fields of `RequestOptions`.
 
         Raises:
             HTTPException: 422 for an option that the method lacks, one out of range, or confidence
                 where there is none.
         """
+        given = parameters.model_extra or {}
+        names = [*Parameters.model_fields, *method_options.table(self._defaults)]
+        for name in given:
+            if name not in names:
+                raise HTTPException(422, f"{name}: unknown, expected one of {', '.join(names)}")
+        confidence = parameters.confidence or parameters.output == "confidence"
         try:
             own = self._given | method_options.parse(given, self._upscaler)
             chosen = self._upscaler.options(confidence=confidence, **own)
-            scale = self._upscaler.scale(scale)
+            scale = self._upscaler.scale(parameters.scale)
         except UserError as error:
             raise HTTPException(422, str(error)) from None
         steps, usual = (getattr(some, "steps", 0) for some in (chosen, self._defaults))
         most = max(usual, self.limits.steps or 4 * usual)
         if steps > most:  # a device call cannot be interrupted, so its length has a limit
             raise HTTPException(422, f"steps: expected at most {most} here, found {steps}")
-        return RequestOptions(chosen, scale, **encoding)
+        return RequestOptions(parameters, scale, chosen)
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
@@ -197,10 +205,8 @@ class Service:
         Raises:
             HTTPException: 503 if the service is not ready, 429 if no place is free.
         """
-        if self.state == "stopping":
-            raise stopping()
-        if not self.healthy:
-            raise HTTPException(503, "the model is not ready", retry_after(5))
+        if self.problem is not None:
+            raise stopping() if self.state == "stopping" else later(503, "the model is not ready")
         if self.requests >= self.limits.requests:
             raise self._busy(f"{self.limits.requests} requests are being served")
         self.requests += 1
@@ -218,58 +224,43 @@ class Service:
             HTTPException: 413, 415, 400, 429 or 503.
             Exception: whatever the device call failed with.
         """
+        try:
+            return await self._restore(data, wanted)
+        except (Stopped, RuntimeError):  # of threads that were shut down between two steps
+            if self.state != "stopping":
+                raise
+            raise stopping() from None
+
+    async def _restore(self, data: bytes, wanted: RequestOptions) -> EncodedImage:
+        assert self._batcher is not None
+        threaded = partial(asyncio.get_running_loop().run_in_executor, self._pool)
         marks = [time.monotonic()]
-        picture = await self._threaded(self._decode, data, wanted)
+        picture = await threaded(self._decode, data, wanted)
         del data
         height, width = picture.color.shape[:2]
         with self._room(self._cost(height, width, wanted.scale)):
             options = wanted.restore
-            mosaic = await self._threaded(self._upscaler.mosaic, picture, options)
+            mosaic = await threaded(self._upscaler.mosaic, picture, options)
             marks.append(time.monotonic())
-            await self._compiled(options, mosaic.side)
+            try:
+                program = self._programs.request(options, mosaic.side)
+            except TooManyPrograms:
+                raise self._busy("other new options are being compiled") from None
+            if not program.done():  # others may wait for it, too
+                await asyncio.shield(asyncio.wrap_future(program))
             # not by a thread, which would queue it even if this request had ended meanwhile
-            with self._queued(mosaic, options, key_data(wanted.seed)) as image:
+            image = self._batcher.submit(mosaic, options, key_data(wanted.parameters.seed))
+            try:
                 await asyncio.wrap_future(image.future)
+            finally:
+                self._batcher.cancel(image)
             marks += [image.arrived, image.begun or image.arrived, time.monotonic()]
-            encoded, notes = await self._threaded(self._encode, picture, mosaic, wanted)
+            encoded, notes = await threaded(self._encode, picture, mosaic, wanted)
             marks.append(time.monotonic())
         steps = ("decode", "compile", "queue", "restore", "encode")
         milliseconds = dict(zip(steps, (1000 * np.diff(marks)).tolist(), strict=True))
         mean = None if mosaic.confidence is None else float(mosaic.confidence.mean())
         return EncodedImage(encoded, (*picture.notes, *notes), milliseconds, mean)
-
-    async def _threaded(self, work: Callable[..., T], *arguments: Any) -> T:
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._pool, work, *arguments)
-        except RuntimeError:  # of a pool that was shut down between two steps
-            if self.state != "stopping":
-                raise
-            raise stopping() from None
-
-    async def _compiled(self, options: RestoreOptions, side: int) -> None:
-        try:
-            program = self._programs.request(options, side)
-        except TooManyPrograms:
-            raise self._busy("other new options are being compiled") from None
-        except RuntimeError:  # as in `_threaded`
-            raise stopping() from None
-        if not program.done():  # others may wait for it, too
-            await asyncio.shield(asyncio.wrap_future(program))
-
-    @contextlib.contextmanager
-    def _queued(
-        self, mosaic: Mosaic, options: RestoreOptions, base: np.ndarray
-    ) -> Iterator[QueuedImage]:
-        assert self._batcher is not None
-        try:
-            image = self._batcher.submit(mosaic, options, base)
-            try:
-                yield image
-            finally:
-                self._batcher.cancel(image)
-        except Stopped:
-            raise stopping() from None
 
     def _decode(self, data: bytes, wanted: RequestOptions) -> Picture:
         limit = self.limits.pixels
@@ -283,10 +274,10 @@ class Service:
         cost = self._cost(height, width, wanted.scale)
         if cost > limit:
             raise HTTPException(413, f"{width}x{height} counts as {cost:,} pixels, limit {limit:,}")
-        map_only = wanted.output == "confidence"
+        map_only = wanted.parameters.output == "confidence"
         target = dataclasses.replace(picture, alpha=None) if map_only else picture
         try:
-            images.check_kind(target, wanted.kind, scale=wanted.scale)
+            images.check_kind(target, wanted.parameters.format.upper(), scale=wanted.scale)
         except UserError as error:
             raise HTTPException(400, str(error)) from None
         return picture
@@ -295,11 +286,12 @@ class Service:
         self, picture: Picture, mosaic: Mosaic, wanted: RequestOptions
     ) -> tuple[bytes, tuple[str, ...]]:
         restored = finish(picture, mosaic.color, wanted.scale)
-        if wanted.output == "confidence":
+        if wanted.parameters.output == "confidence":
             assert mosaic.confidence is not None
             height, width = restored.color.shape[:2]
             restored = images.from_confidence(mosaic.confidence, height, width)
-        return images.to_bytes(restored, wanted.kind, quality=wanted.quality)
+        kind, quality = wanted.parameters.format.upper(), wanted.parameters.quality
+        return images.to_bytes(restored, kind, quality=quality)
 
     def _factor(self, scale: float) -> float:
         return max(1.0, scale / self._upscaler.method.scale) ** 2
@@ -326,15 +318,14 @@ class Service:
         tiles = self._batcher.waiting if self._batcher is not None else 0
         seconds = math.ceil(tiles * self.metrics.seconds_a_tile())
         wait = min(max(1, seconds), math.ceil(self.limits.timeout))
-        message = f"too busy: {reason}; try again in {wait} s"
-        return HTTPException(429, message, retry_after(wait))
+        return later(429, f"too busy: {reason}; try again in {wait} s", wait)
 
 
 def stopping() -> HTTPException:
     """Returns the error of requests that a stop cuts off."""
-    return HTTPException(503, "the server is stopping", retry_after(5))
+    return later(503, "the server is stopping")
 
 
-def retry_after(seconds: int) -> dict[str, str]:
-    """Returns the header that says when to try again."""
-    return {"Retry-After": str(seconds)}
+def later(status: int, message: str, seconds: int = 5) -> HTTPException:
+    """Returns an error that tells when to try again."""
+    return HTTPException(status, message, {"Retry-After": str(seconds)})

@@ -1,71 +1,42 @@
 """Artifacts of a ×2 method of two sides, without tokens or confidence, that can draw at random."""
 
-import importlib.util
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from maskgit_sr import bundles
-from maskgit_sr.errors import UserError
 from maskgit_sr.export import artifact as exporting
 from maskgit_sr.export import check as export_check
+from maskgit_sr.inference import load
 from maskgit_sr.inference.mosaic import Mosaic
-from maskgit_sr.inference.upscaler import Upscaler
-from maskgit_sr.methods.subpixel import Subpixel
 
-ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (7, 8, 7)
 NOISE = {"noise": 0.1}
 EXPORTS = """
 import sys
-from maskgit_sr import inference
-from maskgit_sr.export import artifact, check
 check.SIZES = ((5, 9), (20, 70))
-model = inference.load.load("tiny.safetensors", batch=1, device="cpu")
-artifact.export(model, "savedmodel", "plain", max_batch=2)
-check.LOADER = check.Path(sys.argv[1])
+model = inference.load.load(sys.argv[1], batch=1, device="cpu")
 artifact.export(model, "savedmodel", "drawn", max_batch=2, options={"noise": 0.1})
 """
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("flatbuffers") is None, reason="needs flatbuffers"
-)
-with_tensorflow = pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow") is None, reason="needs tensorflow"
-)
+pytest.importorskip("flatbuffers", reason="needs flatbuffers")
 
 
 @pytest.fixture(scope="module")
-def upscaler():
-    method = Subpixel()
-    params, _ = method.init(jax.random.key(0), method.groups)
-    metadata = bundles.Metadata("subpixel", method.describe(), 2)
-    return Upscaler(method, params, metadata, batch=1, device=jax.devices("cpu")[0])
+def upscaler(subpixel):
+    return load.load(subpixel, batch=1, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def saved(upscaler, tmp_path_factory):
-    """A folder of two SavedModels, and what the stochastic one draws of one image."""
+def saved(subpixel, upscaler, ask, tmp_path_factory):
+    """The folder of a stochastic SavedModel, an image, and what is drawn of it."""
     folder = tmp_path_factory.mktemp("saved")
-    bundles.write(folder / "tiny.safetensors", upscaler.params, upscaler.metadata)
     image = export_check.picture(20, 70)
     tiles = Mosaic(image, upscaler.method.tile, 2, confidence=False).cut([0, 1])
     np.savez(folder / "arrays.npz", image=image, tiles=tiles, seeds=SEEDS)
-    script = Path(__file__).with_name("saved_model.py")
-    environment = {"PYTHONPATH": str(ROOT), "LOADER": str(export_check.LOADER)}
-    done = subprocess.run(
-        [sys.executable, "-c", EXPORTS, str(script)],
-        cwd=folder,
-        env={**os.environ, **environment, "TESTED": str(folder)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    ask(folder, EXPORTS, str(subpixel))
     with np.load(folder / "drawn.npz") as file:
         return folder, image, dict(file)
 
@@ -74,25 +45,21 @@ def described(folder):
     return json.loads((folder / "maskgit_sr.json").read_text())
 
 
-@with_tensorflow
 def test_signatures_have_what_the_method_has(saved):
-    plain, drawn = described(saved[0] / "plain"), described(saved[0] / "drawn")
-    for info in (plain, drawn):
-        assert info["outputs"] == ["image"] and info["scale"] == 2
-        assert info["tile"]["sides"] == [16, 64]
-        assert info["checked"].keys() == {"5x9", "20x70"}
-        assert all(found == {"within_1": 1.0} for found in info["checked"].values())
-        for name in ("tiles", "tiles_uint8"):
-            assert info["signatures"][name]["outputs"] == {"image": "float32 [None, 128, 128, 3]"}
-        assert info["signatures"]["image"]["outputs"] == {"image": "uint8 [None, None, 3]"}
-    assert not any("seed" in call["inputs"] for call in plain["signatures"].values())
-    seeds = {name: call["inputs"]["seed"] for name, call in drawn["signatures"].items()}
+    info = described(saved[0] / "drawn")
+    assert info["outputs"] == ["image"] and info["scale"] == 2
+    assert info["tile"]["sides"] == [16, 64]
+    assert info["checked"] == {"5x9": {"within_1": 1.0}, "20x70": {"within_1": 1.0}}
+    assert info["options"]["noise"] == 0.1 and info["stochastic"]
+    signatures = info["signatures"]
+    for name in ("tiles", "tiles_uint8"):
+        assert signatures[name]["outputs"] == {"image": "float32 [None, 128, 128, 3]"}
+    assert signatures["image"]["outputs"] == {"image": "uint8 [None, None, 3]"}
+    seeds = {name: call["inputs"]["seed"] for name, call in signatures.items()}
     assert seeds.pop("serving_default") == "uint32 [None]"
     assert set(seeds.values()) == {"uint32 []"} and len(seeds) == 3
-    assert drawn["options"]["noise"] == 0.1 and drawn["stochastic"] and not plain["stochastic"]
 
 
-@with_tensorflow
 def test_a_seed_gives_the_image_of_the_upscaler(saved, upscaler):
     _, image, drawn = saved
     np.testing.assert_array_equal(drawn["encoded"], drawn["image"])
@@ -103,7 +70,6 @@ def test_a_seed_gives_the_image_of_the_upscaler(saved, upscaler):
         assert export_check.within_one(found, wanted) >= 0.999
 
 
-@with_tensorflow
 def test_tiles_draw_as_windows_of_one_image(saved, upscaler):
     _, image, drawn = saved
     mosaic = Mosaic(image, upscaler.method.tile, 2, confidence=False)
@@ -115,35 +81,37 @@ def test_tiles_draw_as_windows_of_one_image(saved, upscaler):
     assert export_check.within_one(mosaic.color[inside], wanted[inside]) >= 0.98
 
 
-@pytest.fixture(scope="module", params=[{}, NOISE], ids=["plain", "drawn"])
-def stablehlo(request, upscaler, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stablehlo") / "model"
+@pytest.fixture(scope="module")
+def stablehlo(upscaler, tmp_path_factory):
+    """Folders of a plain and of a stochastic artifact, and what their exports returned."""
+    folders = [tmp_path_factory.mktemp("stablehlo") / "model" for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_check, "SIZES", ((5, 9), (20, 70)))
-        info = exporting.export(upscaler, "stablehlo", folder, options=request.param)
-    return folder, info, request.param
+        return {
+            folder: exporting.export(upscaler, "stablehlo", folder, options=options)
+            for folder, options in zip(folders, ({}, NOISE), strict=True)
+        }
 
 
 def test_stablehlo(stablehlo):
-    folder, info, options = stablehlo
-    names = {path.name for path in folder.iterdir() if path.suffix == ".jax_export"}
-    assert names == {"tiles_16.jax_export", "tiles_64.jax_export"}
-    assert info == described(folder) and info["outputs"] == ["image"]
-    assert info["stochastic"] == bool(options)
-    assert info["checked"] == {"5x9": {"within_1": 1.0}, "20x70": {"within_1": 1.0}}
-    card = (folder / "README.md").read_text()
-    assert "16×16 or 64×64" in card and "tokens" not in card and "confidence`" not in card
-    assert ("seed" in card) == bool(options)
+    for drawn, (folder, info) in enumerate(stablehlo.items()):
+        names = {path.name for path in folder.iterdir() if path.suffix == ".jax_export"}
+        assert names == {"tiles_16.jax_export", "tiles_64.jax_export"}
+        assert info == described(folder) and info["outputs"] == ["image"]
+        assert info["stochastic"] is bool(drawn)
+        assert info["checked"] == {"5x9": {"within_1": 1.0}, "20x70": {"within_1": 1.0}}
+        card = (folder / "README.md").read_text()
+        assert "16×16 or 64×64" in card and "tokens" not in card and ("seed" in card) == drawn
 
 
 def test_run_py_restores_a_file_with_a_seed(stablehlo, upscaler, tmp_path):
-    folder, _, options = stablehlo
+    script = list(stablehlo)[-1] / "run.py"
     tiles = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     np.savez(tmp_path / "several.npz", a=tiles, b=tiles)
     np.save(tmp_path / "one.npy", tiles)
 
     def restore(source, seed):
-        command = [sys.executable, folder / "run.py", source, "made.npz", "2", str(seed)]
+        command = [sys.executable, script, source, "made.npz", "2", str(seed)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         with np.load(tmp_path / "made.npz") as file:
@@ -152,18 +120,9 @@ def test_run_py_restores_a_file_with_a_seed(stablehlo, upscaler, tmp_path):
     several, one = restore("several.npz", 7), restore("one.npy", 8)
     assert several.keys() == {"a/image", "b/image"} and one.keys() == {"image"}
     np.testing.assert_array_equal(several["a/image"], several["b/image"])
-    assert np.array_equal(several["a/image"], one["image"]) == (not options)
+    assert not np.array_equal(several["a/image"], one["image"])
+    base, options = jax.random.key(7)[None], upscaler.options(**NOISE)
     for index, tile in enumerate(tiles):
-        restored = upscaler.run(
-            tile[None] / np.float32(255),
-            np.array([index], np.uint32),
-            jax.random.key(7)[None],
-            upscaler.options(**options),
-        )
+        place = np.array([index], np.uint32)
+        restored = upscaler.run(tile[None] / np.float32(255), place, base, options)
         np.testing.assert_allclose(several["a/image"][index], restored.image[0], atol=1e-4)
-
-
-def test_options_of_others_are_refused(upscaler, tmp_path):
-    with pytest.raises(UserError, match="steps: subpixel has no such option; expected one of"):
-        exporting.export(upscaler, "stablehlo", tmp_path / "model", options={"steps": 4})
-    assert list(tmp_path.iterdir()) == []

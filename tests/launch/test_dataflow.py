@@ -1,4 +1,4 @@
-"""launch/gcp/dataflow.sh: what it would run, and that launch.beam_upscale and Beam know it."""
+"""launch/gcp/dataflow.sh: launch.beam_upscale and Beam know what it would run."""
 
 import shlex
 import subprocess
@@ -12,23 +12,20 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from maskgit_sr.batch import command
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "launch/gcp/dataflow.sh"
 WHERE = ["--project=p", "--region", "r", "--image", "r/i:1"]
 JOB = [*WHERE, "--input", "gs://b/photos/**", "--output", "gs://b/out"]
+SUFFIX = ["--suffix", "it's big"]
 
 
 def dataflow(*words):
-    return subprocess.run(["bash", str(SCRIPT), *words], capture_output=True, text=True)
+    words = ["bash", str(ROOT / "launch/gcp/dataflow.sh"), *words, "--dry-run", "--", *SUFFIX]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_dry_run_prints_a_command_that_every_parser_knows():
-    done = dataflow(
-        *("all", *JOB, "--accelerator", "nvidia-l4", "--network=n", "--service-account", "s@p"),
-        *("--dry-run", "--", "--suffix", "it's big"),
-    )
-    assert done.returncode == 0, done.stderr
-    *build, job = (shlex.split(line) for line in done.stdout.splitlines())
-    assert [words[0] for words in build] == ["docker"] * 3
+    more = ["--accelerator", "nvidia-l4", "--network=n", "--service-account", "s@p"]
+    *build, job = (shlex.split(line) for line in dataflow("all", *JOB, *more))
+    assert {words[0] for words in build} == {"docker"}
     assert job[1:3] == ["-m", "launch.beam_upscale"]
     given, rest = command.parser().parse_known_args(job[3:])
     assert given.input == ["gs://b/photos/**"] and given.output == "gs://b/out"
@@ -46,23 +43,5 @@ def test_dry_run_prints_a_command_that_every_parser_knows():
             "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
         ],
     }
-    plain = dataflow("run", *JOB, "--dry-run").stdout
+    [plain] = dataflow("run", *JOB)
     assert "worker_accelerator" not in plain and "n2-standard-8" in plain
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "expected a command (build, run, all), found ''"),
-        (["build"], "--image is missing"),
-        (["run", *WHERE], "--input is missing"),
-        (["run", *JOB, "--output", "out"], "--output: expected gs://…, found 'out'"),
-        (["run", *JOB, "--workers", "0"], "--workers: expected a number, found '0'"),
-        (["run", *JOB, "--scale", "2"], "unknown option '--scale'"),
-        (["run", "--project"], "--project: expected a value, found nothing"),
-    ],
-)
-def test_a_mistake_in_the_script_is_one_line(words, message):
-    done = dataflow(*words)
-    assert done.returncode == 2 and not done.stdout
-    assert done.stderr.startswith(f"dataflow: {message}") and done.stderr.count("\n") == 1

@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "launch/tpu_pod.sh"
 WHERE = ["--project", "p", "--zone", "z", "--name", "n"]
 RUN = [*WHERE, "--workdir", "gs://b/w", "--data", "gs://b/photos"]
+NONE = "create=0 start=0 delete=0"
+ONCE, TWICE, DONE = "create=1 start=1 delete=1", "create=2 delete=2", "training is done: gs://b/w"
 
 GCLOUD = r"""#!/bin/bash
 # the next line of $here/NAME, and its last one for ever
@@ -95,105 +97,45 @@ def test_dry_run_prints_every_command_and_runs_none(cloud):
     ("extra", "words"),
     [
         ([], ["--project=p", "--zone=z", "--node-id=n", "--accelerator-type=v5p-128", "--spot"]),
-        (["--accelerator", "v5e-8"], ["--accelerator-type=v5litepod-8", "--spot"]),
+        (["--accelerator", "v5e-8", "--on-demand"], ["--accelerator-type=v5litepod-8"]),
         (["--accelerator=v4-8", "--runtime=x"], ["--accelerator-type=v4-8", "--runtime-version=x"]),
         (["--service-account=a@b", "--network=net"], ["--service-account=a@b", "--network=net"]),
     ],
 )
 def test_types_and_capacity(cloud, extra, words):
-    done, _ = cloud("create", *WHERE, *extra, "--dry-run")
-    assert set(words) <= set(done.stdout.split())
-    assert "--spot" not in cloud("create", *WHERE, "--on-demand", "--dry-run")[0].stdout
-
-
-def test_all_to_the_end(cloud):
-    done, calls = cloud(
-        *("all", *RUN, "--poll", "0"),
-        states=["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
-        progress=["running,running", "done,running", "done,done"],
-    )
-    assert done.returncode == 0, done.stderr
-    assert [calls[name] for name in ("create", "ssh", "start", "delete")] == [1] * 4
-    assert calls["status"] == 3  # until all workers are done
-    assert "training is done: gs://b/w" in done.stderr
+    found = set(cloud("create", *WHERE, *extra, "--dry-run")[0].stdout.split())
+    assert set(words) <= found and ("--spot" in found) is ("--on-demand" not in extra)
 
 
 @pytest.mark.parametrize(
-    ("answers", "lost"),
+    ("words", "answers", "calls", "told"),
     [
-        ({"states": ["ACTIVE", "ACTIVE", "SUSPENDED", "ACTIVE"]}, "n is SUSPENDED"),
-        ({"states": ["ACTIVE", "SUSPENDED", "ACTIVE"], "scp": ["lost", "ok"]}, "while it was set"),
-        ({"nodes": ["PREEMPTED"], "progress": ["UNREACHABLE", "done"]}, "n is PREEMPTED"),
-    ],
-    ids=["while it trains", "while it is set up", "before its request says so"],
-)
-def test_a_preempted_slice_is_created_again_and_trains(cloud, answers, lost):
-    done, calls = cloud("all", *RUN, "--poll=0", **{"progress": ["running", "done"], **answers})
-    assert done.returncode == 0, done.stderr
-    assert calls["create"] == calls["delete"] == 2  # the lost one, and at the end
-    assert calls["start"] >= 1 and lost in done.stderr and "restart 1 of 100" in done.stderr
-    assert "training is done" in done.stderr
-
-
-def test_a_network_that_is_lost_is_no_lost_slice(cloud):
-    done, calls = cloud(
-        *("watch", *RUN, "--poll=0"),
-        states=["OFFLINE", "ACTIVE"],
-        progress=["UNREACHABLE", "UNREACHABLE", "done"],
-    )
-    assert done.returncode == 0, done.stderr
-    assert not calls["create"] and not calls["delete"] and not calls["start"]
-
-
-@pytest.mark.parametrize("ended", ["dead", "stopped"])
-def test_ended_processes_are_started_again_on_the_same_slice(cloud, ended):
-    done, calls = cloud("watch", *RUN, "--poll=0", progress=[f"done,{ended}", "done,done"])
-    assert done.returncode == 0, done.stderr
-    assert calls["stop"] == calls["start"] == 1 and not calls["create"]
-
-
-def test_failed_training_ends_it_and_deletes_the_slice(cloud):
-    done, calls = cloud("all", *RUN, "--poll=0", progress=["running,failed 2"])
-    assert done.returncode == 1
-    assert calls["start"] == calls["log"] == calls["delete"] == 1
-    assert "training failed 2; see gs://b/w/logs" in done.stderr
-    done, calls = cloud("all", *RUN, "--poll=0", "--keep", progress=["failed 2"])
-    assert done.returncode == 1 and not calls["delete"]
-
-
-def test_restarts_are_limited(cloud):
-    done, calls = cloud("watch", *RUN, "--poll=0", "--restarts=2", states=["SUSPENDED"])
-    assert done.returncode == 1 and calls["create"] == 2
-    assert done.stderr.strip().endswith("n was lost 2 times; --restarts allows no more")
-
-
-def test_a_refused_request_is_not_repeated(cloud):
-    done, calls = cloud("all", *RUN, "--poll=0", states=["FAILED"])
-    assert done.returncode == 1 and calls["create"] == 1 and not calls["start"]
-    assert "the request for v5p-128 in z failed" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "expected a command (create, setup, train, logs, watch, delete, all), found ''"),
-        (["start"], "expected a command"),
-        (["create"], "--project is missing"),
-        (["create", "--project", "p"], "--zone is missing"),
-        (["delete", "--project", "p", "--zone", "z"], "--name is missing"),
-        (["train", *WHERE], "--workdir is missing"),
-        (["all", *WHERE, "--workdir", "w"], "--workdir: expected gs://BUCKET/FOLDER, found 'w'"),
-        (["all", *WHERE, "--workdir=gs://b/w"], "--data is missing"),
-        (["all", *RUN, "--accelerator=v4-8"], "--config is missing: only v5e-8 and v5p-128"),
-        (["all", *RUN, "--poll", "soon"], "--poll: expected a whole number, found 'soon'"),
-        (["all", *RUN, "--zones", "z"], "unknown option '--zones'"),
-        (["create", "--project"], "--project: expected a value, found nothing"),
+        ("all", "states=WAITING/ACTIVE progress=running,done/done,done", ONCE, DONE),
+        # preempted while it trains, while it is set up, and before its request says so
+        ("all", "states=ACTIVE/ACTIVE/SUSPENDED/ACTIVE progress=running/done", TWICE, "SUSPENDED;"),
+        ("all", "states=ACTIVE/SUSPENDED/ACTIVE scp=lost/ok", TWICE, "while it was set up;"),
+        ("all", "nodes=PREEMPTED progress=UNREACHABLE/done", TWICE, "n is PREEMPTED; restart 1 of"),
+        # neither the network nor the processes on a slice are the slice
+        ("watch", "states=OFFLINE/ACTIVE progress=UNREACHABLE/done", NONE, DONE),
+        ("watch", "progress=done,dead/done,done", "stop=1 start=1 create=0", "training is dead;"),
+        ("watch", "progress=done,stopped/done", "stop=1 start=1 create=0", "is stopped; restart"),
+        ("all", "progress=running/failed 2,done", f"log=1 {ONCE}", "failed 2; see gs://b/w/logs"),
+        ("all --keep", "progress=failed 2", "create=1 delete=0", "training failed 2"),
+        ("watch --restarts=2", "states=SUSPENDED", "create=2", "n was lost 2 times; --restarts"),
+        ("all", "states=FAILED", "create=1 start=0", "the request for v5p-128 in z failed"),
     ],
 )
-def test_a_mistake_is_one_line(cloud, arguments, message):
-    done, calls = cloud(*arguments)
-    assert done.returncode == 2 and not calls and not done.stdout
-    assert done.stderr.startswith(f"tpu_pod: {message}") and done.stderr.count("\n") == 1
+def test_a_run_is_brought_to_its_end(cloud, words, answers, calls, told):
+    """Through preemptions; what failed or cannot be had is not tried again for ever."""
+    command, *options = words.split()
+    given = re.findall(r"(\w+)=(.+?)(?= \w+=|$)", answers)
+    answers = {name: lines.split("/") for name, lines in given}
+    done, found = cloud(command, *RUN, "--poll=0", *options, **answers)
+    for name, number in re.findall(r"(\w+)=(\d)", calls):
+        assert found[name] == int(number), name
+    ended = "failed" in done.stderr or "--restarts" in done.stderr
+    assert told in done.stderr and done.returncode == ended
+    assert ended or DONE in done.stderr
 
 
 # ---------------------------------------------------------------- on a worker
@@ -210,7 +152,7 @@ def worker(tmp_path):
         """>"$HOME/w/train.json"; }\n"""
         'mkdir -p "$HOME/w" && echo "$@" >>"$HOME/ran"\n'
         "trap 'echo saved >>\"$HOME/ran\"; end false; exit 0' TERM\n"
-        '[[ ! -f "$HOME/code" ]] || exit "$(<"$HOME/code")"\n'
+        '[[ "$(cat "$HOME/code" 2>&1)" != 2 ]] || exit 2\n'
         'while [[ -f "$HOME/wait" ]]; do sleep 0.02; done\n'
         "end true\n"
     )
@@ -237,39 +179,33 @@ def worker(tmp_path):
         call("stop")
 
 
-def until(condition):
-    for _ in range(500):
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
+def ends(worker, state):
+    """Waits until the worker is in that state."""
+    return any(worker("status") == state or time.sleep(0.02) for _ in range(500))
 
 
 def ran(worker):
+    """What the trainer has noted, at least one line."""
     path = worker.home / "ran"
-    return path.read_text().splitlines() if path.exists() else []
+    assert any(path.exists() or time.sleep(0.02) for _ in range(500))
+    return path.read_text().splitlines()
 
 
-def test_a_worker_trains_and_keeps_its_log(worker):
+@pytest.mark.parametrize(("code", "state"), [("0", "done"), ("2", "failed 2")])
+def test_a_worker_trains_and_keeps_its_log(worker, code, state):
     assert worker("status") == "absent"
+    (worker.home / "code").write_text(code)
     worker.begin()
-    assert until(lambda: worker("status") == "done")
+    assert ends(worker, state)
     folder = worker.home / "w"
     assert ran(worker) == [f"-m launch.train --workdir {folder} --config c.py:base --x=a b"]
-    assert until(lambda: list(folder.glob("logs/*.log")))
-
-
-def test_a_failure_is_reported(worker):
-    (worker.home / "code").write_text("2")
-    worker.begin()
-    assert until(lambda: worker("status") == "failed 2")
+    assert any(list(folder.glob("logs/*.log")) or time.sleep(0.02) for _ in range(500))
 
 
 def test_stopping_lets_the_trainer_save(worker):
     (worker.home / "wait").touch()
     worker.begin()
-    assert until(lambda: ran(worker))
-    assert worker("status") == "running"
+    assert ran(worker) and worker("status") == "running"
     worker.begin()  # a second one is refused
     worker("stop")
     assert worker("status") == "stopped"
@@ -279,6 +215,6 @@ def test_stopping_lets_the_trainer_save(worker):
 def test_a_killed_worker_is_dead(worker):
     (worker.home / "wait").touch()
     worker.begin()
-    assert until(lambda: ran(worker))
+    assert ran(worker)
     os.killpg(int((worker.home / "run/pid").read_text()), signal.SIGKILL)
-    assert until(lambda: worker("status") == "dead")
+    assert ends(worker, "dead")

@@ -1,11 +1,12 @@
 """launch.xm: what it says it would run, what it hands to XManager, and its one-line mistakes."""
 
+import asyncio
 import os
 import shlex
 import subprocess
 import sys
-import types
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -18,26 +19,29 @@ BASE = "configs/realsrt.py:nano"
 DATA = ["--config.data.root", "tfds:div2k"]
 
 
+def run(*arguments, before=""):
+    """launch.xm in a process of its own."""
+    program = f"{before}import sys, runpy; sys.argv = {['launch.xm', *arguments]!r}; "
+    program += "runpy.run_module('launch.xm', run_name='__main__')"
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+
 def test_dry_run_prints_what_would_run():
-    arguments = [
+    done = run(
         *(f"--config={BASE}", "--workdir=gs://bucket/w", "--executor=vertex"),
         *("--accelerator=v5e-8", "--sweep=config.seed=0,1", "--dry-run", "--", *DATA),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "launch.xm", *arguments], cwd=ROOT, capture_output=True, text=True
+        "--config.init=a b'c",
     )
     assert done.returncode == 0, done.stderr
-    assert [line.strip() for line in done.stdout.splitlines() if "launch.train --" in line] == [
-        f"python -m launch.train --config configs/realsrt.py:nano,hardware=v5e-8 "
-        f"--workdir gs://bucket/w/seed={seed} --config.data.root=tfds:div2k --config.seed={seed}"
+    lines = [line for line in done.stdout.splitlines() if "launch.train --" in line]
+    assert [shlex.split(line)[3:] for line in lines] == [
+        [
+            *("--config", "configs/realsrt.py:nano,hardware=v5e-8"),
+            *("--workdir", f"gs://bucket/w/seed={seed}", "--config.data.root=tfds:div2k"),
+            *("--config.init=a b'c", f"--config.seed={seed}"),
+        ]
         for seed in (0, 1)
     ]
-
-
-def test_words_are_quoted_for_a_shell(tmp_path):
-    found = plan.make_plan(BASE, str(tmp_path), [*DATA, "--config.init=a b'c"])
-    [line] = [line for line in found.lines() if "launch.train --" in line]
-    assert shlex.split(line)[3:] == found.arguments(found.runs[0])
 
 
 def test_sweeps_are_multiplied_and_have_a_folder_each():
@@ -99,110 +103,60 @@ def test_a_mistake_is_said_before_anything_is_built(changes, message):
 
 
 def test_without_xmanager_one_line_and_exit_code_2():
-    arguments = ["launch.xm", f"--config={BASE}", "--workdir=w", "--", *DATA]
-    program = (
-        "import runpy, sys; sys.modules['xmanager'] = None; "
-        f"sys.argv = {arguments!r}; runpy.run_module('launch.xm', run_name='__main__')"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and not done.stdout
-    assert done.stderr == (
-        "launch.xm: xmanager is not installed: pip install '.[xm]' (or --dry-run)\n"
-    )
-
-
-class Experiment:
-    """Stands for the one that ``xm_local.create_experiment`` returns; notes its jobs."""
-
-    def __init__(self, jobs):
-        self.jobs = jobs
-
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *error):
-        pass
-
-    def package(self, packageables):
-        [container] = packageables
-        assert (Path(container["path"]) / "maskgit_sr").is_dir()  # still there when it is built
-        self.container = container
-        return ["executable"]
-
-    async def add(self, job):
-        entry = {"words": job["args"], "executor": job["executor"], "waited": False}
-        self.jobs.append(entry | {"container": self.container})
-
-        async def wait():
-            self.jobs[-1]["waited"] = True
-
-        return types.SimpleNamespace(wait_until_complete=wait)
+    absent = "import sys; sys.modules['xmanager'] = None; "
+    done = run(f"--config={BASE}", "--workdir=w", "--", *DATA, before=absent)
+    assert (done.returncode, done.stdout) == (2, "")
+    message = "launch.xm: xmanager is not installed: pip install '.[xm]' (or --dry-run)\n"
+    assert done.stderr == message
 
 
 @pytest.fixture
 def xmanager(monkeypatch):
-    """A stand-in for the package: (jobs as they were added, its module ``vertex``)."""
-    jobs = []
+    """Mocks of the package's two modules, of its ``vertex``, and of an experiment."""
+    parts, vertex, platform, experiment = (mock.MagicMock() for _ in range(4))
+    for name in ("JobRequirements", "Job", "python_container"):
+        getattr(parts.xm, name).side_effect = dict
+    parts.xm.ShellSafeArg.side_effect = str
+    parts.xm_local.DockerOptions.side_effect = dict
+    platform.AcceleratorType = {"NVIDIA_H100_80GB": 13}
+    parts.xm_local.create_experiment.return_value.__aenter__.return_value = experiment
+    experiment.add = mock.AsyncMock()
 
-    def executor(kind):
-        return lambda requirements, **more: types.SimpleNamespace(
-            requirements=requirements, Spec=lambda: kind, **more
-        )
+    def package(containers):
+        assert Path(containers[0]["path"], "maskgit_sr").is_dir()  # still there when it is built
+        return ["executable"]
 
-    parts = {
-        "xm": {name: dict for name in ("JobRequirements", "Job", "python_container")}
-        | {name: lambda word: word for name in ("ShellSafeArg", "CommandList")},
-        "xm_local": {kind: executor(kind) for kind in ("Vertex", "Local")}
-        | {"DockerOptions": dict, "create_experiment": lambda experiment_title: Experiment(jobs)},
-    }
-    package = types.SimpleNamespace(
-        **{name: types.SimpleNamespace(**members) for name, members in parts.items()}
-    )
-    vertex = types.SimpleNamespace()
-    platform = types.SimpleNamespace(AcceleratorType={"NVIDIA_H100_80GB": 13})
+    experiment.package.side_effect = package
     for name, module in {
-        "xmanager": package,
-        "xmanager.cloud": types.SimpleNamespace(vertex=vertex),
-        "google.cloud": types.SimpleNamespace(aiplatform_v1=platform),
+        "xmanager": parts,
+        "xmanager.cloud": mock.MagicMock(vertex=vertex),
+        "google.cloud": mock.MagicMock(aiplatform_v1=platform),
         "google.cloud.aiplatform_v1": platform,
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
-    return jobs, vertex
+    return parts.xm_local, vertex, experiment
 
 
-def launch(found):
-    with pytest.raises(StopIteration):
-        xm._launch(found).send(None)  # nothing in it waits for anything outside
-
-
-def test_vertex_gets_one_job_a_run(xmanager):
-    jobs, vertex = xmanager
-    found = plan.make_plan(BASE, "gs://b/w", DATA, "vertex", "h100x8", sweeps=["config.seed=0,1"])
-    launch(found)
-    assert [job["words"] for job in jobs] == [found.arguments(run) for run in found.runs]
-    for job in jobs:
-        assert not job["waited"] and job["executor"].requirements == {"h100": 8}
-        assert job["container"]["executor_spec"] == "Vertex"
-        assert job["container"]["entrypoint"] == ['exec python -m launch.train "$@"']
-    assert vertex.get_machine_spec(None) == {
-        "machine_type": "a3-highgpu-8g",
-        "accelerator_type": 13,
-        "accelerator_count": 8,
-    }
-
-
-def test_local_runs_wait_for_each_other(xmanager, tmp_path):
-    jobs, _ = xmanager
-    found = plan.make_plan(
-        *(BASE, str(tmp_path / "w"), DATA, "local", "h100x1"),
-        sweeps=["config.seed=0,1"],
-        mounts=["/photos"],
-    )
-    launch(found)
-    assert [job["words"] for job in jobs] == [found.arguments(run) for run in found.runs]
-    assert all(job["waited"] for job in jobs)
-    assert (tmp_path / "w" / "seed=1").is_dir()
-    executor = jobs[0]["executor"]
-    assert executor.requirements == {"local_gpu": 1}
-    mounted = {"/dev/shm", "/photos", *(run.workdir for run in found.runs)}
-    assert set(executor.docker_options["volumes"]) == mounted
+@pytest.mark.parametrize(
+    ("executor", "accelerator", "needs"),
+    [("vertex", "h100x8", {"h100": 8}), ("local", "h100x1", {"local_gpu": 1})],
+)
+def test_every_run_of_a_sweep_is_a_job(xmanager, tmp_path, executor, accelerator, needs):
+    kinds, vertex, experiment = xmanager
+    workdir = "gs://b/w" if executor == "vertex" else str(tmp_path / "w")
+    sweeps, mounts = ["config.seed=0,1"], ["/photos"]
+    found = plan.make_plan(BASE, workdir, DATA, executor, accelerator, sweeps, mounts)
+    asyncio.run(xm._launch(found))
+    jobs = [call.args[0] for call in experiment.add.await_args_list]
+    assert [job["args"] for job in jobs] == [found.arguments(run) for run in found.runs]
+    [container] = experiment.package.call_args.args[0]
+    assert container["docker_instructions"] == found.instructions()
+    waits = experiment.add.return_value.wait_until_complete
+    if executor == "vertex":
+        assert kinds.Vertex.call_args == mock.call(needs) and not waits.called
+        machine = {"machine_type": "a3-highgpu-8g", "accelerator_type": 13, "accelerator_count": 8}
+        assert vertex.get_machine_spec(None) == machine
+    else:
+        volumes = {path: path for path in ("/dev/shm", "/photos", *(r.workdir for r in found.runs))}
+        assert kinds.Local.call_args == mock.call(needs, docker_options={"volumes": volumes})
+        assert waits.await_count == 2 and (tmp_path / "w/seed=1").is_dir()

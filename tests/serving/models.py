@@ -61,8 +61,7 @@ class Watched(Upscaler):
         super().__init__(method, params or {}, metadata, batch=batch, device=jax.devices("cpu")[0])
         self.calls = []
         self.gate, self.entered = threading.Event(), threading.Event()
-        self.gate.set()
-        self.breaks = lambda lr: False
+        self.reset()
 
     def run(self, lr, indices, bases, options):
         self.calls.append((lr, options))
@@ -72,11 +71,17 @@ class Watched(Upscaler):
             raise RuntimeError("the device\nis broken")
         return super().run(lr, indices, bases, options)
 
+    def reset(self):
+        """Forgets the calls, and neither holds up nor breaks the next."""
+        self.breaks = lambda lr: False
+        self.calls.clear()
+        self.entered.clear()
+        self.gate.set()
+
     def hold(self):
         """From now on calls wait for the gate."""
+        self.reset()
         self.gate.clear()
-        self.entered.clear()
-        self.calls.clear()
 
 
 def subpixel(batch):
