@@ -130,7 +130,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     device = given.device if runner in LOCAL else None
     upscaler = load.load(given.model, batch=given.batch, device=device, dtype=given.dtype)
     shortcuts = {name: getattr(given, name) for name in ("steps", "temperature", "color_fix")}
-    chosen = options.chosen(upscaler, given.option, **shortcuts)
+    chosen = options.parse(options.split(given.option, **shortcuts), upscaler)
     upscaler.options(confidence=False, **chosen)
     batch = upscaler.batch if runner in LOCAL else given.batch
     settings = stages.Settings(

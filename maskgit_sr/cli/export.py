@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from maskgit_sr import DEFAULT_MODEL
-from maskgit_sr.cli.messages import DTYPES, check_choice, parse_options, progress, reporting
-from maskgit_sr.errors import UserError
+from maskgit_sr.cli import options
+from maskgit_sr.cli.messages import progress, reporting
+from maskgit_sr.inference.options import split
 
 FORMATS = ("savedmodel", "stablehlo")
 
@@ -19,18 +20,11 @@ def export(
     format: Annotated[
         str, typer.Option(metavar="|".join(FORMATS), help="For TensorFlow, or for JAX.")
     ] = "savedmodel",
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Name of a bundle, see 'models', or its path.")
-    ] = DEFAULT_MODEL,
-    steps: Annotated[
-        int | None, typer.Option(help="Decoding steps, short for --option steps=N.")
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Option of the method; may be repeated."),
-    ] = None,
+    model: options.Model = DEFAULT_MODEL,
+    steps: options.Steps = None,
+    option: options.MethodOptions = None,
     dtype: Annotated[
-        str, typer.Option(metavar="|".join(DTYPES), help="Precision of the network.")
+        str, typer.Option(metavar="|".join(options.DTYPES), help="Precision of the network.")
     ] = "float32",
     max_batch: Annotated[int, typer.Option(help="Most tiles in one call of the network.")] = 8,
     max_pixels: Annotated[
@@ -43,16 +37,12 @@ def export(
 ) -> None:
     """Write a model as an artifact that needs nothing of this package, and check it."""
     with reporting():
-        check_choice("--format", format, FORMATS)
-        check_choice("--dtype", dtype, DTYPES)
-        for name, value in (("--max-batch", max_batch), ("--max-pixels", max_pixels)):
-            if value < 1:
-                raise UserError(f"{name}: expected at least 1, found {value}")
-        if steps is not None and steps < 1:
-            raise UserError(f"--steps: expected at least 1, found {steps}")
-        options = parse_options(option or [])
-        if steps is not None:
-            options["steps"] = steps
+        options.check_choice("--format", format, FORMATS)
+        options.check_choice("--dtype", dtype, options.DTYPES)
+        options.check_number("--max-batch", max_batch, 1)
+        options.check_number("--max-pixels", max_pixels, 1)
+        options.check_number("--steps", steps, 1)
+        given = split(option, steps=steps)
         from maskgit_sr.export.artifact import export as write
 
         with progress() as bars:
@@ -62,7 +52,7 @@ def export(
                 model,
                 format,
                 output,
-                options=options,
+                options=given,
                 dtype=dtype,
                 max_batch=max_batch,
                 max_pixels=max_pixels,

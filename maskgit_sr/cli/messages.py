@@ -1,12 +1,11 @@
-"""Output of every command: one line for a mistake, tables, progress; and how options are read."""
+"""Output of every command: one line for a mistake, tables, progress."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-DEVICES = ("cpu", "gpu", "tpu")
-DTYPES = ("float32", "bfloat16")
 _errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
@@ -55,34 +52,6 @@ def plain_table(*columns: str) -> Table:
 
 def say(line: str) -> None:
     _errors.print(f"maskgit-sr: {errors.printable(line)}", soft_wrap=True)
-
-
-def check_choice(option: str, value: str | None, choices: tuple[str, ...]) -> None:
-    if value is not None and value not in choices:
-        raise UserError(f"{option}: expected one of {', '.join(choices)}, found '{value}'")
-
-
-def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Returns a method's own options by name, from the texts NAME=VALUE of ``--option``.
-
-    A value is read as JSON (``4``, ``0.5``, ``true``), or else as the string that it is. Whether
-    the method has the option, and takes the value, is for `Method.options` to say.
-
-    Raises:
-        UserError: a text without a name or an equals sign, or a name given twice.
-    """
-    options: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise UserError(f"--option: expected NAME=VALUE, found '{text}'")
-        if name in options:
-            raise UserError(f"--option: expected {name} once, found it twice")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options
 
 
 def progress() -> Progress:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from maskgit_sr.cli.messages import DEVICES, DTYPES, parse_options
 from maskgit_sr.errors import UserError
+
+DEVICES = ("cpu", "gpu", "tpu")
+DTYPES = ("float32", "bfloat16")
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Name of a bundle, see 'models', or its path.")
@@ -33,39 +34,32 @@ Dtype = Annotated[
 ]
 
 
-def method_options(texts: Sequence[str] | None, **shortcuts: Any) -> dict[str, Any]:
-    """Returns the method's options of ``--option``, and those that have a flag of their own.
-
-    Args:
-        texts: NAME=VALUE each.
-        **shortcuts: values of those flags by the option's name; None where a flag was not given.
-
-    Raises:
-        UserError: as `parse_options`; an option given both ways; or ``confidence``, which the
-            commands set by themselves.
-    """
-    options = parse_options(texts or ())
-    if "confidence" in options:
-        raise UserError("--option: expected an option of the decoding, found confidence")
-    for name, value in shortcuts.items():
-        if value is None:
-            continue
-        if name in options:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"--option: expected {name} once, found {flag} too")
-        options[name] = value
-    return options
+def check_number(option: str, value: float | None, least: int, most: int | None = None) -> None:
+    """Raises UserError unless the value is None, or finite and from ``least`` to ``most``."""
+    top = math.inf if most is None else most
+    if value is not None and not (math.isfinite(value) and least <= value <= top):
+        expected = f"at least {least}" if most is None else f"{least} to {most}"
+        raise UserError(f"{option}: expected {expected}, found {value}")
 
 
-def check_numbers(
-    steps: int | None, seed: int, temperature: float | None, batch: int | None
+def check_choice(option: str, value: str | None, choices: tuple[str, ...]) -> None:
+    """Raises UserError unless the value is None or one of ``choices``."""
+    if value is not None and value not in choices:
+        raise UserError(f"{option}: expected one of {', '.join(choices)}, found '{value}'")
+
+
+def check(
+    steps: int | None,
+    seed: int,
+    temperature: float | None,
+    batch: int | None,
+    device: str | None,
+    dtype: str | None,
 ) -> None:
-    """Raises UserError for a number that no method accepts."""
-    if steps is not None and steps < 1:
-        raise UserError(f"--steps: expected at least 1, found {steps}")
-    if not 0 <= seed < 2**32:
-        raise UserError(f"--seed: expected 0 to 4294967295, found {seed}")
-    if temperature is not None and not 0 <= temperature < math.inf:
-        raise UserError(f"--temperature: expected a number from 0 up, found {temperature:g}")
-    if batch is not None and batch < 1:
-        raise UserError(f"--batch: expected at least 1, found {batch}")
+    """Raises UserError for a value that no method and no machine accepts."""
+    check_number("--steps", steps, 1)
+    check_number("--seed", seed, 0, 2**32 - 1)
+    check_number("--temperature", temperature, 0)
+    check_number("--batch", batch, 1)
+    check_choice("--device", device, DEVICES)
+    check_choice("--dtype", dtype, DTYPES)

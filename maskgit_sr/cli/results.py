@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from maskgit_sr.cli.messages import plain_table, progress, say, show
+from maskgit_sr.cli.options import check_number
 from maskgit_sr.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,9 +28,8 @@ def protocol(name: str, metrics: str | None, border: int | None, crop: int | Non
     """
     from maskgit_sr.metrics import protocols
 
-    for option, value in (("--border", border), ("--crop", crop)):
-        if value is not None and value < 0:
-            raise UserError(f"{option}: expected at least 0, found {value}")
+    check_number("--border", border, 0)
+    check_number("--crop", crop, 0)
     names = None if metrics is None else tuple(n.strip() for n in metrics.split(",") if n.strip())
     if names == ():
         raise UserError("--metrics: expected names with commas, found none")

@@ -11,30 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskgit_sr import DEFAULT_MODEL
-from maskgit_sr.cli import results
-from maskgit_sr.cli.messages import (
-    DEVICES,
-    DTYPES,
-    check_choice,
-    plain_table,
-    progress,
-    reporting,
-    say,
-    show,
-)
-from maskgit_sr.cli.options import (
-    Batch,
-    Device,
-    Dtype,
-    MethodOptions,
-    Model,
-    Seed,
-    Steps,
-    Temperature,
-    check_numbers,
-    method_options,
-)
+from maskgit_sr.cli import options, results
+from maskgit_sr.cli.messages import plain_table, progress, reporting, say, show
 from maskgit_sr.errors import UserError
+from maskgit_sr.inference.options import parse, split
 
 if TYPE_CHECKING:
     from maskgit_sr.images.pairing import Entry
@@ -99,7 +79,7 @@ def score(
 def evaluate(
     lr: Annotated[str, _LR],
     hr: Annotated[str | None, _HR] = None,
-    model: Model = DEFAULT_MODEL,
+    model: options.Model = DEFAULT_MODEL,
     protocol: Annotated[str, _PROTOCOL] = "realsrt",
     metrics: Annotated[str | None, _METRICS] = None,
     border: Annotated[int | None, _BORDER] = None,
@@ -119,23 +99,20 @@ def evaluate(
             metavar="NAME", help="Instead: a study of the method; realsrt: parts or steps."
         ),
     ] = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    temperature: Temperature = None,
-    option: MethodOptions = None,
+    steps: options.Steps = None,
+    seed: options.Seed = 0,
+    temperature: options.Temperature = None,
+    option: options.MethodOptions = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many pictures.")] = None,
-    batch: Batch = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    batch: options.Batch = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
 ) -> None:
     """Restore pictures with a model and score them."""
     with reporting():
-        check_choice("--device", device, DEVICES)
-        check_choice("--dtype", dtype, DTYPES)
-        check_numbers(steps, seed, temperature, batch)
-        own = method_options(option, steps=steps, temperature=temperature)
-        if limit is not None and limit < 1:
-            raise UserError(f"--limit: expected at least 1, found {limit}")
+        options.check(steps, seed, temperature, batch, device, dtype)
+        options.check_number("--limit", limit, 1)
+        given = split(option, steps=steps, temperature=temperature)
         if hr is None and (calibration or ablation):
             raise UserError("--hr: is needed for --calibration and --ablation")
         import maskgit_sr
@@ -145,7 +122,8 @@ def evaluate(
         entries, problems = pairing.match(hr=hr, lr=lr)
         entries = entries[:limit]
         upscaler = maskgit_sr.load(model, batch=batch, device=device, dtype=dtype)
-        upscaler.options(confidence=False, **own)  # before anything is decoded
+        own = parse(given, upscaler)
+        upscaler.options(**own)  # before anything is decoded
         if calibration is not None:
             _calibrate(upscaler, entries, calibration, {"seed": seed, **own})
             return

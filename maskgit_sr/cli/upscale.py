@@ -8,27 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskgit_sr import DEFAULT_MODEL
-from maskgit_sr.cli.messages import (
-    DEVICES,
-    DTYPES,
-    check_choice,
-    progress,
-    reporting,
-    say,
-)
-from maskgit_sr.cli.options import (
-    Batch,
-    Device,
-    Dtype,
-    MethodOptions,
-    Model,
-    Seed,
-    Steps,
-    Temperature,
-    check_numbers,
-    method_options,
-)
+from maskgit_sr.cli import options
+from maskgit_sr.cli.messages import progress, reporting, say
 from maskgit_sr.errors import UserError, line, printable
+from maskgit_sr.inference.options import parse, split
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -52,16 +35,16 @@ def upscale(
             help="File or folder. (default: beside a single input, NAME_x4.png by scale)",
         ),
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    model: options.Model = DEFAULT_MODEL,
     scale: Annotated[
         float | None,
         typer.Option(
             help=f"Output size over input size, up to {MAX_SCALE}. (default: the model's)"
         ),
     ] = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    temperature: Temperature = None,
+    steps: options.Steps = None,
+    seed: options.Seed = 0,
+    temperature: options.Temperature = None,
     confidence: Annotated[
         bool,
         typer.Option("--confidence", help="Also write NAME_confidence.png, bright where sure."),
@@ -73,7 +56,7 @@ def upscale(
             help="How colours are matched to the input. (default: the method's)",
         ),
     ] = None,
-    option: MethodOptions = None,
+    option: options.MethodOptions = None,
     format: Annotated[
         str | None,
         typer.Option(metavar="png|jpg|webp|tif", help="Format of outputs in a folder: png."),
@@ -82,9 +65,9 @@ def upscale(
         str | None,
         typer.Option(help="Appended to names. (default: none, _x4 beside the input)"),
     ] = None,
-    batch: Batch = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    batch: options.Batch = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave outputs that exist.")
     ] = False,
@@ -98,11 +81,9 @@ def upscale(
             raise UserError(
                 f"--scale: expected more than 0 and at most {MAX_SCALE}, found {scale:g}"
             )
-        check_numbers(steps, seed, temperature, batch)
-        check_choice("--color-fix", color_fix, COLOR_FIXES)
-        check_choice("--device", device, DEVICES)
-        check_choice("--dtype", dtype, DTYPES)
-        own = method_options(option, steps=steps, temperature=temperature, color_fix=color_fix)
+        options.check(steps, seed, temperature, batch, device, dtype)
+        options.check_choice("--color-fix", color_fix, COLOR_FIXES)
+        given = split(option, steps=steps, temperature=temperature, color_fix=color_fix)
 
         from maskgit_sr.images import files
 
@@ -128,8 +109,9 @@ def upscale(
             import maskgit_sr
 
             upscaler = maskgit_sr.load(model, batch=batch, device=device, dtype=dtype)
-            upscaler.options(confidence=confidence, **own)  # before anything is decoded
-        options = {"scale": scale, "seed": seed, "confidence": confidence, **own}
+            chosen = {"confidence": confidence, **parse(given, upscaler)}
+            upscaler.options(**chosen)  # before anything is decoded
+            chosen |= {"scale": scale, "seed": seed}
         failed = 0
         with progress() as bars:
             bar = bars.add_task("", total=len(todo), speed="")
@@ -137,7 +119,7 @@ def upscale(
             for done, job in enumerate(todo):
                 meter.start(done, job.source.name)
                 try:
-                    _restore(upscaler, job, options, meter)
+                    _restore(upscaler, job, chosen, meter)
                 except (UserError, OSError) as error:
                     if len(jobs) == 1 or (isinstance(error, OSError) and not error.filename):
                         raise
@@ -154,16 +136,16 @@ def upscale(
             raise typer.Exit(1)
 
 
-def _restore(upscaler: Any, job: Job, options: dict[str, Any], meter: Meter) -> None:
+def _restore(upscaler: Any, job: Job, chosen: dict[str, Any], meter: Meter) -> None:
     from maskgit_sr import images
     from maskgit_sr.images import files
 
     picture = images.read(job.source)
     for note in picture.notes:
         say(f"{job.source}: {note}")
-    images.check_target(picture, job.target, scale=upscaler.scale(options["scale"]))
+    images.check_target(picture, job.target, scale=upscaler.scale(chosen["scale"]))
     try:
-        restoration = upscaler.restore(picture, progress=meter.tiles, **options)
+        restoration = upscaler.restore(picture, progress=meter.tiles, **chosen)
     except UserError as error:
         raise UserError(f"{job.source}: {error}") from None
     for note in images.write(restoration.picture, job.target):

@@ -17,6 +17,7 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.export import check, stablehlo
 from maskgit_sr.export.program import Program, lower
 from maskgit_sr.inference import load
+from maskgit_sr.inference import options as method_options
 from maskgit_sr.inference.upscaler import Upscaler
 
 FORMATS = ("savedmodel", "stablehlo")
@@ -48,7 +49,7 @@ def export(
         model: name of a shipped model, path of a bundle, or a loaded model.
         format: ``savedmodel`` or ``stablehlo``.
         output: folder to make; it may exist and be empty.
-        options: the method's own by name, as `Upscaler.options` takes them; None: its defaults.
+        options: the method's own by name, as values or text; None: its defaults.
         dtype: ``float32`` or ``bfloat16``; None: float32, or what the loaded model has.
         max_batch: SavedModel: most windows in one call of the network.
         max_pixels: SavedModel: pixels of the largest image that is accepted.
@@ -80,7 +81,8 @@ def export(
         upscaler = load.load(model, batch=1, device="cpu", dtype=dtype or "float32")
         name = Path(load.resolve(model)).stem
     progress("lowering")
-    program = lower(upscaler, _PLATFORMS[format], options)
+    chosen = method_options.parse(options or {}, upscaler)
+    program = lower(upscaler, _PLATFORMS[format], chosen)
     program.info.update(model=name, format=format)
     with paths.whole(target) as folder:
         progress("writing")

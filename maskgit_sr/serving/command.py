@@ -86,7 +86,7 @@ def _serve(given: argparse.Namespace) -> None:
     from maskgit_sr.serving.service import Limits, Service
 
     load.resolve(given.model)
-    options.split(given.option)
+    own = options.split(given.option, steps=given.steps, color_fix=given.color_fix)
     limits = Limits(
         pixels=given.max_pixels,
         total_pixels=given.max_total_pixels or 2 * given.max_pixels,
@@ -102,8 +102,7 @@ def _serve(given: argparse.Namespace) -> None:
         upscaler = load.load(
             given.model, batch=given.max_batch, device=given.device, dtype=given.dtype
         )
-        own = options.chosen(upscaler, given.option, steps=given.steps, color_fix=given.color_fix)
-        service.start(upscaler, **own)
+        service.start(upscaler, **options.parse(own, upscaler))
         where, seconds = upscaler.device.platform, time.monotonic() - began
         tiles = "1 tile" if upscaler.batch == 1 else f"{upscaler.batch} tiles"
         text = f"{service.name} is ready on {where} after {seconds:.1f} s, {tiles} a device call"

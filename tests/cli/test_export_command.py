@@ -49,7 +49,7 @@ def test_every_option_reaches_the_library(calls, tmp_path):
     text += " --dtype bfloat16 --max-batch 4"
     assert run("-o", tmp_path / "m", *text.split(), "--max-pixels", 99, "--no-webp").exit_code == 0
     options = {"dtype": "bfloat16", "max_batch": 4, "max_pixels": 99, "webp": False}
-    options["options"] = {"steps": 3, "a": 0.5, "b": "c"}
+    options["options"] = {"steps": 3, "a": "0.5", "b": "c"}
     assert calls == [("other", "stablehlo", tmp_path / "m", options)]
 
 

@@ -29,13 +29,9 @@ UPSCALER = upscaler_of(SimpleNamespace(name="some", options=Options))
 
 
 def test_text_gets_the_type_of_the_field():
-    given = options.split(["steps=8", "eta=2", "rule=a=b", "control=FALSE"])
-    assert options.parse(given, UPSCALER) == {
-        "steps": 8,
-        "eta": 2.0,
-        "rule": "a=b",
-        "control": False,
-    }
+    given = options.split(["eta=2", "rule=a=b", "control=FALSE"], steps=8, color_fix=None)
+    values = {"steps": 8, "eta": 2.0, "rule": "a=b", "control": False}
+    assert options.parse(given, UPSCALER) == values
     assert options.parse({}, UPSCALER) == {}
 
 
@@ -53,6 +49,8 @@ def test_every_method_takes_its_own_defaults_as_text(name):
     [
         ("steps", "--option: expected NAME=VALUE, found 'steps'"),
         ("=4", "--option: expected NAME=VALUE, found '=4'"),
+        ("a b=4", "--option: expected NAME=VALUE, found 'a b=4'"),
+        ("eta=2", "--option: expected eta once, found it twice"),
         ("stpes=4", "stpes: some has no such option; expected one of color_fix, steps, eta, rule"),
         ("confidence=true", "confidence: some has no such option"),
         ("steps=4.5", "steps: expected a whole number, found '4.5'"),
@@ -62,4 +60,4 @@ def test_every_method_takes_its_own_defaults_as_text(name):
 )
 def test_mistakes(word, message):
     with pytest.raises(UserError, match=message):
-        options.parse(options.split([word]), UPSCALER)
+        options.parse(options.split([word], eta=1.0 if word == "eta=2" else None), UPSCALER)
