@@ -39,6 +39,24 @@ def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
     return float(found.low), float(found.high)
 
 
+def check_alike(results: Sequence[Mapping[str, Any]]) -> None:
+    """Raises UserError unless a metric that several results have means the same in all of them."""
+    texts: dict[str, str] = {}
+    crop = results[0]["protocol"]["crop"]
+    for result in results:
+        protocol = result["protocol"]
+        if protocol["crop"] != crop:
+            raise UserError(
+                f"'{results[0]['system']}' was scored with crop {crop}, "
+                f"'{result['system']}' with crop {protocol['crop']}"
+            )
+        for name, metric in protocol["metrics"].items():
+            if texts.setdefault(name, metric["text"]) != metric["text"]:
+                raise UserError(
+                    f"{name} was measured in two ways: {texts[name]}; and {metric['text']}"
+                )
+
+
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Returns paired differences, second − first, of two results of `evaluator.evaluate`.
 
@@ -59,20 +77,13 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
         raise UserError(
             f"--compare: no metric in common: {', '.join(specs[0])} and {', '.join(specs[1])}"
         )
-    crops = [result["protocol"]["crop"] for result in (first, second)]
-    if crops[0] != crops[1]:
-        raise UserError(f"--compare: scored on different parts: crop {crops[0]} and {crops[1]}")
+    check_alike((first, second))
     rows = [{row["name"]: row["scores"] for row in r["images"]} for r in (first, second)]
     names = [name for name in rows[0] if name in rows[1]]
     if not names:
         raise UserError("--compare: no picture in common; names are compared as they stand")
     found = {}
     for metric in common:
-        if specs[0][metric]["text"] != specs[1][metric]["text"]:
-            raise UserError(
-                f"--compare: {metric} was measured in two ways: {specs[0][metric]['text']}; and "
-                f"{specs[1][metric]['text']}"
-            )
         pairs = [(rows[0][name].get(metric), rows[1][name].get(metric)) for name in names]
         kept = np.array([pair for pair in pairs if None not in pair], float)
         if len(kept):

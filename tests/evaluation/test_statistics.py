@@ -11,6 +11,7 @@ from maskgit_sr.evaluation import statistics
 
 def result(scores, text="RGB", better="higher", crop=0):
     return {
+        "system": f"{crop}",
         "protocol": {"crop": crop, "metrics": {"psnr_rgb": {"text": text, "better": better}}},
         "images": [
             {"name": f"{i}", "scores": {"psnr_rgb": score}} for i, score in enumerate(scores)
@@ -62,7 +63,7 @@ def test_what_cannot_be_compared():
     one = result([1.0, 2.0])
     with pytest.raises(UserError, match="measured in two ways: RGB; and Y"):
         statistics.compare(one, result([1.0, 2.0], text="Y"))
-    with pytest.raises(UserError, match="crop 0 and 512"):
+    with pytest.raises(UserError, match="'0' was scored with crop 0, '512' with crop 512"):
         statistics.compare(one, result([1.0, 2.0], crop=512))
     other = copy.deepcopy(one)
     for row in other["images"]:

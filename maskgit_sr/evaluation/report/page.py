@@ -21,6 +21,7 @@ from PIL import Image
 
 from maskgit_sr import paths
 from maskgit_sr.errors import UserError
+from maskgit_sr.evaluation import statistics
 from maskgit_sr.evaluation.report import parts
 from maskgit_sr.images import colormaps
 from maskgit_sr.images.encode import MAX_SIDE
@@ -45,31 +46,15 @@ def write(folder: Path, results: Sequence[Result], views: Views, *, quality: int
     Raises:
       UserError: the results cannot stand in one table, or the page cannot be written.
     """
-    _check(results)
-    path = Path(folder) / "index.html"
-    _write(path, _page(results, views, quality))
-    return path
-
-
-def _check(results: Sequence[Result]) -> None:
     if not results:
         raise UserError("report: expected the scores of one system or more, found none")
-    first, texts = results[0], dict[str, str]()
     systems = [result["system"] for result in results]
     if twice := [name for name in systems if systems.count(name) > 1]:
         raise UserError(f"report: expected systems of different names, found '{twice[0]}' twice")
-    for result in results:
-        crops = [(one["protocol"].get("crop") or 0) for one in (first, result)]
-        if crops[0] != crops[1]:
-            raise UserError(
-                f"report: '{first['system']}' was scored with crop {crops[0]},"
-                f" '{result['system']}' with crop {crops[1]}"
-            )
-        for key, metric in result["protocol"]["metrics"].items():
-            if texts.setdefault(key, metric["text"]) != metric["text"]:
-                raise UserError(
-                    f"report: {key} was measured in two ways: {texts[key]}; and {metric['text']}"
-                )
+    statistics.check_alike(results)
+    path = Path(folder) / "index.html"
+    _write(path, _page(results, views, quality))
+    return path
 
 
 def _write(path: Path, chunks: Iterable[str]) -> None:
@@ -93,12 +78,8 @@ def _page(results: Sequence[Result], views: Views, quality: int) -> Iterator[str
     script = _part("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     ours, *peers = (parts.escape(result["system"]) for result in results)
-    lossy = (
-        f"Pictures here are lossy copies (WebP, quality {quality}); scores are of the originals."
-    )
     values = {
         "script_hash": f"'sha256-{digest}'",
-        "title": f"{ours}: evaluation report",
         "heading": ours,
         "lead": f'<p class="lead">beside {", ".join(peers)}</p>' if peers else "",
         "facts": parts.facts(results),
@@ -106,17 +87,15 @@ def _page(results: Sequence[Result], views: Views, quality: int) -> Iterator[str
         "summary": parts.summary(results, metrics),
         "best_note": " Bold: the best of its column." if peers else "",
         "terms": parts.terms(metrics),
-        "footer": f"{lossy} Copies smaller than HR are shown enlarged and are kept without loss."
-        f" Error maps are |picture − HR| of the originals, the mean of R, G and B; their brightest"
-        f" colour is {colormaps.ERROR_PEAK} of 255 and above, in every picture.",
-        "lossy": lossy,
+        "quality": quality,
         "error_ramp": colormaps.css(colormaps.ERROR),
         "map_ramp": colormaps.css(colormaps.CONFIDENCE),
+        "peak": colormaps.ERROR_PEAK,
         "style": _part("page.css"),
         "script": script,
         "data": parts.data(_data(results, metrics, names)),
     }
-    page = re.sub(r"{{(\w+)}}", lambda found: values[found[1]], _part("page.html"))
+    page = re.sub(r"{{(\w+)}}", lambda found: str(values[found[1]]), _part("page.html"))
     head, tail = page.split("<!-- pictures -->\n")
     yield head
     for index, name in enumerate(names):
@@ -132,23 +111,18 @@ def _metrics(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Returns all metrics in the order of the table; `rows` is True if single images have it."""
     found: dict[str, Mapping[str, Any]] = {}
     for result in results:
-        found = {**result["protocol"]["metrics"], **found}
-    order = dict.fromkeys(key for result in results for key in result["protocol"]["metrics"])
+        found |= result["protocol"]["metrics"]
     listed = []
-    for key in order:
-        means = (result["summary"].get(key, {}).get("mean") for result in results)
-        sizes = [abs(mean) for mean in map(parts.number, means) if mean is not None]
-        unit = found[key].get("unit") or ""
+    for key, spec in found.items():
+        means = [result["summary"].get(key, {}).get("mean") for result in results]
+        large = any(abs(mean or 0) >= 10 for mean in means)
         listed.append(
             {
+                **{name: spec[name] for name in ("unit", "better", "text")},
                 "key": key,
                 "name": _metric_name(key),
-                "unit": unit,
-                "better": found[key].get("better"),
-                "text": found[key]["text"],
-                "needs": found[key].get("needs", "reference"),
-                "digits": 2 if unit == "dB" or max(sizes, default=0) >= 10 else 4,
-                "rows": found[key].get("needs") != "set",
+                "digits": 2 if spec["unit"] == "dB" or large else 4,
+                "rows": spec["needs"] != "set",
             }
         )
     return listed
@@ -165,35 +139,32 @@ def _data(
     results: Sequence[Result], metrics: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> dict[str, Any]:
     """Returns the scores from which page.js builds its tables."""
-    rows = [{row["name"]: row for row in result["images"]} for result in results]
+    systems = [parts.writable(result["system"]) for result in results]
+    by_name = [{row["name"]: row for row in result["images"]} for result in results]
     shown = [metric for metric in metrics if metric["rows"]]
     images = []
     for name in names:
-        own = [by_name.get(name) for by_name in rows]
-        there = [row for row in own if row is not None]
+        rows = {s: rows[name] for s, rows in zip(systems, by_name, strict=True) if name in rows}
+        some = next(iter(rows.values()))
+        scores = [rows[s]["scores"] if s in rows else {} for s in systems]
+        notes = [(s, note) for s, row in rows.items() for note in row["notes"]]
         images.append(
             {
                 "name": parts.writable(name),
-                "height": there[0]["height"],
-                "width": there[0]["width"],
-                "scores": [
-                    [parts.number((row or {"scores": {}})["scores"].get(m["key"])) for m in shown]
-                    for row in own
-                ],
+                "height": some["height"],
+                "width": some["width"],
+                "scores": [[own.get(metric["key"]) for metric in shown] for own in scores],
                 "notes": [
-                    parts.writable(note if len(results) == 1 else f"{result['system']}: {note}")
-                    for result, row in zip(results, own, strict=True)
-                    for note in (row or {}).get("notes", ())
+                    parts.writable(note if len(results) == 1 else f"{s}: {note}")
+                    for s, note in notes
                 ],
             }
         )
-    reference = [i for i, metric in enumerate(shown) if metric["needs"] == "reference"]
+    kept = ("key", "name", "better", "digits")
     return {
-        "systems": [parts.writable(result["system"]) for result in results],
-        "metrics": [{k: m[k] for k in ("key", "name", "better", "digits")} for m in shown],
+        "systems": systems,
+        "metrics": [{key: metric[key] for key in kept} for metric in shown],
         "images": images,
-        "first": reference[0] if reference else 0,
-        "peak": colormaps.ERROR_PEAK,
     }
 
 
@@ -209,21 +180,26 @@ def _pictures(index: int, views: Mapping[str, np.ndarray], quality: int) -> Iter
     pictures = {label: array for label, array in views.items() if array.ndim == 3}
     hr = pictures.get("HR")
     full = hr if hr is not None else max(pictures.values(), key=np.size, default=None)
-    listed: dict[str, list[dict[str, Any]]] = {"pictures": [], "maps": []}
+    listed = []
     for number, (label, array) in enumerate(views.items()):
         key = f"p{index}-{number}"
-        height, width = array.shape[:2]
-        entry = {"label": parts.writable(label), "width": width, "height": height, "id": key}
-        shown = array if array.ndim == 3 else colormaps.CONFIDENCE[array]
-        small = full is not None and shown.size < full.size
-        yield _element(key, shown, None if small else quality)
+        color = array.ndim == 3
+        copy = array if color else colormaps.CONFIDENCE[array]
+        small = full is not None and copy.size < full.size
+        made = [("picture" if color else "map", key, label, copy, None if small else quality)]
         if hr is not None and label not in ("HR", "LR") and array.shape == hr.shape:
-            entry["error"] = f"{key}-error"
-            yield _element(f"{key}-error", colormaps.error(array, hr), quality)
-        listed["pictures" if array.ndim == 3 else "maps"].append(entry)
+            error = colormaps.error(array, hr)
+            made.append(("error", f"{key}-error", f"error of {label}", error, quality))
+        for kind, identifier, text, image, lossy in made:
+            height, width = image.shape[:2]
+            text = parts.writable(text)
+            size = {"width": width, "height": height}
+            listed.append({"label": text, "kind": kind, "id": identifier, **size})
+            yield _element(identifier, image, lossy)
+    listed.sort(key=lambda one: one["kind"] != "picture")
     height, width = (0, 0) if full is None else full.shape[:2]
-    text = parts.data({"width": width, "height": height, **listed})
-    yield f'<script type="application/json" id="views-{index}">{text}</script>\n'
+    data = parts.data({"width": width, "height": height, "pictures": listed})
+    yield f'<script type="application/json" id="views-{index}">{data}</script>\n'
 
 
 def _element(key: str, picture: np.ndarray, quality: int | None) -> str:

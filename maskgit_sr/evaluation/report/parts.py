@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,10 +18,10 @@ def facts(results: Sequence[Result]) -> str:
 
     def protocol(result: Result) -> str:
         found = result["protocol"]
-        crop, border = found.get("crop") or 0, found.get("border") or 0
+        crop, border = found["crop"], found["border"]
         part = f"square of {crop} px from the centre" if crop else "whole pictures"
         cut = f"border of {border} px cut" if border else "no border cut"
-        text = f": {found['text']}" if found.get("text") else ""
+        text = f": {found['text']}" if found["text"] else ""
         return f"{found['name']}{text} ({part}, {cut})"
 
     def scored(result: Result) -> str:
@@ -75,7 +74,7 @@ def summary(results: Sequence[Result], metrics: Sequence[Mapping[str, Any]]) -> 
     """Returns the table of means: a row per system, a column per metric."""
     heads, best = [], {}
     for metric in metrics:
-        means = [number(r["summary"].get(metric["key"], {}).get("mean")) for r in results]
+        means = [r["summary"].get(metric["key"], {}).get("mean") for r in results]
         finite = [mean for mean in means if mean is not None]
         if len(results) > 1 and finite and metric["better"] in _BETTER:
             best[metric["key"]] = (max if metric["better"] == "higher" else min)(finite)
@@ -97,7 +96,7 @@ def summary(results: Sequence[Result], metrics: Sequence[Mapping[str, Any]]) -> 
 
 def _cell(result: Result, metric: Mapping[str, Any], best: float | None) -> str:
     entry = result["summary"].get(metric["key"], {})
-    mean, low, high = (number(entry.get(key)) for key in ("mean", "low", "high"))
+    mean, low, high = (entry.get(key) for key in ("mean", "low", "high"))
     if mean is None:
         return "<td>–</td>"
 
@@ -122,11 +121,6 @@ def terms(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 # ---------------------------------------------------------------- text
-
-
-def number(value: Any) -> float | None:
-    """Returns `value` as a float, or None if it is missing, NaN or infinite: JSON has neither."""
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def writable(value: Any) -> str:
