@@ -119,6 +119,15 @@ def params(method: RealSRT) -> Params:
     return random_params(method)
 
 
+@pytest.fixture(scope="session")
+def bundle(method: RealSRT, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of `method` and `params`."""
+    path = tmp_path_factory.mktemp("bundle") / "tiny.safetensors"
+    metadata = bundles.Metadata(method.name, method.describe(), method.scale)
+    bundles.write(path, jax.device_get(params), metadata)
+    return path
+
+
 class Bucket(MemoryFileSystem):
     """What fsspec would reach behind gs://, in memory."""
 

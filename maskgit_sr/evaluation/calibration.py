@@ -7,6 +7,7 @@ token that the reference has there, and how far the restored image is from the r
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -63,15 +64,16 @@ def measure(
             problems.append(f"{entry.name}: {error}")
         else:
             image_key = jax.random.fold_in(key, index)
-            starts = range(0, len(lr), upscaler.batch)
-            rows += [_one(run, upscaler.batch, lr, hr, image_key, at) for at in starts]
+            for start in range(0, len(lr), upscaler.batch):
+                # A short last batch is filled up, to compile only once.
+                take = np.minimum(np.arange(start, start + upscaler.batch), len(lr) - 1)
+                values = jax.device_get(run(lr[take], hr[take], take.astype(np.uint32), image_key))
+                rows.append([part[: len(lr) - start].ravel() for part in values])
         if progress is not None:
             progress(index + 1, len(entries))
     if not rows:
         raise UserError(f"--calibration: no image could be used: {problems[0]}")
-    confidence, correct, distance = (
-        np.concatenate(parts).ravel() for parts in zip(*rows, strict=True)
-    )
+    confidence, correct, distance = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     return summarise(confidence, correct, distance), problems
 
 
@@ -184,22 +186,7 @@ def _compiled(upscaler: Upscaler, options: Mapping[str, Any]) -> Callable[..., A
         assert restored.confidence is not None
         return restored.confidence, restored.tokens == wanted, local
 
-    params = upscaler.params
-
-    def call(lr: np.ndarray, hr: np.ndarray, indices: np.ndarray, key: Any) -> Any:
-        return run(params, lpips.params, lr, hr, indices, key)
-
-    return call
-
-
-def _one(
-    run: Callable[..., Any], size: int, lr: np.ndarray, hr: np.ndarray, key: Any, at: int
-) -> tuple[np.ndarray, ...]:
-    """Runs the windows from `at` on; a short last batch is filled up, to compile only once."""
-    count = min(size, len(lr) - at)
-    take = np.minimum(np.arange(at, at + size), len(lr) - 1)
-    found = jax.device_get(run(lr[take], hr[take], take.astype(np.uint32), key))
-    return tuple(np.asarray(part[:count]).ravel() for part in found)
+    return functools.partial(run, upscaler.params, lpips.params)
 
 
 def cut_pair(

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskgit_sr import images, metrics, paths
+from maskgit_sr import errors, images, metrics, paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.evaluation import statistics
 from maskgit_sr.images import Picture
@@ -98,7 +98,9 @@ def evaluate(
             sample = read(index)
             row, notes = _row(sample, chosen, protocol, crop_to_min)
         except (UserError, OSError, ValueError) as error:
-            lines.append(_line(name, error))
+            text = errors.line(error)
+            named = isinstance(error, OSError) or text.startswith(name)
+            lines.append(text if named else f"{name}: {text}")
         else:
             rows.append(row)
             lines += notes
@@ -121,7 +123,10 @@ def evaluate(
             "text": protocol.text,
             "crop": protocol.crop,
             "border": protocol.border,
-            "metrics": {name: _described(metric.spec) for name, metric in chosen.items()},
+            "metrics": {
+                name: {**dataclasses.asdict(metric.spec), "text": metric.spec.protocol}
+                for name, metric in chosen.items()
+            },
         },
         "source": dict(source),
         "versions": _versions(),
@@ -137,14 +142,13 @@ def _metrics(
     protocol: Protocol, given: Sequence[str], assets: str | Path | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns the metrics that can be measured, and one line for each that cannot."""
-    needed = {"reference": "hr", "lr": "lr", "set": "hr"}
+    needed = {"reference": "hr", "lr": "lr", "set": "hr", "none": None}
     possible, lines = [], []
     for name in protocol.metrics:
         if name not in metrics.SPECS:
-            raise UserError(
-                f"--metrics: expected one of {', '.join(metrics.SPECS)}, found '{name}'"
-            )
-        kind = needed.get(metrics.SPECS[name].needs)
+            expected = ", ".join(metrics.SPECS)
+            raise UserError(f"--metrics: expected one of {expected}, found '{name}'")
+        kind = needed[metrics.SPECS[name].needs]
         if kind is not None and kind not in given:
             lines.append(f"{name}: left out, it needs --{kind}")
         elif (missing := metrics.available(name, assets)) is not None:
@@ -165,27 +169,19 @@ def _row(
     for name, metric in chosen.items():
         smallest = metric.spec.min_size + 2 * metric.spec.border
         if min(sr.shape[1:3]) < smallest:
-            lines.append(
-                f"{sample.name}: {name} needs {smallest} pixels a side, found "
-                f"{sr.shape[2]}x{sr.shape[1]}"
-            )
+            found = _size(sr[0])
+            lines.append(f"{sample.name}: {name} needs {smallest} pixels a side, found {found}")
             scores[name] = None
-            continue
-        if metric.spec.needs == "set":
+        elif metric.spec.needs == "set":
             metric.add(sr, hr)
-            continue
-        others = {"reference": (hr,), "lr": (lr,), "none": ()}[metric.spec.needs]
-        value = float(metric(sr, *others)[0])
-        scores[name] = value if math.isfinite(value) else None
-        if scores[name] is None:
-            lines.append(f"{sample.name}: {name} is {value}")
-    row = {
-        "name": sample.name,
-        "height": sr.shape[1],
-        "width": sr.shape[2],
-        "scores": scores,
-        "notes": notes,
-    }
+        else:
+            others = {"reference": (hr,), "lr": (lr,), "none": ()}[metric.spec.needs]
+            value = float(metric(sr, *others)[0])
+            scores[name] = value if math.isfinite(value) else None
+            if scores[name] is None:
+                lines.append(f"{sample.name}: {name} is {value}")
+    height, width = sr.shape[1:3]
+    row = {"name": sample.name, "height": height, "width": width, "scores": scores, "notes": notes}
     return row, lines
 
 
@@ -194,49 +190,54 @@ def _aligned(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, list[str]]:
     """Returns SR, HR and LR over the same part of the scene, [1, H, W, 3] float32 in [0, 1]."""
     notes: list[str] = []
-    sr, hr = _opaque(sample.sr, "SR"), None
-    scale = 1
+    pictures = {"SR": sample.sr, "HR": sample.hr, "LR": sample.lr}
+    found = {kind: picture for kind, picture in pictures.items() if picture is not None}
+    for kind, picture in found.items():
+        alpha = picture.alpha
+        if alpha is not None and (alpha < peak(alpha.dtype)).any():
+            raise UserError(f"{kind} is transparent in parts; scores are of opaque pictures")
+    sr, scale = sample.sr.color, 1
+    height, width = sr.shape[:2]
     if sample.hr is not None:
-        hr = _opaque(sample.hr, "HR")
-        if _colourless(sample.sr) != _colourless(sample.hr):
-            kinds = {True: "greyscale", False: "colour"}
-            raise UserError(
-                f"SR is {kinds[_colourless(sample.sr)]}, HR {kinds[_colourless(sample.hr)]}"
-            )
+        kinds = ["greyscale" if _colourless(x) else "colour" for x in (sample.sr, sample.hr)]
+        if kinds[0] != kinds[1]:
+            raise UserError(f"SR is {kinds[0]}, HR {kinds[1]}")
+        hr = sample.hr.color
         if sr.shape != hr.shape:
             sizes = f"SR {_size(sr)}, HR {_size(hr)}"
             if not crop_to_min:
                 raise UserError(f"{sizes}: not the same size; --crop-to-min cuts both to the less")
-            height, width = (min(a, b) for a, b in zip(sr.shape[:2], hr.shape[:2], strict=True))
-            sr, hr = sr[:height, :width], hr[:height, :width]
+            height, width = min(height, hr.shape[0]), min(width, hr.shape[1])
             notes.append(f"{sizes}, both cut to {width}x{height}")
-    lr = None
     if sample.lr is not None:
-        lr = _opaque(sample.lr, "LR")
-        scale = sr.shape[0] // lr.shape[0]
-        if sr.shape[:2] != tuple(scale * side for side in lr.shape[:2]):
-            raise UserError(f"SR {_size(sr)} is no multiple of LR {_size(lr)}")
-    if crop:
-        if min(sr.shape[:2]) < crop:
-            raise UserError(f"{_size(sr)} is smaller than the crop of {crop}")
-        top, left = ((side - crop) // 2 // scale * scale for side in sr.shape[:2])
-        sr = sr[top : top + crop, left : left + crop]
-        hr = None if hr is None else hr[top : top + crop, left : left + crop]
-        if lr is not None:
-            side, y, x = crop // scale, top // scale, left // scale
-            lr = lr[y : y + side, x : x + side]
-    for kind, picture in (("SR", sample.sr), ("HR", sample.hr), ("LR", sample.lr)):
-        if picture is not None and picture.color.dtype != np.uint8:
+        lr = sample.lr.color
+        scale = height // lr.shape[0]
+        if (height, width) != tuple(scale * side for side in lr.shape[:2]):
+            raise UserError(f"SR {width}x{height} is no multiple of LR {_size(lr)}")
+    if min(height, width) < crop:
+        raise UserError(f"{width}x{height} is smaller than the crop of {crop}")
+    arrays = {}
+    for kind, picture in found.items():
+        if picture.color.dtype != np.uint8:
             notes.append(f"{kind} has {picture.color.dtype} samples, scored as they are")
-    references = [None if x is None else unit(x)[None] for x in (hr, lr)]
-    return unit(sr)[None], references[0], references[1], notes
+        by = scale if kind == "LR" else 1
+        arrays[kind] = unit(scored_part(picture.color, (height, width), crop, scale, by))[None]
+    return arrays["SR"], arrays.get("HR"), arrays.get("LR"), notes
 
 
-def _opaque(picture: Picture, kind: str) -> np.ndarray:
-    alpha = picture.alpha
-    if alpha is not None and (alpha < peak(alpha.dtype)).any():
-        raise UserError(f"{kind} is transparent in parts; scores are of opaque pictures")
-    return picture.color
+def scored_part(
+    image: np.ndarray, size: tuple[int, int], crop: int, scale: int, by: int = 1
+) -> np.ndarray:
+    """Returns what is scored of an image whose scene has (height, width) = `size` in SR's pixels.
+
+    Args:
+        crop: side of a square from the centre; 0: all. It begins at whole pixels of LR.
+        scale: side of SR over that of LR.
+        by: side of SR over that of `image`.
+    """
+    side = (crop, crop) if crop else size
+    top, left = ((a - b) // 2 // scale * scale // by for a, b in zip(size, side, strict=True))
+    return image[top : top + side[0] // by, left : left + side[1] // by]
 
 
 def _colourless(picture: Picture) -> bool:
@@ -250,27 +251,15 @@ def _size(array: np.ndarray) -> str:
 
 
 def _of_set(metric: Any, count: int, lines: list[str]) -> dict[str, float | int | None]:
-    nothing: dict[str, float | int | None] = {"mean": None, "low": None, "high": None, "n": 0}
     try:
         value = float(metric.value())
     except ValueError as error:  # too few pictures
         lines.append(f"{metric.spec.name}: {error}")
-        return nothing
+        return statistics.summary([])
     if not math.isfinite(value):
         lines.append(f"{metric.spec.name} is {value}")
-        return nothing
-    return {"mean": value, "low": None, "high": None, "n": count}
-
-
-def _described(spec: Any) -> dict[str, Any]:
-    return {**dataclasses.asdict(spec), "text": spec.protocol}
-
-
-def _line(name: str, error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split())
-    return text if text.startswith(name) else f"{name}: {text}"
+        return statistics.summary([])
+    return {**statistics.summary([value]), "n": count}
 
 
 def _versions() -> dict[str, str]:
@@ -285,11 +274,8 @@ def _versions() -> dict[str, str]:
 
 def _hardware() -> str:
     device = jax.devices()[0]
-    kind = (
-        platform.processor() or platform.machine()
-        if device.platform == "cpu"
-        else device.device_kind
-    )
+    cpu = platform.processor() or platform.machine()
+    kind = cpu if device.platform == "cpu" else device.device_kind
     return f"{device.platform} ({kind}), {os.cpu_count()} cores"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from maskgit_sr import images
 from maskgit_sr.errors import UserError
-from maskgit_sr.evaluation.evaluator import Reader, Sample
+from maskgit_sr.evaluation.evaluator import Reader, Sample, scored_part
 from maskgit_sr.images import files
 from maskgit_sr.images.pairing import Entry
 from maskgit_sr.images.samples import cast
@@ -104,24 +104,16 @@ def views(
         path = files.confidence_path(output)
         if path.exists():  # only of methods that provide it
             found["confidence"] = _eight_bits(path)[..., 0]
-    return found if color is None else _scored(found, system, crop)
-
-
-def _scored(found: dict[str, np.ndarray], system: str, crop: int) -> dict[str, np.ndarray]:
-    """Returns the part that was scored; LR and confidence are cut in their own smaller pixels."""
-    height, width = found[system].shape[:2]
-    if "HR" in found:
-        height, width = min(height, found["HR"].shape[0]), min(width, found["HR"].shape[1])
+    if color is None:
+        return found
+    sizes = [found[name].shape[:2] for name in (system, "HR") if name in found]
+    height, width = (min(sides) for sides in zip(*sizes, strict=True))
     scale = height // found["LR"].shape[0] if "LR" in found else 1
-    side = (crop, crop) if crop else (height, width)
-    corner = [(a - b) // 2 // scale * scale for a, b in zip((height, width), side, strict=True)]
-
-    def cut(image: np.ndarray, by: int) -> np.ndarray:
-        top, left = (at // by for at in corner)
-        return image[top : top + side[0] // by, left : left + side[1] // by]
-
-    small = ("LR", "confidence")
-    return {name: cut(image, scale if name in small else 1) for name, image in found.items()}
+    by = {"LR": scale, "confidence": scale}
+    return {
+        name: scored_part(image, (height, width), crop, scale, by.get(name, 1))
+        for name, image in found.items()
+    }
 
 
 def _eight_bits(path: Path) -> np.ndarray:

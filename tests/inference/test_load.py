@@ -15,21 +15,16 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.inference import load
 
 
-@pytest.fixture(scope="module")
-def bundle(method, params, tmp_path_factory):
-    path = tmp_path_factory.mktemp("bundle") / "tiny.safetensors"
-    bundles.write(
-        path, jax.device_get(params), bundles.Metadata("realsrt", method.describe(), method.scale)
-    )
-    return path
-
-
 def image(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
-def test_a_bundle_from_a_path_restores(bundle):
-    upscaler = maskgit_sr.load(bundle, batch=2)
+@pytest.fixture(scope="module")
+def upscaler(bundle):
+    return maskgit_sr.load(bundle, batch=2)
+
+
+def test_a_bundle_from_a_path_restores(upscaler):
     result = upscaler(image(20, 11))
     assert result.image.shape == (80, 44, 3)
     assert result.confidence.shape == (20, 11)
@@ -38,16 +33,29 @@ def test_a_bundle_from_a_path_restores(bundle):
     assert ((result.tokens >= 0) & (result.tokens < 16)).all()
 
 
-def test_options_of_the_method_change_the_result(bundle):
-    upscaler = maskgit_sr.load(bundle, batch=2)
-    picture = image(16, 16)
-    base = upscaler(picture)
-    np.testing.assert_array_equal(base.image, upscaler(picture, confidence=False).image)
-    assert (upscaler(picture, steps=1).tokens != base.tokens).any()
-    assert (upscaler(picture, rule="confidence").confidence != base.confidence).any()
-    assert (upscaler(picture, control=False).image != base.image).any()
-    assert (upscaler(picture, temperature=1.0, seed=1).tokens != base.tokens).any()
-    assert (upscaler(picture, color_fix="none").image != base.image).any()
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("tokens", {"steps": 1}),
+        ("tokens", {"temperature": 1.0, "seed": 1}),
+        ("confidence", {"rule": "confidence"}),
+        ("image", {"control": False}),
+        ("image", {"color_fix": "none"}),
+    ],
+)
+def test_options_of_the_method_change_the_result(upscaler, field, options):
+    base, changed = (
+        upscaler(image(16, 16), steps=2),
+        upscaler(image(16, 16), **{"steps": 2} | options),
+    )
+    assert (getattr(changed, field) != getattr(base, field)).any()
+
+
+def test_batch_size_and_confidence_do_not_change_the_result(bundle, upscaler):
+    one = maskgit_sr.load(bundle, batch=1)(image(40, 30), steps=2, confidence=False)
+    many = upscaler(image(40, 30), steps=2)
+    np.testing.assert_array_equal(one.tokens, many.tokens)
+    assert np.abs(one.image.astype(int) - many.image).max() <= 1
 
 
 def test_a_method_of_scale_2_without_tokens_and_confidence(subpixel):
@@ -88,14 +96,6 @@ def test_options_take_numbers_of_any_kind(subpixel):
     assert upscaler.options(strength=None, noise=None) == upscaler.options()
 
 
-def test_a_bundle_states_the_scale_of_its_method(subpixel, tmp_path):
-    params, metadata = bundles.read(subpixel)
-    other = tmp_path / "other.safetensors"
-    bundles.write(other, params, dataclasses.replace(metadata, scale=4))
-    with pytest.raises(UserError, match="scale: expected 2, found 4"):
-        maskgit_sr.load(other)
-
-
 def test_exact_groups_stay_float32(bundle, method, params, tmp_path):
     half = tmp_path / "half.safetensors"
     _, metadata = bundles.read(bundle)
@@ -105,13 +105,6 @@ def test_exact_groups_stay_float32(bundle, method, params, tmp_path):
     np.testing.assert_array_equal(embedding, params["codebook"]["embedding"])
     kernel = found["control"]["zero"]["kernel"]
     assert (np.asarray(kernel) != params["control"]["zero"]["kernel"]).any()
-
-
-def test_batch_size_does_not_change_the_result(bundle):
-    picture = image(40, 30)
-    one, many = (maskgit_sr.load(bundle, batch=b)(picture) for b in (1, 4))
-    np.testing.assert_array_equal(one.tokens, many.tokens)
-    assert np.abs(one.image.astype(int) - many.image).max() <= 1
 
 
 def test_shipped_models_have_cards_and_fit_their_size():
@@ -151,20 +144,19 @@ def test_the_default_model_is_perceptually_closer_than_bicubic(shared, kind):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [("realsrt-giant", "realsrt-nano"), ("no/such.safetensors", "no such bundle")],
+    ("name", "options", "message"),
+    [
+        ("realsrt-giant", {}, "realsrt-nano"),
+        ("no/such.safetensors", {}, "no such bundle"),
+        (None, {"device": "abacus"}, "device: expected cpu, gpu or tpu"),
+        (None, {"dtype": "float8"}, "dtype"),
+        (None, {"batch": 0}, "batch: expected at least 1"),
+    ],
 )
-def test_unknown_models_are_refused_in_one_line(name, message):
+def test_models_and_options_that_do_not_exist(bundle, name, options, message):
     with pytest.raises(UserError, match=message) as caught:
-        maskgit_sr.load(name)
+        maskgit_sr.load(name or bundle, **options)
     assert "\n" not in str(caught.value)
-
-
-def test_unknown_device_and_dtype_are_refused(bundle):
-    with pytest.raises(UserError, match="device"):
-        maskgit_sr.load(bundle, device="abacus")
-    with pytest.raises(UserError, match="dtype"):
-        maskgit_sr.load(bundle, dtype="float8")
 
 
 def test_a_cut_bundle_is_refused(bundle, tmp_path):
@@ -174,27 +166,27 @@ def test_a_cut_bundle_is_refused(bundle, tmp_path):
         maskgit_sr.load(short)
 
 
-def test_a_bundle_of_another_method_is_refused(bundle, tmp_path):
-    params, metadata = bundles.read(bundle)
-    other = tmp_path / "other.safetensors"
-    bundles.write(other, params, bundles.Metadata("sorcery", metadata.config, 4))
-    with pytest.raises(UserError, match="method"):
-        maskgit_sr.load(other)
-
-
-def test_a_bundle_without_a_group_is_refused(bundle, tmp_path):
-    params, metadata = bundles.read(bundle)
+def without_a_group(params):
     del params["critic"]
-    other = tmp_path / "part.safetensors"
-    bundles.write(other, params, metadata)
-    with pytest.raises(UserError, match="missing: critic/"):
-        maskgit_sr.load(other)
 
 
-def test_nan_weights_are_refused(bundle, tmp_path):
-    params, metadata = bundles.read(bundle)
+def with_nan(params):
     params["codebook"]["embedding"][0, 0] = np.nan
-    other = tmp_path / "nan.safetensors"
-    bundles.write(other, params, metadata)
-    with pytest.raises(UserError, match="codebook/embedding"):
+
+
+@pytest.mark.parametrize(
+    ("damage", "changes", "message"),
+    [
+        (lambda params: None, {"scale": 2}, "scale: expected 4, found 2"),
+        (lambda params: None, {"method": "sorcery"}, "method"),
+        (without_a_group, {}, "missing: critic/"),
+        (with_nan, {}, "codebook/embedding"),
+    ],
+)
+def test_bundles_that_are_not_of_the_method(bundle, tmp_path, damage, changes, message):
+    params, metadata = bundles.read(bundle)
+    damage(params)
+    other = tmp_path / "other.safetensors"
+    bundles.write(other, params, dataclasses.replace(metadata, **changes))
+    with pytest.raises(UserError, match=message):
         maskgit_sr.load(other)

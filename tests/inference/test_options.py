@@ -9,6 +9,7 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.inference import options
 from maskgit_sr.methods.base import RestoreOptions
 from maskgit_sr.methods.registry import METHODS
+from tests.methods.small import build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +37,8 @@ def test_text_gets_the_type_of_the_field():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_takes_its_own_defaults_as_text(name):
-    method = METHODS[name]()
+def test_every_method_takes_its_own_defaults_as_text(name, tiny, losses):
+    method = build(name, tiny, losses)
     defaults = method.options()
     given = {option: str(value) for option, value in options.table(defaults).items()}
     assert "confidence" not in given

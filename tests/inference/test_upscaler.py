@@ -84,19 +84,29 @@ def sides():
 
 def pixels(height, width, channels=3, dtype=np.uint8):
     rng = np.random.default_rng(height * 100 + width)
-    top = 256 if dtype == np.uint8 else 65536
-    return rng.integers(0, top, (height, width, channels)).astype(dtype)
+    if dtype == np.float32:
+        return rng.random((height, width, channels), dtype)
+    return rng.integers(0, np.iinfo(dtype).max + 1, (height, width, channels)).astype(dtype)
 
 
-@settings(max_examples=25, deadline=None)
-@given(height=st.integers(1, 30), width=st.integers(1, 30))
-def test_any_size_gives_exactly_four_times_its_size(upscaler, height, width):
+def repeated(image, scale):
+    return image.repeat(scale, 0).repeat(scale, 1)
+
+
+@pytest.mark.parametrize(("name", "scale", "most"), [("upscaler", 4, 30), ("sides", 2, 70)])
+@settings(max_examples=25)
+@given(data=st.data())
+def test_any_size_gives_exactly_the_scale(request, name, scale, most, data):
+    height, width = (data.draw(st.integers(1, most)) for _ in range(2))
     image = pixels(height, width)
-    result = upscaler(image)
-    np.testing.assert_array_equal(result.image, image.repeat(4, 0).repeat(4, 1))
+    result = request.getfixturevalue(name)(image)
+    np.testing.assert_array_equal(result.image, repeated(image, scale))
     assert result.confidence.shape == (height, width)
     np.testing.assert_allclose(result.confidence, 0.25, atol=1e-6)
-    assert result.tokens.shape[2:] == (4, 4) and (result.tokens == 3).all()
+    if name == "sides":
+        assert result.tokens is None
+    else:
+        assert result.tokens.shape[2:] == (4, 4) and (result.tokens == 3).all()
 
 
 def test_one_compilation_serves_every_size(upscaler):
@@ -107,12 +117,12 @@ def test_one_compilation_serves_every_size(upscaler):
     assert Nearest.traces == before
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_integers_keep_their_depth(upscaler, dtype):
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_samples_keep_their_type(upscaler, dtype):
     image = pixels(9, 6, dtype=dtype)
     out = upscaler(image).image
     assert out.dtype == dtype
-    np.testing.assert_array_equal(out, image.repeat(4, 0).repeat(4, 1))
+    np.testing.assert_allclose(out, repeated(image, 4), atol=1e-6 * (dtype == np.float32))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -121,14 +131,7 @@ def test_channels_come_back_as_they_were(upscaler, channels):
     out = upscaler(image).image
     assert out.shape == (36, 24, channels)
     if channels == 1:  # grey: the luma of three equal channels
-        np.testing.assert_array_equal(out, image.repeat(4, 0).repeat(4, 1))
-
-
-def test_float_in_float_out(upscaler):
-    image = np.random.default_rng(0).random((5, 4, 3), np.float32)
-    out = upscaler(image).image
-    assert out.dtype == np.float32
-    np.testing.assert_allclose(out, image.repeat(4, 0).repeat(4, 1), atol=1e-6)
+        np.testing.assert_array_equal(out, repeated(image, 4))
 
 
 def test_pil_in_pil_out_with_alpha(upscaler):
@@ -138,14 +141,14 @@ def test_pil_in_pil_out_with_alpha(upscaler):
 
 
 @pytest.mark.parametrize(
-    ("scale", "size"), [(4, (24, 20)), (1, (6, 5)), (2.5, (15, 12)), (6, (36, 30))]
+    ("shape", "scale", "size"),
+    [
+        *(((6, 5), scale, size) for scale, size in ((4, (24, 20)), (1, (6, 5)), (2.5, (15, 12)))),
+        *(((6, 5), 6, (36, 30)), ((1, 3), 0.1, (1, 1))),  # never an empty image
+    ],
 )
-def test_scale_sets_the_output_size(upscaler, scale, size):
-    assert upscaler(pixels(6, 5), scale=scale).image.shape[:2] == size
-
-
-def test_tiny_scale_never_gives_an_empty_image(upscaler):
-    assert upscaler(pixels(1, 3), scale=0.1).image.shape == (1, 1, 3)
+def test_scale_sets_the_output_size(upscaler, shape, scale, size):
+    assert upscaler(pixels(*shape), scale=scale).image.shape == (*size, 3)
 
 
 def test_samples_depend_on_seed_and_not_on_batch(upscaler):
@@ -157,31 +160,46 @@ def test_samples_depend_on_seed_and_not_on_batch(upscaler):
     np.testing.assert_array_equal(first, other(image, temperature=1.0, seed=1).image)
 
 
-@settings(max_examples=25, deadline=None)
-@given(height=st.integers(1, 70), width=st.integers(1, 70))
-def test_windows_of_two_sides_give_exactly_the_scale(sides, height, width):
-    image = pixels(height, width)
-    result = sides(image)
-    np.testing.assert_array_equal(result.image, image.repeat(2, 0).repeat(2, 1))
-    assert result.tokens is None and result.confidence.shape == (height, width)
-    np.testing.assert_allclose(result.confidence, 0.25, atol=1e-6)
+@pytest.fixture
+def calls(monkeypatch):
+    """Shapes of the device calls of an upscaler, as they are made."""
+
+    def spy(upscaler):
+        shapes, plain = [], upscaler.run
+
+        def counted(lr, *rest):
+            shapes.append(lr.shape[:2])
+            return plain(lr, *rest)
+
+        monkeypatch.setattr(upscaler, "run", counted)
+        return shapes
+
+    return spy
 
 
-def test_device_calls_never_mix_sides(sides, monkeypatch):
-    options = sides.options()
-    pictures = [images.from_array(pixels(side, 8)) for side in (8, 1, 20, 40, 5, 3)]
-    shapes, plain = [], sides.run
-
-    def counted(lr, *rest):
-        shapes.append(lr.shape[:2])
-        return plain(lr, *rest)
-
-    monkeypatch.setattr(sides, "run", counted)
-    together = list(sides.complete((sides.mosaic(p, options) for p in pictures), options))
-    # windows: 1 + 1 of side 8, 1 + 2 of side 32, 1 + 1 of side 8
-    assert shapes == [(2, 8), (3, 32), (2, 8)]
+@pytest.mark.parametrize(
+    ("name", "scale", "heights", "shapes"),
+    [
+        ("upscaler", 4, (8, 12, 20, 8, 1), [(3, 8), (3, 8), (3, 8)]),  # 1 + 2 + 4 + 1 + 1 windows
+        # windows: 1 + 1 of side 8, 1 + 2 of side 32, 1 + 1 of side 8
+        ("sides", 2, (8, 1, 20, 40, 5, 3), [(2, 8), (3, 32), (2, 8)]),
+    ],
+)
+def test_device_calls_are_filled_from_images_of_one_side(
+    request, calls, name, scale, heights, shapes
+):
+    upscaler = request.getfixturevalue(name)
+    options = upscaler.options()
+    pictures = [images.from_array(pixels(height, 8)) for height in heights]
+    made, told = calls(upscaler), []
+    mosaics = (upscaler.mosaic(picture, options) for picture in pictures)
+    together = list(upscaler.complete(mosaics, options, 0, told.append))
+    assert made == shapes and told == [count for count, _ in shapes]
+    assert list(upscaler.complete([], options)) == []
     for picture, mosaic in zip(pictures, together, strict=True):
-        np.testing.assert_array_equal(mosaic.color, picture.color.repeat(2, 0).repeat(2, 1))
+        np.testing.assert_array_equal(mosaic.color, repeated(picture.color, scale))
+        alone = upscaler.restore(picture)
+        np.testing.assert_array_equal(mosaic.confidence, alone.confidence)
 
 
 def test_the_worked_example_doubles_by_default():
@@ -190,15 +208,11 @@ def test_the_worked_example_doubles_by_default():
     upscaler = Upscaler(Subpixel(), params, metadata, batch=2, device=jax.devices("cpu")[0])
     image = pixels(20, 20)
     result = upscaler(image)
-    np.testing.assert_array_equal(result.image, image.repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(result.image, repeated(image, 2))
     assert result.confidence is None and result.tokens is None
     grain = [upscaler(image, noise=0.1, seed=seed).image for seed in (1, 1, 2)]
     np.testing.assert_array_equal(grain[0], grain[1])
     assert (grain[0] != grain[2]).any()
-    with pytest.raises(UserError, match="confidence: subpixel has none"):
-        upscaler(image, confidence=True)
-    with pytest.raises(UserError, match="steps: subpixel has no such option.*strength, noise"):
-        upscaler(image, steps=2)
 
 
 def test_output_that_is_not_finite_is_an_error():
@@ -208,27 +222,6 @@ def test_output_that_is_not_finite_is_an_error():
 
 def test_no_confidence_unless_asked(upscaler):
     assert upscaler(pixels(6, 5), confidence=False).confidence is None
-
-
-def test_device_calls_are_filled_from_several_images(upscaler, monkeypatch):
-    options = upscaler.options()
-    pictures = [images.from_array(pixels(side, 8)) for side in (8, 12, 20, 8, 1)]
-    counts, plain = [], upscaler.run
-
-    def counted(lr, *rest):
-        counts.append(len(lr))
-        return plain(lr, *rest)
-
-    monkeypatch.setattr(upscaler, "run", counted)
-    mosaics = (upscaler.mosaic(picture, options) for picture in pictures)
-    told = []
-    together = list(upscaler.complete(mosaics, options, 0, told.append))
-    assert counts == told == [3, 3, 3]  # 1 + 2 + 4 + 1 + 1 tiles
-    assert list(upscaler.complete([], options)) == []
-    for picture, mosaic in zip(pictures, together, strict=True):
-        alone = upscaler.restore(picture)
-        np.testing.assert_array_equal(mosaic.color, alone.picture.color)
-        np.testing.assert_array_equal(mosaic.confidence, alone.confidence)
 
 
 def test_progress_reaches_the_total(upscaler):
