@@ -33,13 +33,11 @@ def sets(tmp_path_factory):
     rng = np.random.default_rng(0)
     for i in range(4):
         hr = wave(i)
-        images.write(images.from_array(hr), base / "hr" / f"{i}_HR.png")
-        images.write(images.from_array(images.resize(hr, 24, 24)), base / "lr" / f"{i}_LR4.png")
-        for tool, sigma in (("near", 2), ("far", 9)):
-            noisy = np.clip(hr + rng.normal(0, sigma, hr.shape), 0, 255)
-            images.write(
-                images.from_array(np.rint(noisy).astype(np.uint8)), base / tool / f"{i}_out.png"
-            )
+        noisy = (np.clip(hr + rng.normal(0, sigma, hr.shape), 0, 255) for sigma in (2, 9))
+        near, far = (np.rint(image).astype(np.uint8) for image in noisy)
+        made = {"hr": hr, "lr": images.resize(hr, 24, 24), "near": near, "far": far}
+        for kind, image in made.items():
+            images.write(images.from_array(image), base / kind / f"{i}_{kind.upper()}.png")
     return base
 
 
@@ -49,11 +47,13 @@ PIXELS = ("--metrics", "psnr_rgb,ssim_y")
 def test_score_and_compare(sets, tmp_path):
     for tool in ("near", "far"):
         found = run(
-            *("score", "--sr", sets / tool, "--hr", sets / "hr", *PIXELS),
-            *("-o", tmp_path / f"{tool}.json"),
+            *("score", "--sr", sets / tool, "--hr", sets / "hr", "--lr", sets / "lr", *PIXELS),
+            *("-o", tmp_path / f"{tool}.json", "--report", tmp_path),
         )
         assert f"{tool} " in found.stdout and "4 of 4 pictures scored" in found.stdout
         assert "psnr_rgb: RGB" in found.stdout and "higher is better" in found.stdout
+    page = (tmp_path / "index.html").read_text()
+    assert "bicubic" in page and "0_HR" in page and "data:image/webp" in page
     near, far = (json.loads((tmp_path / f"{tool}.json").read_text()) for tool in ("near", "far"))
     assert near["summary"]["psnr_rgb"]["mean"] == pytest.approx(42, abs=1)
     assert far["summary"]["psnr_rgb"]["mean"] == pytest.approx(29, abs=1)
@@ -65,48 +65,38 @@ def test_score_and_compare(sets, tmp_path):
 
 
 def test_missing_partners_are_told_of_and_cost_exit_code_1(sets, tmp_path):
-    for name in ("0_out.png", "2_out.png"):
+    for name in ("0_NEAR.png", "2_NEAR.png"):
         (tmp_path / name).write_bytes((sets / "near" / name).read_bytes())
     found = run("score", "--sr", tmp_path, "--hr", sets / "hr", *PIXELS, code=1)
     assert "2 of 4 pictures scored" in found.stdout
     assert found.stderr.count("no single partner") == 2 and "1_HR.png" in found.stderr
 
 
-def test_a_page_of_a_score(sets, tmp_path):
-    run(
-        *("score", "--sr", sets / "near", "--hr", sets / "hr", "--lr", sets / "lr", *PIXELS),
-        *("--report", tmp_path),
-    )
-    page = (tmp_path / "index.html").read_text()
-    assert "bicubic" in page and "0_HR" in page and "data:image/webp" in page
-
-
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("command", "message"),
     [
-        (["score"], "--sr: expected a folder of outputs, found none"),
-        (["score", "--sr", "gone"], "gone: no such file or folder"),
-        (["score", "--sr", "near", "--hr", "hr", "--protocol", "mine"], "--protocol: expected one"),
-        (
-            ["score", "--sr", "near", "--hr", "hr", "--metrics", "psnr"],
-            "--metrics: expected one of",
-        ),
-        (["score", "--sr", "near", "--hr", "hr", "--metrics", ","], "--metrics: expected names"),
-        (["score", "--sr", "near", "--hr", "hr", "--border", "-1"], "--border: expected at least"),
-        (["score", "--sr", "near", "--compare", "a", "b"], "--compare: takes two files"),
-        (["score", "--compare", "gone.json", "b.json"], "gone.json: No such file"),
-        (["evaluate", "--lr", "lr", "--limit", "0"], "--limit: expected at least 1"),
-        (["evaluate", "--lr", "lr", "--ablation", "parts"], "--hr: is needed for"),
-        (["evaluate", "--lr", "lr", "--hr", "hr", "--ablation", "x"], "--ablation: expected one"),
-        (["evaluate", "--lr", "lr", "--hr", "hr", "-m", "gone"], "gone"),
-        (["evaluate", "--lr", "lr", "--hr", "hr", "--option", "magic=1"], "no such option"),
-        (["evaluate", "--lr", "lr", "--hr", "hr", "--option", "magic"], "NAME=VALUE"),
-        (["evaluate", "--lr", "lr", "--hr", "hr", "--seed", "-1"], "--seed: expected 0"),
+        ("score", "--sr: expected a folder of outputs, found none"),
+        ("score --sr gone", "gone: no such file or folder"),
+        ("score --sr near --hr hr --protocol mine", "--protocol: expected one"),
+        ("score --sr near --hr hr --metrics psnr", "--metrics: expected one of"),
+        ("score --sr near --hr hr --metrics ,", "--metrics: expected names"),
+        ("score --sr near --hr hr --border -1", "--border: expected at least"),
+        ("score --sr near --compare a b", "--compare: takes two files"),
+        ("score --compare gone.json b.json", "gone.json: No such file"),
+        ("evaluate --lr lr --limit 0", "--limit: expected at least 1"),
+        ("evaluate --lr lr --ablation parts", "--hr: is needed for"),
+        ("evaluate --lr lr --hr hr --ablation x", "--ablation: expected one"),
+        ("evaluate --lr lr --hr hr -m gone", "gone"),
+        ("evaluate --lr lr --hr hr --option magic=1", "no such option"),
+        ("evaluate --lr lr --hr hr --option magic", "NAME=VALUE"),
+        ("evaluate --lr lr --steps 1 --option steps=2", "--option: expected steps once"),
+        ("evaluate --lr lr --hr hr --seed -1", "--seed: expected 0"),
     ],
 )
-def test_mistakes_are_one_line(sets, monkeypatch, args, message):
+def test_mistakes_are_one_line(sets, bundle, monkeypatch, command, message):
     monkeypatch.chdir(sets)
-    found = run(*args, code=2)
+    model = () if command.startswith("score") or "-m" in command.split() else ("-m", bundle)
+    found = run(*command.split(), *model, code=2)
     assert message in found.stderr and len(found.stderr.strip().splitlines()) == 1
 
 
@@ -130,23 +120,20 @@ def test_evaluate_restores_scores_and_keeps(sets, tmp_path):
     assert (tmp_path / "page" / "index.html").stat().st_size > 50_000
 
 
-def test_ablation(sets, tmp_path, monkeypatch):
+def test_ablation(sets, bundle, tmp_path, monkeypatch):
     steps = RealSRT.studies["steps"]
     short = tuple(run for run in steps if run[1]["steps"] <= 2)
     monkeypatch.setattr(RealSRT, "studies", {**RealSRT.studies, "steps": short})
     command = ("evaluate", "--lr", sets / "lr", "--hr", sets / "hr", *PIXELS, "--limit", 1)
+    command += ("--model", bundle)
     found = run(*command, "--ablation", "parts", "--steps", 1)
     for name in ("generator confidence", "+ critic", "+ control"):
         assert name in found.stdout
     found = run(*command, "--ablation", "steps", "-o", tmp_path / "t.json")
     assert "critic T=2" in found.stdout and (tmp_path / "t.png").stat().st_size > 5000
     curves = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("t-*.json"))]
-    assert [(c["source"]["rule"], c["source"]["steps"]) for c in curves] == [
-        ("confidence", 1),
-        ("confidence", 2),
-        ("critic", 1),
-        ("critic", 2),
-    ]
+    runs = [(curve["source"]["rule"], curve["source"]["steps"]) for curve in curves]
+    assert runs == [("confidence", 1), ("confidence", 2), ("critic", 1), ("critic", 2)]
     # the last step asks no one: with one step there is no difference
     assert curves[0]["summary"] == curves[2]["summary"]
 
@@ -178,23 +165,19 @@ def test_a_method_of_scale_2_without_confidence(sets, subpixel, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_synthetic_sets_take_the_models_scale(sets, subpixel, tmp_path):
-    output = tmp_path / "a.json"
-    command = ["--hr", str(sets / "hr"), "--limit", "1", "--metrics", "psnr_rgb,lr_psnr"]
-    assert synthetic.main([*command, "--model", str(subpixel), "--output", str(output)]) == 0
-    result = json.loads(output.read_text())
-    assert result["images"][0]["height"] == 96 and result["images"][0]["scores"]["lr_psnr"] > 10
-    assert result["source"]["degrade"] == "realesrgan" and result["source"]["strength"] == 1.0
-
-
-def test_synthetic_sets(sets, tmp_path, capsys):
-    command = ["--hr", str(sets / "hr"), "--limit", "2", "--metrics", "psnr_rgb", "--seed", "3"]
-    scores = []
+def test_synthetic_sets(sets, subpixel, tmp_path, capsys):
+    command = ["--hr", str(sets / "hr"), "--limit", "2", "--metrics", "psnr_rgb,lr_psnr"]
+    command += ["--seed", "3", "--model", str(subpixel)]
+    results = []
     for name in ("a", "b"):
         output = tmp_path / f"{name}.json"
-        assert synthetic.main([*command, "--degrade", "light", "--output", str(output)]) == 0
-        scores.append([row["scores"] for row in json.loads(output.read_text())["images"]])
+        assert synthetic.main([*command, "--output", str(output)]) == 0
+        results.append(json.loads(output.read_text()))
+    scores = [[row["scores"] for row in result["images"]] for result in results]
     assert scores[0] == scores[1] and len(scores[0]) == 2
+    assert results[0]["images"][0]["height"] == 96 and scores[0][0]["lr_psnr"] > 10
+    assert results[0]["source"]["degrade"] == "realesrgan"
+    assert results[0]["source"]["strength"] == 1.0
     capsys.readouterr()
     with pytest.raises(SystemExit, match="2"):
         synthetic.main([*command, "--degrade", "heavy"])
