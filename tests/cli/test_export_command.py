@@ -1,18 +1,10 @@
 """The export command: its options reach the library, mistakes are one line."""
 
 import pytest
-from typer.testing import CliRunner
 
 import maskgit_sr
-from maskgit_sr import cli
 from maskgit_sr.export import artifact as exporting
-
-
-def run(*args):
-    result = CliRunner().invoke(cli.app, ["export", *map(str, args)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+from tests.cli.commands import refuses, run
 
 
 @pytest.fixture
@@ -33,8 +25,8 @@ def calls(monkeypatch):
 
 def test_defaults(calls, tmp_path):
     output = tmp_path / "model"
-    result = run("--output", output)
-    assert result.exit_code == 0 and result.stderr == ""
+    result = run("export", "--output", output)
+    assert result.stderr == ""
     assert result.stdout.splitlines() == [
         "1x1: 99.960% of samples within 1/255 of the upscaler's, 100.000% of tokens equal",
         f"{output} (0.2 MB)",
@@ -46,8 +38,8 @@ def test_defaults(calls, tmp_path):
 
 def test_every_option_reaches_the_library(calls, tmp_path):
     text = "--format stablehlo -m other --steps 3 --option a=0.5 --option b=c"
-    text += " --dtype bfloat16 --max-batch 4"
-    assert run("-o", tmp_path / "m", *text.split(), "--max-pixels", 99, "--no-webp").exit_code == 0
+    text += " --dtype bfloat16 --max-batch 4 --max-pixels 99 --no-webp"
+    run("export", "-o", tmp_path / "m", *text.split())
     options = {"dtype": "bfloat16", "max_batch": 4, "max_pixels": 99, "webp": False}
     options["options"] = {"steps": 3, "a": "0.5", "b": "c"}
     assert calls == [("other", "stablehlo", tmp_path / "m", options)]
@@ -62,22 +54,16 @@ def test_every_option_reaches_the_library(calls, tmp_path):
         ("--max-pixels 0", "--max-pixels: expected at least 1, found 0"),
         ("--steps 0", "--steps: expected at least 1, found 0"),
         ("--option steps", "--option: expected NAME=VALUE, found 'steps'"),
+        ("--steps 2 --option steps=2", "--option: expected steps once, found it twice"),
+        ("--model none", "model: expected a path or one of realsrt"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, options, message):
-    result = run("--output", tmp_path / "m", *options.split())
-    assert (result.exit_code, result.stderr) == (2, f"maskgit-sr: {message}\n")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_unknown_model_leaves_nothing(tmp_path, monkeypatch):
+def test_mistakes_are_one_line(tmp_path, monkeypatch, options, message):
     monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: name)
-    result = run("--output", tmp_path / "m", "--model", "none")
-    assert result.exit_code == 2 and result.stderr.startswith("maskgit-sr: model: expected a path")
+    refuses(message, "export", "--output", tmp_path / "m", *options.split())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    result = run("--output", tmp_path)
-    assert result.exit_code == 2 and "expected an empty folder or none" in result.stderr
+    refuses("expected an empty folder or none", "export", "--output", tmp_path)

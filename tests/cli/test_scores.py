@@ -4,19 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import maskgit_sr
 from launch import evaluate as synthetic
-from maskgit_sr import cli, images
+from maskgit_sr import images
 from maskgit_sr.methods.realsrt import RealSRT
-
-
-def run(*args, code=0):
-    found = CliRunner().invoke(cli.app, [str(arg) for arg in args])
-    assert found.exit_code == code, found.output
-    assert "Traceback" not in found.output
-    return found
+from tests.cli.commands import refuses, run
 
 
 def wave(seed, side=96):
@@ -96,8 +89,7 @@ def test_missing_partners_are_told_of_and_cost_exit_code_1(sets, tmp_path):
 def test_mistakes_are_one_line(sets, bundle, monkeypatch, command, message):
     monkeypatch.chdir(sets)
     model = () if command.startswith("score") or "-m" in command.split() else ("-m", bundle)
-    found = run(*command.split(), *model, code=2)
-    assert message in found.stderr and len(found.stderr.strip().splitlines()) == 1
+    refuses(message, *command.split(), *model)
 
 
 def test_evaluate_restores_scores_and_keeps(sets, tmp_path):
@@ -160,8 +152,7 @@ def test_a_method_of_scale_2_without_confidence(sets, subpixel, tmp_path):
         (("--steps", 2), "steps: subpixel has no such option"),
         (("--temperature", 1), "temperature: subpixel has no such option"),
     ):
-        found = run(*with_hr, *args, code=2)
-        assert message in found.stderr and len(found.stderr.strip().splitlines()) == 1
+        refuses(message, *with_hr, *args)
     assert not (tmp_path / "c").exists()
 
 
