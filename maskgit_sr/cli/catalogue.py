@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,16 +23,14 @@ def models(
     with reporting():
         import maskgit_sr
 
-        shipped = maskgit_sr.list_models()
+        shipped = {info.name: info for info in maskgit_sr.list_models()}
         if name is None:
-            _print_models(shipped)
-            return
-        for info in shipped:
-            if info.name == name:
-                typer.echo(info.card.rstrip())
-                return
-        names = ", ".join(info.name for info in shipped) or "none"
-        raise UserError(f"models: expected one of {names}, found '{name}'")
+            _print_models(shipped.values())
+        elif name in shipped:
+            typer.echo(shipped[name].card.rstrip())
+        else:
+            names = ", ".join(shipped)
+            raise UserError(f"models: expected one of {names}, found '{name}'")
 
 
 @convert.command("realsrt")
@@ -49,16 +48,15 @@ def convert_realsrt(
         from maskgit_sr.convert import realsrt
 
         summary = realsrt.convert(source, target, overwrite=overwrite)
-        for key, value in dict(summary).items():
+        for key, value in summary.items():
             if isinstance(value, dict):
                 value = ", ".join(f"{name} {number}" for name, number in value.items())
             typer.echo(f"{key}: {value}")
 
 
-def _print_models(shipped: list[Any]) -> None:
-    table = plain_table(
-        "name", "method", "scale", "provides", "params", "size", "licence", "scores"
-    )
+def _print_models(shipped: Iterable[Any]) -> None:
+    names = ("name", "method", "scale", "provides", "params", "size", "licence", "scores")
+    table = plain_table(*names)
     for column in (1, 3, 6, 7):
         table.columns[column].justify = "left"
     for info in shipped:

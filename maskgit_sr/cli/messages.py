@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -34,10 +35,8 @@ def reporting() -> Iterator[None]:
 
 def show(table: Table) -> None:
     """Prints a table; a pipe gets whole lines instead of the 80 columns that are assumed of it."""
-    console = Console(emoji=False, markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(emoji=False, markup=False, highlight=False, width=200)
-    console.print(table)
+    width = None if sys.stdout.isatty() else 200
+    Console(emoji=False, markup=False, highlight=False, width=width).print(table)
 
 
 def plain_table(*columns: str) -> Table:
@@ -67,3 +66,11 @@ def progress() -> Progress:
         transient=True,
         disable=not _errors.is_terminal,
     )
+
+
+@contextlib.contextmanager
+def bar(name: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar and yields what moves it: a function of (images done, images in all)."""
+    with progress() as bars:
+        task = bars.add_task(name[:30], total=total, speed="")
+        yield lambda done, _: bars.update(task, completed=done)

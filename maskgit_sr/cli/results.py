@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from maskgit_sr.cli.messages import plain_table, progress, say, show
+from maskgit_sr.cli.messages import bar, plain_table, say, show
 from maskgit_sr.cli.options import check_number
 from maskgit_sr.errors import UserError
+from maskgit_sr.inference.options import table as table_of
 
 if TYPE_CHECKING:
     from maskgit_sr.evaluation.evaluator import Reader
@@ -43,16 +43,9 @@ def score(
     from maskgit_sr.evaluation import evaluator
 
     given = [kind for kind in ("hr", "lr") if all(getattr(e, kind) is not None for e in entries)]
-    with progress() as bars:
-        bar = bars.add_task(more["system"][:30], total=len(entries), speed="")
-        return evaluator.evaluate(
-            [entry.name for entry in entries],
-            read,
-            protocol,
-            given=given,
-            progress=lambda done, _: bars.update(bar, completed=done),
-            **more,
-        )
+    names = [entry.name for entry in entries]
+    with bar(more["system"], len(names)) as move:
+        return evaluator.evaluate(names, read, protocol, given=given, progress=move, **more)
 
 
 def restore_and_score(
@@ -76,15 +69,9 @@ def restore_and_score(
     from maskgit_sr.evaluation import restoring
 
     own = {name: value for name, value in options.items() if name != "seed"}
-    resolved = dataclasses.asdict(upscaler.options(confidence=False, **own))
-    del resolved["confidence"]  # it changes nothing that is scored
-    return score(
-        entries,
-        restoring.from_model(upscaler, entries, options, keep),
-        protocol,
-        source={**source, "seed": options["seed"], **resolved},
-        **more,
-    )
+    source = {**source, "seed": options["seed"], **table_of(upscaler.options(**own))}
+    read = restoring.from_model(upscaler, entries, options, keep)
+    return score(entries, read, protocol, source=source, **more)
 
 
 def finish(
@@ -123,9 +110,7 @@ def finish(
         say(f"report: {path}")
     table([result])
     counts = result["counts"]
-    if counts["scored"] == counts["of"]:
-        return 0
-    return 1 if counts["scored"] else 2
+    return 0 if counts["scored"] == counts["of"] else 1 if counts["scored"] else 2
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> None:
@@ -133,9 +118,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> None:
 
     What each metric measures follows.
     """
-    specs: dict[str, Any] = {}
-    for result in results:
-        specs |= result["protocol"]["metrics"]
+    specs = {k: spec for result in results for k, spec in result["protocol"]["metrics"].items()}
     heads = {name: f"{name} {'↑' if s['better'] == 'higher' else '↓'}" for name, s in specs.items()}
     if len(results) == 1:
         shown = plain_table(results[0]["system"], "mean", "95 % interval", "pictures")

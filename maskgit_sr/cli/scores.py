@@ -12,7 +12,7 @@ import typer
 
 from maskgit_sr import DEFAULT_MODEL
 from maskgit_sr.cli import options, results
-from maskgit_sr.cli.messages import plain_table, progress, reporting, say, show
+from maskgit_sr.cli.messages import bar, plain_table, reporting, say, show
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference.options import parse, split
 
@@ -73,7 +73,7 @@ def score(
             problems=problems,
             crop_to_min=crop_to_min,
         )
-        _exit(results.finish(result, entries, output, report))
+        raise typer.Exit(results.finish(result, entries, output, report))
 
 
 def evaluate(
@@ -129,16 +129,10 @@ def evaluate(
             return
 
         def run(changed: Mapping[str, Any], system: str, keep: Path | None) -> dict[str, Any]:
-            return results.restore_and_score(
-                upscaler,
-                entries,
-                chosen,
-                {"seed": seed, **own, **changed},
-                keep,
-                system=system,
-                source={"lr": lr, "hr": hr, "model": model},
-                problems=problems,
-            )
+            source = {"lr": lr, "hr": hr, "model": model}
+            wanted = {"seed": seed, **own, **changed}
+            more: Any = {"system": system, "source": source, "problems": problems}
+            return results.restore_and_score(upscaler, entries, chosen, wanted, keep, **more)
 
         if ablation is not None:
             from maskgit_sr.evaluation import restoring
@@ -148,12 +142,7 @@ def evaluate(
         with tempfile.TemporaryDirectory() as folder:
             keep = save or (Path(folder) if report is not None else None)
             result = run({}, Path(model).stem, keep)
-            _exit(results.finish(result, entries, output, report, keep))
-
-
-def _exit(code: int) -> None:
-    if code:
-        raise typer.Exit(code)
+            raise typer.Exit(results.finish(result, entries, output, report, keep))
 
 
 def _compare(first: Path, second: Path) -> None:
@@ -185,20 +174,11 @@ def _calibrate(
 ) -> None:
     from maskgit_sr.evaluation import calibration
 
-    with progress() as bars:
-        bar = bars.add_task("calibration", total=len(entries), speed="")
-        found, problems = calibration.measure(
-            upscaler,
-            entries,
-            options,
-            progress=lambda done, _: bars.update(bar, completed=done),
-        )
+    with bar("calibration", len(entries)) as move:
+        found, problems = calibration.measure(upscaler, entries, options, progress=move)
     for line in problems:
         say(line)
-    for line in calibration.lines(found):
-        typer.echo(line)
-    for path in calibration.write(found, folder):
-        typer.echo(f"{path}")
+    typer.echo("\n".join(map(str, [*calibration.lines(found), *calibration.write(found, folder)])))
 
 
 def _ablate(

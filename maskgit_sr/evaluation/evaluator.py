@@ -52,12 +52,8 @@ def from_files(entries: Sequence[Entry]) -> Reader:
 
     def read(index: int) -> Sample:
         entry = entries[index]
-        assert entry.sr is not None
-        sr, hr, lr = (
-            None if path is None else images.read(path) for path in (entry.sr, entry.hr, entry.lr)
-        )
-        assert sr is not None
-        return Sample(entry.name, sr, hr, lr)
+        found = {kind: getattr(entry, kind) for kind in ("sr", "hr", "lr")}
+        return Sample(entry.name, **{k: images.read(path) for k, path in found.items() if path})
 
     return read
 

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -53,20 +53,11 @@ def write(folder: Path, results: Sequence[Result], views: Views, *, quality: int
         raise UserError(f"report: expected systems of different names, found '{twice[0]}' twice")
     statistics.check_alike(results)
     path = Path(folder) / "index.html"
-    _write(path, _page(results, views, quality))
-    return path
-
-
-def _write(path: Path, chunks: Iterable[str]) -> None:
     with paths.whole(path) as part:
-        with paths.naming(path):
-            file = part.open("w", encoding="utf-8", newline="\n")
-        with file:
-            for chunk in chunks:  # an OSError of `views` is not about the page
-                with paths.naming(path):
-                    file.write(chunk)
-            with paths.naming(path):
-                file.flush()
+        for chunk in _page(results, views, quality):  # an OSError of `views` is not about the page
+            with paths.naming(path), part.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(chunk)
+    return path
 
 
 # ---------------------------------------------------------------- the page
