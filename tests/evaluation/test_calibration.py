@@ -50,14 +50,11 @@ def test_ties_count_half():
 
 
 def test_tiles_are_cut_alike():
+    lr, hr = np.zeros((63, 80, 3), np.uint8), np.zeros((252, 320, 3), np.uint8)
     with pytest.raises(UserError, match="smaller than a window of 64"):
-        calibration.cut_pair(
-            np.zeros((63, 80, 3), np.uint8), np.zeros((252, 320, 3), np.uint8), 64, 4
-        )
+        calibration.cut_pair(lr, hr, 64, 4)
     with pytest.raises(UserError, match="HR 320x250 is not 4 times LR 80x63"):
-        calibration.cut_pair(
-            np.zeros((63, 80, 3), np.uint8), np.zeros((250, 320, 3), np.uint8), 64, 4
-        )
+        calibration.cut_pair(lr, hr[:250], 64, 4)
     hr = np.random.default_rng(0).integers(0, 256, (40, 72, 3)).astype(np.uint8)
     lr, tiles = calibration.cut_pair(hr[::4, ::4], hr, 8, 4)
     assert lr.shape == (2, 8, 8, 3) and tiles.shape == (2, 32, 32, 3)

@@ -3,17 +3,15 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 
 import maskgit_sr
-from maskgit_sr import bundles, images, metrics
+from maskgit_sr import images, metrics
 from maskgit_sr.errors import UserError
 from maskgit_sr.evaluation import evaluator, restoring
 from maskgit_sr.evaluation.evaluator import Sample
 from maskgit_sr.images import pairing
-from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods.subpixel import Subpixel
 from maskgit_sr.metrics import protocols
 from maskgit_sr.metrics.fid import frechet_distance
@@ -100,12 +98,11 @@ def test_a_score_of_the_set_is_in_the_summary_alone(means_for_features):
     pairs = [(picture(i), picture(i + 10)) for i in range(4)]
     wrong = (picture(1, 50, 64), picture(2))
     found = run(*pairs, wrong, protocol=means_for_features)
-    colours = [[pair[i].reshape(-1, 3).mean(0) / 255 for pair in pairs] for i in (0, 1)]
-    moments = [
-        f(c) for c in colours for f in (lambda x: np.mean(x, 0), lambda x: np.cov(x, rowvar=False))
+    colours = [
+        np.array([image.mean((0, 1)) / 255 for image in set]) for set in zip(*pairs, strict=True)
     ]
-    expected = frechet_distance(*moments)
-    assert found["summary"]["fid"]["mean"] == pytest.approx(expected, rel=1e-4)
+    moments = [moment for c in colours for moment in (c.mean(0), np.cov(c, rowvar=False))]
+    assert found["summary"]["fid"]["mean"] == pytest.approx(frechet_distance(*moments), rel=1e-4)
     assert found["summary"]["fid"]["n"] == 4 and found["counts"] == {"scored": 4, "of": 5}
     assert [row["scores"] for row in found["images"]] == [{}] * 4
 
@@ -118,39 +115,44 @@ def test_a_score_of_the_set_that_there_is_none_of_is_told(means_for_features):
     hole[3, 4] = np.nan
     good = Sample("a", images.from_array(picture(1)), images.from_array(picture(2)))
     bad = Sample("b", dataclasses.replace(good.sr, color=hole), good.hr)
-    found = evaluator.evaluate(
-        ["a", "b"], [good, bad].__getitem__, means_for_features, system="test", source={}
-    )
+    read = [good, bad].__getitem__
+    found = evaluator.evaluate("ab", read, means_for_features, system="test", source={})
     assert found["summary"]["fid"]["mean"] is None and found["problems"] == ["fid is nan"]
     json.dumps(found, allow_nan=False)
 
 
-def test_crop_to_min_says_so():
-    large = picture(1, 50, 66)
-    found = run((large, picture(2)), crop_to_min=True)
-    assert found["images"][0]["scores"] == run((large[:48, :64], picture(2)))["images"][0]["scores"]
-    assert found["images"][0]["notes"] == ["SR 66x50, HR 64x48, both cut to 64x48"]
+SR, HR = picture(1, 64, 80), picture(2, 64, 80)
 
 
-def test_sixteen_bits_are_scored_as_they_are():
-    sr, hr = picture(1), picture(2)
-    deep = run((sr.astype(np.uint16) * 257, hr))
-    assert deep["images"][0]["scores"] == pytest.approx(run((sr, hr))["images"][0]["scores"])
-    assert deep["images"][0]["notes"] == ["SR has uint16 samples, scored as they are"]
-
-
-def test_crop_and_border():
-    sr, hr = picture(1, 64, 80), picture(2, 64, 80)
-    cropped = run((sr, hr), protocol=PIXELS.changed(crop=32))
-    inner = run((sr[16:48, 24:56], hr[16:48, 24:56]))
-    assert cropped["images"][0]["scores"] == inner["images"][0]["scores"]
-    assert cropped["protocol"]["name"] == "custom" and cropped["protocol"]["crop"] == 32
-    cut = run((sr, hr), protocol=PIXELS.changed(border=4))
-    assert cut["images"][0]["scores"]["psnr_rgb"] == pytest.approx(
-        run((sr[4:-4, 4:-4], hr[4:-4, 4:-4]))["images"][0]["scores"]["psnr_rgb"]
+@pytest.mark.parametrize(
+    ("pair", "changes", "options", "part", "notes"),
+    [
+        (
+            *((SR, HR[:60, :78]), {}, {"crop_to_min": True}, (slice(60), slice(78))),
+            ["SR 80x64, HR 78x60, both cut to 78x60"],
+        ),
+        (
+            *((SR.astype(np.uint16) * 257, HR), {}, {}, ()),
+            ["SR has uint16 samples, scored as they are"],
+        ),
+        ((SR, HR), {"crop": 32}, {}, (slice(16, 48), slice(24, 56)), []),
+        ((SR, HR), {"metrics": ("psnr_rgb",), "border": 4}, {}, (slice(4, -4), slice(4, -4)), []),
+    ],
+)
+def test_the_part_that_is_scored(pair, changes, options, part, notes):
+    found = run(pair, protocol=PIXELS.changed(**changes), **options)
+    (row,), (expected,) = found["images"], run((SR[part], HR[part]))["images"]
+    assert row["notes"] == notes
+    assert row["scores"] == pytest.approx(
+        {name: expected["scores"][name] for name in row["scores"]}
     )
-    small = run((sr, hr), protocol=PIXELS.changed(crop=72))
-    assert small["problems"] == ["0: 80x64 is smaller than the crop of 72"]
+    assert found["protocol"]["crop"] == changes.get("crop", 0)
+    assert found["protocol"]["name"] == ("custom" if changes else PIXELS.name)
+
+
+def test_a_crop_larger_than_the_image_costs_the_image():
+    found = run((SR, HR), protocol=PIXELS.changed(crop=72))
+    assert found["problems"] == ["0: 80x64 is smaller than the crop of 72"]
 
 
 def test_a_metric_that_needs_more_pixels_is_left_out_of_that_picture():
@@ -192,14 +194,9 @@ def test_files_and_what_is_wrong_with_them(tmp_path):
     (tmp_path / "sr/b.png").write_bytes((tmp_path / "sr/b.png").read_bytes()[:300])
     (tmp_path / "hr/d.png").write_bytes(b"")
     entries, problems = pairing.match(str(tmp_path / "sr"), str(tmp_path / "hr"))
-    found = evaluator.evaluate(
-        [e.name for e in entries],
-        evaluator.from_files(entries),
-        PIXELS,
-        system="x",
-        source={},
-        problems=problems,
-    )
+    names, read = [entry.name for entry in entries], evaluator.from_files(entries)
+    more = {"system": "x", "source": {}, "problems": problems}
+    found = evaluator.evaluate(names, read, PIXELS, **more)
     assert found["counts"] == {"scored": 2, "of": 4}
     assert len(found["problems"]) == 2 and "b.png" in found["problems"][1]
     assert all(row["scores"]["psnr_y"] == 100 for row in found["images"])
@@ -230,13 +227,12 @@ def test_a_method_without_confidence_is_scored_kept_and_shown(tmp_path, subpixel
     entries = [saved(tmp_path, "a", picture(1), 2), saved(tmp_path, "b", picture(2), 4)]
     read = restoring.from_model(upscaler, entries, {"seed": 0, "strength": 0.0}, tmp_path / "kept")
     protocol = PIXELS.changed(metrics=("psnr_rgb", "lr_psnr"))
-    found = evaluator.evaluate(
-        ["a", "b"], read, protocol, system="twice", source={}, given=("hr", "lr")
-    )
+    given = ("hr", "lr")
+    found = evaluator.evaluate("ab", read, protocol, system="twice", source={}, given=given)
     assert found["problems"] == ["b: HR 64x48 is not 2 times LR 16x12"]
     # without the residual the output is the repeated input
     lr, hr = (images.read(path).color for path in (entries[0].lr, entries[0].hr))
-    expected = run((lr.repeat(2, 0).repeat(2, 1), hr, lr), protocol=protocol, given=("hr", "lr"))
+    expected = run((lr.repeat(2, 0).repeat(2, 1), hr, lr), protocol=protocol, given=given)
     assert found["images"][0]["scores"] == expected["images"][0]["scores"]
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["a.png"]
     views = restoring.views(entries[0], "twice", tmp_path / "kept", crop=16)
@@ -245,9 +241,8 @@ def test_a_method_without_confidence_is_scored_kept_and_shown(tmp_path, subpixel
     }
 
 
-def test_a_method_with_confidence_keeps_it(tmp_path, method, params):
-    metadata = bundles.Metadata("realsrt", method.describe(), method.scale)
-    upscaler = Upscaler(method, params, metadata, batch=1, device=jax.devices("cpu")[0])
+def test_a_method_with_confidence_keeps_it(tmp_path, bundle):
+    upscaler = maskgit_sr.load(bundle, batch=1)
     entry = saved(tmp_path, "a", picture(1, 64, 64), 4)
     restoring.from_model(upscaler, [entry], {"seed": 0, "steps": 1}, tmp_path / "kept")(0)
     views = restoring.views(entry, "tiny", tmp_path / "kept")

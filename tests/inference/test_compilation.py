@@ -66,17 +66,15 @@ def test_it_also_starts_after_something_was_compiled(settings):
     assert list(folder.glob("*-cache"))
 
 
-def test_a_folder_of_ones_own_stays(settings):
-    own = str(settings / "own")
-    jax.config.update("jax_compilation_cache_dir", own)
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("jax_compilation_cache_dir", "own"), ("jax_enable_compilation_cache", False)],
+)
+def test_what_the_user_has_set_stays(settings, setting, value):
+    jax.config.update(setting, value)
+    before = jax.config.jax_compilation_cache_dir
     assert compilation.keep() is None
-    assert jax.config.jax_compilation_cache_dir == own
-
-
-def test_no_cache_stays_none(settings):
-    jax.config.update("jax_enable_compilation_cache", False)
-    assert compilation.keep() is None
-    assert jax.config.jax_compilation_cache_dir is None
+    assert jax.config.jax_compilation_cache_dir == before
     assert not list(settings.rglob("compiled"))
 
 
