@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -115,11 +116,11 @@ def upscale(
         failed = 0
         with progress() as bars:
             bar = bars.add_task("", total=len(todo), speed="")
-            meter = Meter(bars, bar)
-            for done, job in enumerate(todo):
-                meter.start(done, job.source.name)
+            for number, job in enumerate(todo):
+                name = printable(job.source.name)[:30]
+                bars.update(bar, description=name, completed=number)
                 try:
-                    _restore(upscaler, job, chosen, meter)
+                    _restore(upscaler, job, chosen, _meter(bars, bar, number))
                 except (UserError, OSError) as error:
                     if len(jobs) == 1 or (isinstance(error, OSError) and not error.filename):
                         raise
@@ -136,7 +137,9 @@ def upscale(
             raise typer.Exit(1)
 
 
-def _restore(upscaler: Any, job: Job, chosen: dict[str, Any], meter: Meter) -> None:
+def _restore(
+    upscaler: Any, job: Job, chosen: dict[str, Any], tiles: Callable[[int, int], None]
+) -> None:
     from maskgit_sr import images
     from maskgit_sr.images import files
 
@@ -145,7 +148,7 @@ def _restore(upscaler: Any, job: Job, chosen: dict[str, Any], meter: Meter) -> N
         say(f"{job.source}: {note}")
     images.check_target(picture, job.target, scale=upscaler.scale(chosen["scale"]))
     try:
-        restoration = upscaler.restore(picture, progress=meter.tiles, **chosen)
+        restoration = upscaler.restore(picture, progress=tiles, **chosen)
     except UserError as error:
         raise UserError(f"{job.source}: {error}") from None
     for note in images.write(restoration.picture, job.target):
@@ -156,24 +159,14 @@ def _restore(upscaler: Any, job: Job, chosen: dict[str, Any], meter: Meter) -> N
         images.write(grey, files.confidence_path(job.target))
 
 
-class Meter:
-    """Feeds the progress bar: a picture counts by the share of its tiles that are done."""
+def _meter(bars: Progress, bar: Any, number: int) -> Callable[[int, int], None]:
+    """Returns what feeds the bar: a picture counts by the share of its tiles that are done."""
+    begin = time.monotonic()
 
-    def __init__(self, progress: Progress, bar: Any) -> None:
-        self._progress, self._bar = progress, bar
-        self._begin = time.monotonic()
-        self._pictures = self._tiles_before = self._tiles_here = 0
-
-    def start(self, pictures: int, name: str) -> None:
-        self._pictures = pictures
-        self._tiles_before += self._tiles_here
-        self._tiles_here = 0
-        self._progress.update(self._bar, description=printable(name)[:30], completed=pictures)
-
-    def tiles(self, done: int, total: int) -> None:
-        self._tiles_here = done
-        seconds = max(time.monotonic() - self._begin, 1e-3)
-        speed = (self._tiles_before + done) / seconds
+    def tiles(done: int, total: int) -> None:
+        speed = done / max(time.monotonic() - begin, 1e-3)
         # Short of one: the picture is still to be written.
-        completed = self._pictures + min(done / max(total, 1), 0.99)
-        self._progress.update(self._bar, completed=completed, speed=f"{speed:.1f} tiles/s")
+        completed = number + min(done / max(total, 1), 0.99)
+        bars.update(bar, completed=completed, speed=f"{speed:.1f} tiles/s")
+
+    return tiles
