@@ -87,9 +87,10 @@ def stablehlo(upscaler, tmp_path_factory):
     folders = [tmp_path_factory.mktemp("stablehlo") / "model" for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_check, "SIZES", ((5, 9), (20, 70)))
+        text = {name: str(value) for name, value in NOISE.items()}  # as a command has it
         return {
             folder: exporting.export(upscaler, "stablehlo", folder, options=options)
-            for folder, options in zip(folders, ({}, NOISE), strict=True)
+            for folder, options in zip(folders, ({}, text), strict=True)
         }
 
 

@@ -74,7 +74,6 @@ def test_a_method_of_scale_2_without_tokens_and_confidence(subpixel):
     ("options", "message"),
     [
         ({"confidence": True}, "confidence: subpixel has none"),
-        ({"steps": 4}, "steps: subpixel has no such option; expected one of .*strength, noise"),
         ({"strength": "much"}, "strength: expected float, found 'much'"),
         ({"strength": True}, "strength: expected float, found True"),
         ({"strength": float("nan")}, "strength: expected 0 or more, found nan"),

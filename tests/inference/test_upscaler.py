@@ -41,7 +41,7 @@ class NearestOptions(RestoreOptions):
 class Nearest(MethodBase):
     """A method whose restoration is pixel repetition, so that every output is known."""
 
-    name, groups = "nearest", ("gain",)
+    name, scale, groups = "nearest", 4, ("gain",)
     provides = frozenset({"confidence", "tokens"})
     config_class, losses_class, options_class = NearestConfig, NearestConfig, NearestOptions
     traces = 0
@@ -160,23 +160,6 @@ def test_samples_depend_on_seed_and_not_on_batch(upscaler):
     np.testing.assert_array_equal(first, other(image, temperature=1.0, seed=1).image)
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """Shapes of the device calls of an upscaler, as they are made."""
-
-    def spy(upscaler):
-        shapes, plain = [], upscaler.run
-
-        def counted(lr, *rest):
-            shapes.append(lr.shape[:2])
-            return plain(lr, *rest)
-
-        monkeypatch.setattr(upscaler, "run", counted)
-        return shapes
-
-    return spy
-
-
 @pytest.mark.parametrize(
     ("name", "scale", "heights", "shapes"),
     [
@@ -186,16 +169,19 @@ def calls(monkeypatch):
     ],
 )
 def test_device_calls_are_filled_from_images_of_one_side(
-    request, calls, name, scale, heights, shapes
+    request, monkeypatch, name, scale, heights, shapes
 ):
     upscaler = request.getfixturevalue(name)
     options = upscaler.options()
     pictures = [images.from_array(pixels(height, 8)) for height in heights]
-    made, told = calls(upscaler), []
+    made, told, plain = [], [], upscaler.run
+    spy = lambda lr, *rest: made.append(lr.shape[:2]) or plain(lr, *rest)  # noqa: E731
+    monkeypatch.setattr(upscaler, "run", spy)
     mosaics = (upscaler.mosaic(picture, options) for picture in pictures)
     together = list(upscaler.complete(mosaics, options, 0, told.append))
     assert made == shapes and told == [count for count, _ in shapes]
     assert list(upscaler.complete([], options)) == []
+    monkeypatch.undo()
     for picture, mosaic in zip(pictures, together, strict=True):
         np.testing.assert_array_equal(mosaic.color, repeated(picture.color, scale))
         alone = upscaler.restore(picture)
