@@ -7,12 +7,11 @@ Kernels with equal parameters, each fixed step with equal input, and the distrib
 measures over many chains on the same HR crops: PSNR between LR and the bicubic reduction of HR,
 noise level (robust standard deviation of the finest diagonal detail) and sharpness (log variance
 of the Laplacian). Exit code 1 if a step differs or a two-sample Kolmogorov–Smirnov test has
-p ≤ 0.01. The public code takes about a second a chain; see `benchmarks.realesrgan_reference`.
+p ≤ 0.01. The public code takes about a second a chain; see `benchmarks.references`.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,14 +19,15 @@ import cv2
 import numpy as np
 from scipy import stats
 
-from benchmarks.realesrgan_reference import Reference
+from benchmarks import common
+from benchmarks.references import RealESRGAN
 from data import degradations, operations
 from data.kernels import Kernel
 from data.sources import ImageFolder
 from maskgit_sr.images.samples import unit
 
 
-def compare_kernels(reference: Reference) -> float:
+def compare_kernels(reference: RealESRGAN) -> float:
     """Largest difference over the seven kernels and all sizes."""
     rng, public, worst = np.random.default_rng(0), reference.degradations, 0.0
     for size in range(7, 22, 2):
@@ -40,26 +40,22 @@ def compare_kernels(reference: Reference) -> float:
             ]
             for isotropic in (True, False):
                 axes = (x, x, 0.0) if isotropic else (x, y, theta)
-                for shape, theirs in (
-                    ("gaussian", public.bivariate_Gaussian(size, x, y, theta, isotropic=isotropic)),
-                    (
-                        "generalized",
-                        public.bivariate_generalized_Gaussian(
-                            size, x, y, theta, beta, isotropic=isotropic
-                        ),
+                shape = {"isotropic": isotropic}
+                theirs = {
+                    "gaussian": public.bivariate_Gaussian(size, x, y, theta, **shape),
+                    "generalized": public.bivariate_generalized_Gaussian(
+                        size, x, y, theta, beta, **shape
                     ),
-                    (
-                        "plateau",
-                        public.bivariate_plateau(size, x, y, theta, beta, isotropic=isotropic),
-                    ),
-                ):
-                    used = 1.0 if shape == "gaussian" else beta
-                    pairs.append((Kernel(shape, size, *axes, beta=used), theirs))
+                    "plateau": public.bivariate_plateau(size, x, y, theta, beta, **shape),
+                }
+                for kind, array in theirs.items():
+                    used = 1.0 if kind == "gaussian" else beta
+                    pairs.append((Kernel(kind, size, *axes, beta=used), array))
             worst = max(worst, *(float(np.abs(k.array() - t).max()) for k, t in pairs))
     return worst
 
 
-def compare_steps(reference: Reference, image: np.ndarray) -> dict[str, float]:
+def compare_steps(reference: RealESRGAN, image: np.ndarray) -> dict[str, float]:
     """Largest difference of each step without randomness, in levels of 255."""
     torch, public = reference.torch, reference.processing
     functional = torch.nn.functional
@@ -95,30 +91,31 @@ def compare_steps(reference: Reference, image: np.ndarray) -> dict[str, float]:
             resized = operations.resize(hr, *size, ours, factor=factor)
             note(f"{ours} by factor", resized, array(by_factor))
     for quality in (30, 62, 95):
-        note("JPEG", operations.jpeg(hr, quality), _public_jpeg(reference, hr, quality))
+        bgr = np.ascontiguousarray(hr[..., ::-1])
+        theirs = reference.degradations.add_jpg_compression(bgr, quality)[..., ::-1]
+        note("JPEG", operations.jpeg(hr, quality), theirs)
     return found
 
 
-def _public_jpeg(reference: Reference, image: np.ndarray, quality: int) -> np.ndarray:
-    bgr = np.ascontiguousarray(image[..., ::-1])
-    return reference.degradations.add_jpg_compression(bgr, quality)[..., ::-1]
-
-
-def compare_noises(reference: Reference, image: np.ndarray) -> dict[str, tuple[float, float]]:
+def compare_noises(reference: RealESRGAN, image: np.ndarray) -> dict[str, tuple[float, float]]:
     """Standard deviation of each noise before clipping, in levels: (here, public code)."""
     torch, public = reference.torch, reference.degradations
     hr = unit(image)
     batch = torch.from_numpy(hr.transpose(2, 0, 1).copy())[None]
     rng, found = np.random.default_rng(0), {}
     for grey in (False, True):
-        gauss = operations.gaussian_noise(hr, 20 / 255, rng, grey=grey) - hr
-        shot = operations.poisson_noise(hr, 2.0, rng, grey=grey) - hr
-        theirs = (
-            public.generate_gaussian_noise_pt(batch, 20, float(grey)),
-            public.generate_poisson_noise_pt(batch, 2.0, float(grey)),
-        )
-        for name, ours, other in zip(("Gaussian", "shot"), (gauss, shot), theirs, strict=True):
-            found[f"{'grey ' * grey}{name}"] = (255 * float(ours.std()), 255 * float(other.std()))
+        pairs = {
+            "Gaussian": (
+                operations.gaussian_noise(hr, 20 / 255, rng, grey=grey) - hr,
+                public.generate_gaussian_noise_pt(batch, 20, float(grey)),
+            ),
+            "shot": (
+                operations.poisson_noise(hr, 2.0, rng, grey=grey) - hr,
+                public.generate_poisson_noise_pt(batch, 2.0, float(grey)),
+            ),
+        }
+        for name, (ours, theirs) in pairs.items():
+            found[f"{'grey ' * grey}{name}"] = (255 * float(ours.std()), 255 * float(theirs.std()))
     return found
 
 
@@ -136,9 +133,7 @@ def measures(lr: np.ndarray, reduced: np.ndarray) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--basicsr", type=Path, required=True)
     parser.add_argument("--realesrgan", type=Path, required=True)
     parser.add_argument("--photos", required=True, help="folder of HR photographs")
@@ -147,7 +142,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     try:
-        reference = Reference(options.basicsr, options.realesrgan, options.crop)
+        reference = RealESRGAN(options.basicsr, options.realesrgan, options.crop)
         photos = ImageFolder(options.photos)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
