@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def once(what: str) -> float | None:
     return common.timed(_works[what]).wall if what in _works else None
 
 
-def measure(given: argparse.Namespace) -> list[tuple[object, ...]]:
+def measure(given: argparse.Namespace) -> Sequence[Sequence[object]]:
     """Returns a row a system, after rounds in turn."""
     rows, reference = [], 0.0
     with contextlib.ExitStack() as stack:

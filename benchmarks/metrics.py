@@ -31,7 +31,7 @@ from data.sources import ImageFolder
 from maskgit_sr import metrics
 
 EVALUATION = ("psnr_rgb", "psnr_y", "ssim_y", "ms_ssim_y", "lpips_alex")
-Call = Callable[[np.ndarray, np.ndarray], Any]
+Call = Callable[..., Any]
 
 
 def pairs(photos: str | None, side: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -69,9 +69,14 @@ def _skimage() -> dict[str, Call]:
     def luma(x: np.ndarray) -> np.ndarray:
         return (rgb2ycbcr(x[0])[..., 0] / 255).astype(np.float32)
 
-    gaussian = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
     psnr = partial(peak_signal_noise_ratio, data_range=1)
-    ssim = partial(structural_similarity, data_range=1, **gaussian)
+    ssim: Call = partial(
+        structural_similarity,
+        data_range=1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
     return {
         "psnr_rgb": lambda x, y: psnr(y, x),
         "psnr_y": lambda x, y: psnr(luma(y), luma(x)),

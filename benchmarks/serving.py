@@ -109,7 +109,7 @@ def load(
     address: str,
     order: Sequence[Case],
     clients: int,
-    check: Callable[[Case, httpx.Response], None],
+    check: Callable[[Case, httpx.Response], object],
 ) -> tuple[float, list[float]]:
     """Sends each case once, so many at a time; returns the seconds of all, and of each.
 
@@ -166,14 +166,19 @@ def mixed(upscaler: Upscaler, requests: int, clients: int, options: list[str]) -
         total, taken = load(address, order, clients, check)
         text = httpx.get(f"{address}/metrics").text
     print(*wrong, sep="\n")
-    p50, p99 = np.percentile(taken, (50, 99))
+    p50, p99 = percentiles(taken, 2)
     print(
         f"{done} responses of {requests} in {total:.1f} s, {clients} at a time,"
         f" {sum(case.status != 200 for case in order)} of them errors on purpose;"
-        f" wrong or lost: {len(wrong) + requests - done}; p50 {p50:.2f} s, p99 {p99:.2f} s"
+        f" wrong or lost: {len(wrong) + requests - done}; p50 {p50} s, p99 {p99} s"
     )
     print(*(line for line in text.splitlines() if line.startswith("maskgit_sr_requests_total")))
     return len(wrong) + requests - done
+
+
+def percentiles(seconds: list[float], digits: int) -> list[str]:
+    """Returns the 50th and the 99th percentile."""
+    return [f"{value:.{digits}f}" for value in np.percentile(seconds, (50, 99))]
 
 
 def speed(
@@ -196,8 +201,7 @@ def speed(
     alone += bare()
     reference = 1 / float(np.mean(alone))
     rows = [
-        (name, f"{rate:.2f}", f"{rate / reference:.2f}")
-        + tuple(f"{x:.3f}" for x in np.percentile(taken, (50, 99)))
+        (name, *(f"{x:.2f}" for x in (rate, rate / reference)), *percentiles(taken, 3))
         for name, (rate, taken) in {"Upscaler": (reference, alone), **found}.items()
     ]
     return common.table("|requests/s|of the Upscaler|p50 s|p99 s", rows)
@@ -220,7 +224,9 @@ def main() -> int:
         return int(mixed(upscaler, given.requests or 200, (given.clients or [8])[0], options) > 0)
     rows = speed(upscaler, given.clients or [1, 4, 16], given.requests or 32, given.side, options)
     device = upscaler.device.device_kind
-    print(f"{given.model}, images of {given.side}², {device}, batches of {upscaler.batch}\n\n{rows}")
+    print(
+        f"{given.model}, images of {given.side}², {device}, batches of {upscaler.batch}\n\n{rows}"
+    )
     return 0
 
 

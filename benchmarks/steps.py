@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import flops
+from benchmarks import roofline
 from launch.settings import losses
 from maskgit_sr import paths
 from maskgit_sr.arrays import Execution, Params
@@ -54,7 +54,7 @@ class Step:
         """[FLOPs, bytes] of an example, of all phases, in a batch of 8."""
         with accelerator():
             traced = jax.make_jaxpr(self.jitted())(self.state, self.frozen, self.batch(8))
-        return flops.cost(traced.jaxpr) / 8
+        return roofline.cost(traced.jaxpr) / 8
 
     @functools.cached_property
     def kept_bytes(self) -> float:

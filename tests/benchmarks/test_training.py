@@ -1,7 +1,5 @@
 """benchmarks.training: a run of it on a tiny network."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -16,17 +14,24 @@ def run(monkeypatch, *arguments):
     return training.main()
 
 
-def test_a_run(tiny_sizes, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(data, "rate", lambda photos, recipe, *rest, **more: float(recipe.crop))
-    path = tmp_path / "found.json"
+def rows(text):
+    """The rows of a printed table by the names of its columns."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
+
+
+def test_a_run(tiny_sizes, monkeypatch, capsys):
+    monkeypatch.setattr(data, "rate", lambda photos, spec, *rest, **more: float(spec.crop))
     arguments = ["--stages", "generator", "--steps", "2", "--repeats", "1", "--photos", "P"]
-    assert run(monkeypatch, *arguments, "--output", str(path)) == 0
-    (row,) = json.loads(path.read_text())["stages"]
-    assert (row["stage"], row["batch"], row["skipped"]) == ("generator", 2, 0)
-    assert row["examples_per_second"] == pytest.approx(2 / row["seconds"])
-    assert row["flops"] == 2 * row["flops_an_example"] > 0 and row["bytes"] > 0
-    assert row["workers"] == pytest.approx(row["examples_per_second"] / 64)
-    assert "| base | generator | float32 | 2 |" in capsys.readouterr().out
+    assert run(monkeypatch, *arguments) == 0
+    (row,) = rows(capsys.readouterr().out)
+    assert (row["stage"], row["dtype"], row["batch"]) == ("generator", "float32", "2")
+    rate = float(row["examples/s"])
+    assert rate == pytest.approx(2e3 / float(row["ms a step"]), rel=1e-2)
+    assert float(row["workers to keep up"]) == pytest.approx(rate / 64, abs=0.051)
+    made = steps.abstract(training.config_of("base", None, None), "generator", Execution())
+    assert float(row["GFLOP"]) == pytest.approx(2 * made.cost[0] / 1e9, rel=1e-3)
+    assert float(row["GB"]) > 0
 
 
 def test_the_input_is_that_of_the_stage(tiny_sizes, monkeypatch):
@@ -69,12 +74,15 @@ def test_a_stage_that_does_not_fit_does_not_end_the_run(tiny_sizes, monkeypatch,
     def full(*arguments):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(training, "step", full)
+    monkeypatch.setattr(training, "step_seconds", full)
     limits = Limits("toy", "gpu", 1e12, 1e12)
     monkeypatch.setattr(training.roofline, "limits", lambda *rest: limits)
     assert run(monkeypatch, "--stages", "critic", "control") == 0
-    said = capsys.readouterr().out
-    assert "base, critic, batch 2: does not fit" in said and "base, control, batch 2" in said
+    found = [
+        (row["stage"], row["batch"], row["ms a step"]) for row in rows(capsys.readouterr().out)
+    ]
+    said = "does not fit into the device's memory"
+    assert found == [("critic", "2", said), ("control", "2", said)]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +90,6 @@ def test_a_stage_that_does_not_fit_does_not_end_the_run(tiny_sizes, monkeypatch,
     [
         (["--batch", "0"], "--batch: expected at least 1, found 0"),
         (["--steps", "0"], "--steps: expected at least 1, found 0"),
-        (["--output", "found.csv"], "--output: expected a name that ends in .md or .json"),
         (["--stages", "decoder"], "--stages: invalid choice"),
     ],
 )
