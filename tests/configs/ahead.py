@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import NamedSharding
@@ -16,59 +15,27 @@ from maskgit_sr.arrays import Execution, parse_dtype
 from maskgit_sr.training import sharding
 
 Mesh = tuple[int, int, int]
+"""Sizes of the axes data, fsdp, tensor."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a compiled step says of itself, beside what the table of sharding rules says.
+class Report(NamedTuple):
+    """What a compiled step says of itself.
 
     Attributes:
-        mesh: data, fsdp, tensor.
-        predicted: bytes of a device's part of every argument that the step reads.
-        arguments: those of the compiled program.
-        state: bytes of a device's part of the training state.
-        donated: bytes that outputs take over from arguments.
-        share: FLOPs of all devices over those that `realsrt.GFLOP` gives the batch; above 1 where
-            devices repeat each other's work, below where XLA counts a loop's turns as one.
-        traffic: bytes that a device reads and writes, as XLA counts them.
+        faults: what is not as the table of sharding rules says it should be.
         unread: arguments that the step does not read, by path.
-        moved: outputs that do not lie where the layout puts them, by path.
-        allocated: arrays that there are now and were not before.
-        seconds: processor time of lowering and of compiling.
+        state: bytes of a device's part of the training state.
+        text: the measures, for a person.
     """
 
-    mesh: Mesh
-    predicted: int
-    arguments: int
-    state: int
-    donated: int
-    share: float
-    traffic: float
+    faults: list[str]
     unread: list[str]
-    moved: list[str]
-    allocated: int
-    seconds: tuple[float, float]
-
-    def faults(self) -> list[str]:
-        """What is not as it should be."""
-        found = [f"{path} does not lie where the layout puts it" for path in self.moved]
-        found += [f"{path} is not read" for path in self.unread if path.startswith("0/")]
-        if self.allocated:
-            found.append(f"{self.allocated} arrays were allocated")
-        if self.arguments != self.predicted:
-            found.append(f"arguments of {self.arguments} bytes, predicted {self.predicted}")
-        if self.donated != self.state:
-            found.append(f"a state of {self.state} bytes, of which {self.donated} are donated")
-        # the devices of a tensor axis may do the same, those of the others may not
-        if not 0.7 < self.share < 1.05 * self.mesh[2]:
-            found.append(f"{self.share:.2f} times the FLOPs of the batch")
-        if not self.traffic > self.arguments:
-            found.append(f"{self.traffic} bytes read and written")
-        return found
+    state: int
+    text: str
 
 
 def compiled(config: Any, stage: str, shape: Mesh) -> Report:
-    """The step of a stage, with its own batch, for a mesh of that shape; nothing is allocated.
+    """Returns the report of a stage's step, with its own batch, for a mesh; nothing is allocated.
 
     Traced as on an accelerator, partitioned for the mesh, and compiled for CPUs.
     """
@@ -91,30 +58,43 @@ def compiled(config: Any, stage: str, shape: Mesh) -> Report:
 
     leaves = _by_path((made.state, made.frozen, batch))
     read = [place is not None for place in _by_path(program.input_shardings[0]).values()]
-    parts = zip(read, leaves.values(), jax.tree.leaves(places), strict=True)
+    unread = [path for path, known in zip(leaves, read, strict=True) if not known]
+    faults = [f"{path} is not read" for path in unread if path.startswith("0/")]
+
     _, metrics = program.out_info
     wanted = jax.tree.leaves((layout, dict.fromkeys(metrics, NamedSharding(mesh, P()))))
-    ranks = [leaf.ndim for leaf in jax.tree.leaves(program.out_info)]
-    found = _by_path(program.output_shardings).items()
+    outputs = zip(jax.tree.leaves(program.out_info), wanted, strict=True)
+    for (path, place), (leaf, right) in zip(
+        _by_path(program.output_shardings).items(), outputs, strict=True
+    ):
+        if not place.is_equivalent_to(right, leaf.ndim):
+            faults.append(f"{path} does not lie where the layout puts it")
+    if allocated := len({id(array) for array in jax.live_arrays()} - before):
+        faults.append(f"{allocated} arrays were allocated")
+
     memory, cost = program.memory_analysis(), program.cost_analysis()
+    parts = zip(read, leaves.values(), jax.tree.leaves(places), strict=True)
+    predicted = sum(steps.leaves_bytes(x, place) for known, x, place in parts if known)
+    arguments, donated = memory.argument_size_in_bytes, memory.alias_size_in_bytes
+    if arguments != predicted:
+        faults.append(f"arguments of {arguments} bytes, predicted {predicted}")
+    state = steps.leaves_bytes(made.state, layout)
+    if donated != state:
+        faults.append(f"a state of {state} bytes, of which {donated} are donated")
+    # FLOPs of all devices over those of the batch; XLA counts a loop's turns as one. The devices of
+    # a tensor axis may do the same, those of the others may not
     gflop = realsrt.GFLOP[stage] * settings.batch / settings.accumulate
-    return Report(
-        mesh=shape,
-        predicted=sum(steps.leaves_bytes(x, p) for known, x, p in parts if known),
-        arguments=memory.argument_size_in_bytes,
-        state=steps.leaves_bytes(made.state, layout),
-        donated=memory.alias_size_in_bytes,
-        share=cost["flops"] * mesh.size / (gflop * 1e9),
-        traffic=cost["bytes accessed"],
-        unread=[path for path, known in zip(leaves, read, strict=True) if not known],
-        moved=[
-            path
-            for (path, a), b, rank in zip(found, wanted, ranks, strict=True)
-            if not a.is_equivalent_to(b, rank)
-        ],
-        allocated=len({id(array) for array in jax.live_arrays()} - before),
-        seconds=(middle - start, end - middle),
+    share = cost["flops"] * mesh.size / (gflop * 1e9)
+    if not 0.7 < share < 1.05 * shape[2]:
+        faults.append(f"{share:.2f} times the FLOPs of the batch")
+    if not cost["bytes accessed"] > arguments:
+        faults.append(f"{cost['bytes accessed']} bytes read and written")
+    text = (
+        f"arguments {arguments:,} bytes a device, predicted {predicted:,}; "
+        f"state {state:,}, donated {donated:,}; {share:.2f} of the batch's FLOPs; "
+        f"processor time {middle - start:.0f} s lowering, {end - middle:.0f} s compiling"
     )
+    return Report(faults, unread, state, text)
 
 
 def _placed(tree: Any, places: Any) -> Any:

@@ -92,7 +92,7 @@ def test_the_state_is_the_same_on_every_machine(size, stage, machine):
 def test_the_published_step_compiles():
     """The tokenizer's, with its GAN; a device's arguments to the byte."""
     report = ahead.compiled(realsrt.get_config("hardware=h100x8"), "tokenizer", (4, 2, 1))
-    assert not report.faults() and not report.unread
+    assert not report.faults and not report.unread
     whole = leaves_bytes(scaling.step("tokenizer").state)
     assert whole / 2 < report.state < 0.51 * whole
 

@@ -58,18 +58,11 @@ def main() -> int:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(options.jobs, spawn, begin, (folder,)) as pool:
             for stage, report in zip(options.stages, pool.map(check, options.stages), strict=True):
-                mesh = "x".join(map(str, report.mesh))
-                lowering, compiling = report.seconds
-                print(
-                    f"{stage} on {mesh}: arguments {report.arguments:,} bytes a device, predicted "
-                    f"{report.predicted:,}; state {report.state:,}, donated {report.donated:,}; "
-                    f"{report.share:.2f} of the batch's FLOPs; "
-                    f"processor time {lowering:.0f} s lowering, {compiling:.0f} s compiling",
-                    flush=True,
-                )
-                for fault in report.faults():
-                    print(f"{stage} on {mesh}: {fault}", file=sys.stderr)
-                    faults += 1
+                name = f"{stage} on {'x'.join(map(str, CASES[stage][1]))}"
+                print(f"{name}: {report.text}", flush=True)
+                for fault in report.faults:
+                    print(f"{name}: {fault}", file=sys.stderr)
+                faults += len(report.faults)
     return min(faults, 1)
 
 
