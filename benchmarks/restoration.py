@@ -86,20 +86,16 @@ def options_of(upscaler: Upscaler) -> RealSRTOptions:
 
 
 def restored(upscaler: Upscaler, tiles: np.ndarray) -> np.ndarray:
-    """Restored tiles; a batch is fetched while the next one is computed, as `complete` does."""
-    options = options_of(upscaler)
-    bases = jnp.broadcast_to(jax.random.key(0), (upscaler.batch,))
-    found: list[np.ndarray] = []
-    waiting: tuple[int, Any] | None = None
-    for start in range(0, len(tiles), upscaler.batch):
-        part = tiles[start : start + upscaler.batch]
-        indices = np.arange(start, start + len(part), dtype=np.uint32)
-        started = upscaler.run(part, indices, bases, options)
-        if waiting is not None:
-            found.append(np.asarray(fetch(*waiting).image))
-        waiting = len(part), started
-    assert waiting is not None
-    return np.concatenate([*found, fetch(*waiting).image])
+    """Restored tiles; a batch is fetched while the next ones are computed."""
+    options, batch = options_of(upscaler), upscaler.batch
+    bases = jnp.broadcast_to(jax.random.key(0), (batch,))
+    indices = np.arange(len(tiles), dtype=np.uint32)
+    started = []
+    for begin in range(0, len(tiles), batch):
+        part = slice(begin, begin + batch)
+        run = upscaler.run(tiles[part], indices[part], bases, options)
+        started.append((len(tiles[part]), run))
+    return np.concatenate([fetch(*part).image for part in started])
 
 
 class System(NamedTuple):

@@ -146,8 +146,11 @@ def measure(
     Raises:
         UserError: the perceptual net of the config is not there, or no photograph.
     """
-    made = steps.abstract(config, name, Execution(parse_dtype(dtype), given.remat))
+    # what remat computes twice is no part of the model
     plain = steps.abstract(config, name, Execution(parse_dtype(dtype)))
+    made = plain
+    if given.remat:
+        made = steps.abstract(config, name, Execution(parse_dtype(dtype), remat=True))
     batch, count = made.settings.batch, made.settings.accumulate
     shown = f"{batch}" + f" in {count} parts" * (count > 1) + ", remat" * given.remat
     # first, so that a wrong folder is known before anything is compiled
@@ -162,7 +165,6 @@ def measure(
     return (
         *(shown, f"{1e3 * seconds:.2f}", f"{rate:.4g}"),
         *((f"{fed:.1f}", f"{rate / fed:.1f}") if fed else (None, None)),
-        # what remat computes twice is no part of the model
         *limits.cells(batch * plain.cost, seconds, dtype),
     )
 

@@ -53,14 +53,9 @@ def test_other_options_have_other_parts(method):
             restoration.take_apart(method, options, {}, None, None, None)
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["benchmarks.restoration", *arguments])
-    return restoration.main()
-
-
-def test_a_run(tiny_sizes, monkeypatch, capsys):
+def test_a_run(tiny_sizes, run, capsys):
     arguments = ["--sides", "24", "--dtypes", "float32", "--batch", "3", "--repeats", "1"]
-    assert run(monkeypatch, *arguments) == 0
+    assert run(restoration, *arguments) == 0
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
     (head, whole), (parts, *measured) = (
         [row for row in rows if len(row) == width] for width in (18, 13)
@@ -102,26 +97,10 @@ def test_the_reference_takes_turns_on_the_same_tiles(tiny_sizes, monkeypatch):
     assert ours["system"] == "maskgit_sr" and float(ours["largest difference"]) > 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--sides", "0"], "--sides: expected at least 1, found 0"),
-        (["--repeats", "0"], "--repeats: expected at least 1, found 0"),
-        (["--sizes", "huge"], "--sizes: invalid choice"),
-        (["--dtypes", "int8"], "--dtypes: invalid choice"),
-        (["--sizes", "small", "--reference", "."], "--reference: the public code is base"),
-    ],
-)
-def test_mistakes(monkeypatch, capsys, arguments, said):
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, *arguments)
-    assert ended.value.code == 2 and said in capsys.readouterr().err
-
-
-def test_a_folder_that_is_no_checkout(monkeypatch, capsys, tmp_path):
+def test_a_folder_that_is_no_checkout(run, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # as it would set it itself
     with pytest.raises(SystemExit, match="2"):
-        run(monkeypatch, "--reference", str(tmp_path))
+        run(restoration, "--reference", str(tmp_path))
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "expected a checkout of RealSRT" in said
     with pytest.raises(UserError):

@@ -1,4 +1,4 @@
-"""benchmarks.roofline: counts against those made by hand, limits of devices; and timing."""
+"""benchmarks.roofline: counts against those made by hand, and limits of devices."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from benchmarks import common, roofline
+from benchmarks import roofline
 from benchmarks.roofline import Limits
 from maskgit_sr.training import watch
 
@@ -116,25 +116,8 @@ def test_limits_of_this_device():
     assert "peak 100 TFLOP/s in bfloat16, 1.00 TB/s" in GPU.describe()
 
 
-def test_short_calls_are_timed_in_a_row():
-    calls = []
-    add = jax.jit(lambda x: x + 1)
-
-    def call():
-        calls.append(1)
-        return add(jnp.ones(3))
-
-    assert 0 < common.seconds(call, repeats=2) < 0.02
-    assert len(calls) > 4  # one compiles, one tells how many fill a measurement, two measure
-
-
 def test_random_weights_have_the_shapes(method):
     shapes = {"critic": method.shapes()["critic"]}
     found = roofline.random_params(shapes)
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, shapes)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
-
-
-def test_tables():
-    text = common.table("a|b", [("x", 1), ("y", None)])
-    assert text == "| a | b |\n|---|--:|\n| x | 1 |\n| y | – |"
