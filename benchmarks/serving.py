@@ -165,7 +165,8 @@ def mixed(upscaler: Upscaler, requests: int, clients: int, options: list[str]) -
         report()
         total, taken = load(address, order, clients, check)
         text = httpx.get(f"{address}/metrics").text
-    print(*wrong, sep="\n")
+    for line in wrong:
+        print(line)
     p50, p99 = percentiles(taken, 2)
     print(
         f"{done} responses of {requests} in {total:.1f} s, {clients} at a time,"
