@@ -8,7 +8,6 @@ Every run is a process of its own, so its time holds start-up and compilation.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -16,18 +15,24 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import common
 from maskgit_sr import DEFAULT_MODEL, images
 
-Stamp = tuple[int, int, bytes]
+COMMANDS = {
+    "maskgit-sr upscale": ("maskgit_sr.cli", "upscale"),
+    "launch.beam_upscale": ("launch.beam_upscale", "--input"),
+}
 
 
-def start(module: str, *words: str) -> subprocess.Popen[bytes]:
-    """Starts a program of this repository."""
-    return subprocess.Popen([sys.executable, "-m", module, *words])
+def start(name: str, source: str, output: Path, model: str) -> subprocess.Popen[bytes]:
+    """Starts one of the commands."""
+    module, word = COMMANDS[name]
+    words = ["--output", str(output), "--model", model]
+    return subprocess.Popen([sys.executable, "-m", module, word, source, *words])
 
 
-def finish(process: subprocess.Popen[bytes], began: float) -> tuple[float, float, float]:
-    """Returns seconds since `began`, seconds on cores, and peak resident memory in MiB.
+def finish(process: subprocess.Popen[bytes]) -> tuple[float, float]:
+    """Waits for its end; returns seconds on cores, and peak resident memory in MiB.
 
     Raises:
         RuntimeError: it failed.
@@ -36,11 +41,10 @@ def finish(process: subprocess.Popen[bytes], began: float) -> tuple[float, float
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"exit code {process.returncode}")
-    cpu = usage.ru_utime + usage.ru_stime
-    return time.perf_counter() - began, cpu, usage.ru_maxrss / 1024
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def stamps(folder: Path) -> dict[str, Stamp]:
+def stamps(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     """Returns inode, time and content of all files, hidden ones too."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     states = {path: path.stat() for path in files}
@@ -52,46 +56,40 @@ def stamps(folder: Path) -> dict[str, Stamp]:
 
 def compare(source: str, model: str, folder: Path) -> None:
     """Prints time and memory of both, and where their outputs differ."""
-    found = {}
-    for name, module, words in (
-        ("maskgit-sr upscale", "maskgit_sr.cli", ["upscale", source, "--output"]),
-        ("launch.beam_upscale", "launch.beam_upscale", ["--input", source, "--output"]),
-    ):
-        output, began = folder / name, time.perf_counter()
-        found[name] = finish(start(module, *words, str(output), "--model", model), began)
-        count = len(stamps(output))
-        seconds, cpu, memory = found[name]
+    found = []
+    for name in COMMANDS:
+        run = common.timed(lambda name=name: finish(start(name, source, folder / name, model)))
+        count, (cpu, memory) = len(stamps(folder / name)), run.result
+        found.append((run.wall, cpu))
         print(
-            f"{name:20} {count} pictures, {seconds:.1f} s (CPU {cpu:.1f} s), "
-            f"{count / seconds:.2f} a second, peak {memory:.0f} MiB",
+            f"{name:20} {count} pictures, {run.wall:.1f} s (CPU {cpu:.1f} s), "
+            f"{count / run.wall:.2f} a second, peak {memory:.0f} MiB",
             flush=True,
         )
-    plain, beam = found.values()
-    ratios = [plain[i] / beam[i] for i in (0, 1)]
-    print(f"throughput of Beam over the command line: {ratios[0]:.2f}, by CPU {ratios[1]:.2f}")
-    one, other = (folder / name for name in found)
-    differing, most = 0, 0
+    wall, used = (plain / beam for plain, beam in zip(*found, strict=True))
+    print(f"throughput of Beam over the command line: {wall:.2f}, by CPU {used:.2f}")
+    one, other = (folder / name for name in COMMANDS)
+    apart = []
     for path in one.rglob("*.png"):
-        first, second = (
-            images.read(root / path.relative_to(one)).color.astype(int) for root in (one, other)
-        )
-        apart = int(abs(first - second).max())
-        differing, most = differing + bool(apart), max(most, apart)
-    print(f"outputs that differ: {differing}, by at most {most} levels")
+        pair = (path, other / path.relative_to(one))
+        first, second = (images.read(file).color.astype(int) for file in pair)
+        apart.append(int(abs(first - second).max()))
+    differing = sum(levels > 0 for levels in apart)
+    print(f"outputs that differ: {differing}, by at most {max(apart, default=0)} levels")
 
 
 def kill(source: str, model: str, output: Path, after: int) -> None:
     """Kills a run after so many outputs, starts it again, and checks what is there."""
-    words = ["--input", source, "--output", str(output), "--model", model]
-    process = start("launch.beam_upscale", *words)
+    process = start("launch.beam_upscale", source, output, model)
     while process.poll() is None and len(list(output.glob("*.png"))) < after:
         time.sleep(0.02)
     process.kill()
     process.wait()
-    before = {name: stamp for name, stamp in stamps(output).items() if name.endswith(".png")}
-    parts = sum(name.endswith(".part") for name in stamps(output))
+    left = stamps(output)
+    before = {name: stamp for name, stamp in left.items() if name.endswith(".png")}
+    parts = sum(name.endswith(".part") for name in left)
     print(f"killed: {len(before)} outputs, {parts} unfinished files", flush=True)
-    seconds, _, memory = finish(start("launch.beam_upscale", *words), time.perf_counter())
+    run = common.timed(lambda: finish(start("launch.beam_upscale", source, output, model)))
     files = stamps(output)
     again = sum(files[name] != stamp for name, stamp in before.items())
     for name in files:
@@ -99,18 +97,16 @@ def kill(source: str, model: str, output: Path, after: int) -> None:
     expected = sum(path.is_file() for path in Path(source).iterdir())
     print(
         f"started again: {len(files)} files for {expected} pictures, {again} written twice, "
-        f"all whole; {seconds:.1f} s, peak {memory:.0f} MiB"
+        f"all whole; {run.wall:.1f} s, peak {run.result[1]:.0f} MiB"
     )
 
 
 def main() -> None:
     """Command-line entry."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--input", required=True, help="folder of photographs")
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--kill", type=int, help="after so many outputs")
+    parser.add_argument("--kill", type=common.positive, help="after so many outputs")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.kill is None:

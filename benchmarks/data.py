@@ -2,30 +2,21 @@
 
     python -m benchmarks.data --photos DIR                     # examples a second
     python -m benchmarks.data --photos DIR --memory 20000      # memory of a worker over time
-    python -m benchmarks.data --photos DIR --basicsr BasicSR --realesrgan Real-ESRGAN
     python -m benchmarks.data --need                           # what training asks for
 
-The third needs checkouts of the public code and PyTorch (`benchmarks.realesrgan_reference`): both
-programs degrade the same crops of 400 pixels, one after the other, on one core, and CPU times are
-compared. The last counts the FLOPs of a training step from the lowered program, without compiling
-it, and divides what an accelerator gives by them.
+The last counts the FLOPs of a training step from the lowered program, without compiling it, and
+divides what an accelerator gives by them. `benchmarks.degradation_fidelity` compares the speed with
+the public code's.
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import os
-import statistics
 import time
-from pathlib import Path
 
-import cv2
-import numpy as np
-
+from benchmarks import common
 from data import degradations, pipeline
-from data.examples import ExampleSpec, random_crop
-from data.sources import ImageFolder
+from data.examples import ExampleSpec
 
 MARGIN = {128: 32, 256: 144}
 
@@ -67,41 +58,9 @@ def memory(photos: str, examples: int, batch: int) -> None:
         next(batches)
         if step in marks:
             (worker,) = multiprocessing.active_children()
-            pages = int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1])
-            size = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+            size = common.resident(str(worker.pid))
             print(f"after {step * batch:6} examples: {size:7.1f} MiB", flush=True)
     batches.close()
-
-
-def against_reference(photos: str, basicsr: Path, realesrgan: Path, count: int) -> None:
-    """Prints CPU seconds an example of this package and of the public code."""
-    from benchmarks.realesrgan_reference import Reference
-
-    reference = Reference(basicsr, realesrgan)
-    reference.torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    source, rng = ImageFolder(photos), np.random.default_rng(0)
-    crops = [
-        np.ascontiguousarray(random_crop(source[i % len(source)]["image"], 400, rng))
-        for i in range(count)
-    ]
-    for how in ("as it is", "with its OpenCV sharpening"):
-        if how != "as it is":
-            reference.use_separable_sharpening()
-        reference.seed(0)
-        ours, theirs = [], []
-        for hr in (crops[0], *crops):  # the first of each fills caches
-            start = time.process_time()
-            degradations.draw(rng, "realesrgan", 400, 400, 4).apply(hr)
-            middle = time.process_time()
-            reference.degrade(hr)
-            ours.append(middle - start)
-            theirs.append(time.process_time() - middle)
-        here, there = statistics.fmean(ours[1:]), statistics.fmean(theirs[1:])
-        print(
-            f"{count} crops of 400x400: {1e3 * here:.1f} ms an example here, {1e3 * there:.1f} ms "
-            f"by the public code {how}, {there / here:.1f} times"
-        )
 
 
 def need(tera: float) -> None:
@@ -111,20 +70,13 @@ def need(tera: float) -> None:
 
     for size in ("base", "small"):
         for stage in realsrt.STAGES:
-            made = scaling.step(stage, size=size)
-            flops = made.cost[0]
-            asked = tera * 1e12 / flops
-            print(
-                f"{size:6} {stage:10} {flops / 1e9:8.0f} GFLOP an example, "
-                f"batch {made.settings.batch}: "
-                f"{asked:7.0f} examples/s at {tera:g} TFLOP/s"
-            )
+            flops = scaling.step(stage, size=size).cost[0]
+            asked = f"{tera * 1e12 / flops:7.0f} examples/s at {tera:g} TFLOP/s"
+            print(f"{size:6} {stage:10} {flops / 1e9:8.0f} GFLOP an example: {asked}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--photos", help="folder of photographs")
     every = ["none", *degradations.PRESETS]
     parser.add_argument("--presets", nargs="+", default=every, choices=every)
@@ -132,9 +84,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="each measurement")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--memory", type=int, default=0, help="examples to watch a worker for")
-    parser.add_argument("--basicsr", type=Path)
-    parser.add_argument("--realesrgan", type=Path)
-    parser.add_argument("--crops", type=int, default=100, help="to compare with the public code")
     parser.add_argument("--need", action="store_true")
     parser.add_argument("--tera", type=float, default=400.0, help="TFLOP/s of the accelerator")
     options = parser.parse_args()
@@ -143,9 +92,7 @@ def main() -> None:
         return
     if not options.photos:
         parser.error("--photos: expected a folder of photographs")
-    if options.basicsr and options.realesrgan:
-        against_reference(options.photos, options.basicsr, options.realesrgan, options.crops)
-    elif options.memory:
+    if options.memory:
         memory(options.photos, options.memory, options.batch)
     else:
         speeds(options.photos, options.presets, options.batch, options.seconds, options.workers)

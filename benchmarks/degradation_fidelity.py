@@ -7,12 +7,12 @@ Kernels with equal parameters, each fixed step with equal input, and the distrib
 measures over many chains on the same HR crops: PSNR between LR and the bicubic reduction of HR,
 noise level (robust standard deviation of the finest diagonal detail) and sharpness (log variance
 of the Laplacian). Exit code 1 if a step differs or a two-sample Kolmogorov–Smirnov test has
-p ≤ 0.01. The public code takes about a second a chain; see `benchmarks.realesrgan_reference`.
+p ≤ 0.01. Processor time of a chain, on one core, stands beside; with `--published_sharpening` the
+public code runs as it is, else by its own OpenCV sharpening, with equal results.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,14 +20,16 @@ import cv2
 import numpy as np
 from scipy import stats
 
-from benchmarks.realesrgan_reference import Reference
+from benchmarks import common
+from benchmarks.references import RealESRGAN
 from data import degradations, operations
+from data.examples import random_crop
 from data.kernels import Kernel
 from data.sources import ImageFolder
 from maskgit_sr.images.samples import unit
 
 
-def compare_kernels(reference: Reference) -> float:
+def compare_kernels(reference: RealESRGAN) -> float:
     """Largest difference over the seven kernels and all sizes."""
     rng, public, worst = np.random.default_rng(0), reference.degradations, 0.0
     for size in range(7, 22, 2):
@@ -40,26 +42,22 @@ def compare_kernels(reference: Reference) -> float:
             ]
             for isotropic in (True, False):
                 axes = (x, x, 0.0) if isotropic else (x, y, theta)
-                for shape, theirs in (
-                    ("gaussian", public.bivariate_Gaussian(size, x, y, theta, isotropic=isotropic)),
-                    (
-                        "generalized",
-                        public.bivariate_generalized_Gaussian(
-                            size, x, y, theta, beta, isotropic=isotropic
-                        ),
+                shape = {"isotropic": isotropic}
+                theirs = {
+                    "gaussian": public.bivariate_Gaussian(size, x, y, theta, **shape),
+                    "generalized": public.bivariate_generalized_Gaussian(
+                        size, x, y, theta, beta, **shape
                     ),
-                    (
-                        "plateau",
-                        public.bivariate_plateau(size, x, y, theta, beta, isotropic=isotropic),
-                    ),
-                ):
-                    used = 1.0 if shape == "gaussian" else beta
-                    pairs.append((Kernel(shape, size, *axes, beta=used), theirs))
+                    "plateau": public.bivariate_plateau(size, x, y, theta, beta, **shape),
+                }
+                for kind, array in theirs.items():
+                    used = 1.0 if kind == "gaussian" else beta
+                    pairs.append((Kernel(kind, size, *axes, beta=used), array))
             worst = max(worst, *(float(np.abs(k.array() - t).max()) for k, t in pairs))
     return worst
 
 
-def compare_steps(reference: Reference, image: np.ndarray) -> dict[str, float]:
+def compare_steps(reference: RealESRGAN, image: np.ndarray) -> dict[str, float]:
     """Largest difference of each step without randomness, in levels of 255."""
     torch, public = reference.torch, reference.processing
     functional = torch.nn.functional
@@ -95,30 +93,31 @@ def compare_steps(reference: Reference, image: np.ndarray) -> dict[str, float]:
             resized = operations.resize(hr, *size, ours, factor=factor)
             note(f"{ours} by factor", resized, array(by_factor))
     for quality in (30, 62, 95):
-        note("JPEG", operations.jpeg(hr, quality), _public_jpeg(reference, hr, quality))
+        bgr = np.ascontiguousarray(hr[..., ::-1])
+        theirs = reference.degradations.add_jpg_compression(bgr, quality)[..., ::-1]
+        note("JPEG", operations.jpeg(hr, quality), theirs)
     return found
 
 
-def _public_jpeg(reference: Reference, image: np.ndarray, quality: int) -> np.ndarray:
-    bgr = np.ascontiguousarray(image[..., ::-1])
-    return reference.degradations.add_jpg_compression(bgr, quality)[..., ::-1]
-
-
-def compare_noises(reference: Reference, image: np.ndarray) -> dict[str, tuple[float, float]]:
+def compare_noises(reference: RealESRGAN, image: np.ndarray) -> dict[str, tuple[float, float]]:
     """Standard deviation of each noise before clipping, in levels: (here, public code)."""
     torch, public = reference.torch, reference.degradations
     hr = unit(image)
     batch = torch.from_numpy(hr.transpose(2, 0, 1).copy())[None]
     rng, found = np.random.default_rng(0), {}
     for grey in (False, True):
-        gauss = operations.gaussian_noise(hr, 20 / 255, rng, grey=grey) - hr
-        shot = operations.poisson_noise(hr, 2.0, rng, grey=grey) - hr
-        theirs = (
-            public.generate_gaussian_noise_pt(batch, 20, float(grey)),
-            public.generate_poisson_noise_pt(batch, 2.0, float(grey)),
-        )
-        for name, ours, other in zip(("Gaussian", "shot"), (gauss, shot), theirs, strict=True):
-            found[f"{'grey ' * grey}{name}"] = (255 * float(ours.std()), 255 * float(other.std()))
+        pairs = {
+            "Gaussian": (
+                operations.gaussian_noise(hr, 20 / 255, rng, grey=grey) - hr,
+                public.generate_gaussian_noise_pt(batch, 20, float(grey)),
+            ),
+            "shot": (
+                operations.poisson_noise(hr, 2.0, rng, grey=grey) - hr,
+                public.generate_poisson_noise_pt(batch, 2.0, float(grey)),
+            ),
+        }
+        for name, (ours, theirs) in pairs.items():
+            found[f"{'grey ' * grey}{name}"] = (255 * float(ours.std()), 255 * float(theirs.std()))
     return found
 
 
@@ -135,30 +134,37 @@ def measures(lr: np.ndarray, reduced: np.ndarray) -> tuple[float, float, float]:
     )
 
 
+def chain(preset: str, rng: np.random.Generator, hr: np.ndarray) -> np.ndarray:
+    """Draws and applies a chain at x4 to HR uint8 [side, side, 3]."""
+    height, width = hr.shape[:2]
+    return degradations.draw(rng, preset, height, width, 4).apply(hr)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--basicsr", type=Path, required=True)
     parser.add_argument("--realesrgan", type=Path, required=True)
     parser.add_argument("--photos", required=True, help="folder of HR photographs")
     parser.add_argument("--chains", type=int, default=2000)
     parser.add_argument("--crop", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    parser.add_argument(
+        "--published_sharpening", action="store_true", help="time the public code as it is"
+    )
+    given = parser.parse_args()
     try:
-        reference = Reference(options.basicsr, options.realesrgan, options.crop)
-        photos = ImageFolder(options.photos)
+        reference = RealESRGAN(given.basicsr, given.realesrgan, given.crop)
+        photos = ImageFolder(given.photos)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     reference.torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    failed = False
+    failed, crop = False, given.crop
 
     worst = compare_kernels(reference)
     failed |= worst > 1e-6
     print(f"kernels: largest difference {worst:.1e}")
-    image = photos[0]["image"][: options.crop, : options.crop]
+    image = photos[0]["image"][:crop, :crop]
     for name, difference in compare_steps(reference, image).items():
         failed |= difference > 0.5
         print(f"{name}: largest difference {difference:.4f} levels")
@@ -166,21 +172,23 @@ def main() -> None:
         failed |= abs(here / there - 1) > 0.02
         print(f"{name} noise: standard deviation {here:.3f}, public code {there:.3f} levels")
 
-    reference.use_separable_sharpening()
-    reference.seed(options.seed)
+    if not given.published_sharpening:
+        reference.use_separable_sharpening()
+    reference.seed(given.seed)
     rows: list[list[tuple[float, float, float]]] = [[], []]
-    for i in range(options.chains):
-        hr = photos[i % len(photos)]["image"]
-        rng = np.random.default_rng([options.seed, i])
-        top, left = (int(rng.integers(n - options.crop + 1)) for n in hr.shape[:2])
-        hr = np.ascontiguousarray(hr[top : top + options.crop, left : left + options.crop])
-        record = degradations.draw(rng, "realesrgan", options.crop, options.crop, 4)
-        reduced = degradations.draw(rng, "bicubic", options.crop, options.crop, 4).apply(hr)
-        for side, lr in zip(rows, (record.apply(hr), reference.degrade(hr)), strict=True):
-            side.append(measures(lr, reduced))
+    spent: list[list[float]] = []
+    for i in range(given.chains):
+        rng = np.random.default_rng([given.seed, i])
+        hr = np.ascontiguousarray(random_crop(photos[i % len(photos)]["image"], crop, rng))
+        runs = [common.timed(chain, "realesrgan", rng, hr), common.timed(reference.degrade, hr)]
+        reduced = chain("bicubic", rng, hr)
+        spent.append([1e3 * run.cpu for run in runs])
+        for side, run in zip(rows, runs, strict=True):
+            side.append(measures(run.result, reduced))
         if sys.stderr.isatty() or i % 100 == 99:
-            print(f"\r{i + 1} of {options.chains} chains", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+            print(f"\r{i + 1} of {given.chains} chains", end="", file=sys.stderr, flush=True)
+    here, there = np.mean(spent[1:] or spent, axis=0)  # the first fills caches
+    print(f"\nCPU ms an example: {here:.1f}, public code {there:.1f}, {there / here:.1f} times")
     ours, theirs = (np.asarray(side) for side in rows)
     for column, name in enumerate(("PSNR", "noise", "sharpness")):
         a, b = ours[:, column], theirs[:, column]

@@ -9,30 +9,29 @@ so that what else the machine does meets all of them; the ratio is that of the m
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.inference import photograph
+from benchmarks import common
 from maskgit_sr import DEFAULT_MODEL
 
-SYSTEMS = ("upscaler", "savedmodel", "stablehlo")
-Work = Callable[[], Any]
+Works = dict[str, Callable[[], Any]]
+"""What a system can do, by name: restore the tiles, restore the image."""
+_works: Works = {}
 
 
 def tiles(count: int, side: int) -> np.ndarray:
     """Returns float32 [count, side, side, 3] in [0, 1]."""
-    image = photograph(side * count).astype(np.float32) / 255
+    image = common.photograph(side * count).astype(np.float32) / 255
     return np.stack([image[side * k : side * (k + 1), :side] for k in range(count)])
 
 
@@ -42,177 +41,132 @@ def describe(folder: Path) -> tuple[int, bool]:
     return info["tile"]["sides"][-1], info["stochastic"]
 
 
-def upscaler(arguments: argparse.Namespace) -> tuple[Work, Work | None]:
-    """Returns what restores the tiles, and what restores the image."""
+def upscaler(given: argparse.Namespace) -> Works:
+    """Returns the works of the package itself."""
     import jax
 
     import maskgit_sr
 
-    device = None if arguments.device == "gpu" else "cpu"
-    model = maskgit_sr.load(
-        arguments.model, batch=arguments.batch, dtype=arguments.dtype, device=device
-    )
-    lr, options = tiles(arguments.tiles, model.method.tile.sides[-1]), model.options()
-    keys = jax.random.split(jax.random.key(0), arguments.batch)
-    indices = np.zeros(arguments.batch, np.uint32)
-    cuts = range(0, len(lr), arguments.batch)
+    device = None if given.device == "gpu" else "cpu"
+    model = maskgit_sr.load(given.model, batch=given.batch, dtype=given.dtype, device=device)
+    lr, options = tiles(given.tiles, model.method.tile.sides[-1]), model.options()
+    keys = jax.random.split(jax.random.key(0), given.batch)
+    indices = np.zeros(given.batch, np.uint32)
 
     def restore() -> None:
-        for begin in cuts:
-            part = lr[begin : begin + arguments.batch]
+        for begin in range(0, len(lr), given.batch):
+            part = lr[begin : begin + given.batch]
             jax.device_get(model.run(part, indices[: len(part)], keys[: len(part)], options))
 
-    image = photograph(arguments.side)
-    return restore, lambda: model(image)
+    image = common.photograph(given.side)
+    return {"tiles": restore, "image": lambda: model(image)}
 
 
-def savedmodel(arguments: argparse.Namespace) -> tuple[Work, Work | None]:
+def savedmodel(given: argparse.Namespace) -> Works:
     """Returns calls of the signatures `tiles` and `image`."""
     import tensorflow as tf
 
-    folder = arguments.folder / "savedmodel"
+    folder = given.folder / "savedmodel"
     side, stochastic = describe(folder)
     signatures = tf.saved_model.load(str(folder)).signatures
-    lr, image = tf.constant(tiles(arguments.tiles, side)), tf.constant(photograph(arguments.side))
+    inputs = {"tiles": tiles(given.tiles, side), "image": common.photograph(given.side)}
     seed = {"seed": tf.constant(0, tf.uint32)} if stochastic else {}
 
-    def fetch(outputs: dict[str, Any]) -> None:
-        for value in outputs.values():
-            value.numpy()
+    def work(name: str, value: Any) -> Callable[[], Any]:
+        def fetch() -> list[np.ndarray]:
+            outputs = signatures[name](**{name: value}, **seed)
+            return [output.numpy() for output in outputs.values()]
 
-    return (
-        lambda: fetch(signatures["tiles"](tiles=lr, **seed)),
-        lambda: fetch(signatures["image"](image=image, **seed)),
-    )
+        return fetch
+
+    return {name: work(name, tf.constant(value)) for name, value in inputs.items()}
 
 
-def stablehlo(arguments: argparse.Namespace) -> tuple[Work, Work | None]:
+def stablehlo(given: argparse.Namespace) -> Works:
     """Returns a call of the runner, which knows tiles only."""
-    folder = arguments.folder / "stablehlo"
+    folder = given.folder / "stablehlo"
     sys.path.insert(0, str(folder))
     import jax
     import run
 
     side, stochastic = describe(folder)
-    call, lr = run.load(folder), tiles(arguments.tiles, side)
-    cuts = np.split(
-        np.arange(len(lr), dtype=np.uint32), range(arguments.batch, len(lr), arguments.batch)
-    )
+    call, lr = run.load(folder), tiles(given.tiles, side)
 
     def restore() -> None:
-        for cut in cuts:
+        for begin in range(0, len(lr), given.batch):
+            cut = np.arange(begin, min(begin + given.batch, len(lr)), dtype=np.uint32)
             jax.device_get(call(lr[cut], *((np.uint32(0), cut) if stochastic else ())))
 
-    return restore, None
+    return {"tiles": restore}
 
 
-def serve(arguments: argparse.Namespace) -> None:
-    """Worker: a line of JSON once warm, then the seconds of each work it is asked for."""
-    began = time.perf_counter()
-    works = {"upscaler": upscaler, "savedmodel": savedmodel, "stablehlo": stablehlo}
-    named = dict(zip(("tiles", "image"), works[arguments.worker](arguments), strict=True))
-    loaded = time.perf_counter() - began
-    for work in named.values():
-        if work is not None:
-            work()
-    ready = time.perf_counter() - began
-    print(json.dumps({"load": loaded, "ready": ready}), flush=True)
-    for line in sys.stdin:
-        work = named[line.strip()]
-        began = time.perf_counter()
-        if work is not None:
-            work()
-        print(json.dumps(time.perf_counter() - began), flush=True)
+SYSTEMS: dict[str, Callable[[argparse.Namespace], Works]]
+SYSTEMS = {"upscaler": upscaler, "savedmodel": savedmodel, "stablehlo": stablehlo}
 
 
-def ask(worker: subprocess.Popen[str], what: str | None = None) -> Any:
-    """The worker's next line of JSON, after a question if there is one."""
-    assert worker.stdin is not None and worker.stdout is not None
-    if what is not None:
-        worker.stdin.write(what + "\n")
-        worker.stdin.flush()
-    line = worker.stdout.readline()
-    if not line:
-        raise SystemExit(f"{worker.args!r}: ended early")
-    return json.loads(line)
+def warm(system: str, given: argparse.Namespace) -> tuple[float, float]:
+    """Loads a system and does each work once; returns the seconds of the first and of both."""
+    load = common.timed(SYSTEMS[system], given)
+    _works.update(load.result)
+    return load.wall, load.wall + sum(common.timed(work).wall for work in _works.values())
 
 
-def size(folder: Path) -> int:
-    """Bytes of a folder's files."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def once(what: str) -> float | None:
+    """Returns the seconds of a work of this process's system; None if it has no such work."""
+    return common.timed(_works[what]).wall if what in _works else None
+
+
+def measure(given: argparse.Namespace) -> Sequence[Sequence[object]]:
+    """Returns a row a system, after rounds in turn."""
+    rows, reference = [], 0.0
+    with contextlib.ExitStack() as stack:
+        processes = {system: stack.enter_context(common.alone()) for system in given.systems}
+        # one after another: their load times count
+        ready = {name: run.submit(warm, name, given).result() for name, run in processes.items()}
+        seconds: dict[tuple[str, str], list[float | None]] = {}
+        for _ in range(given.rounds):
+            for what in ("tiles", "image"):
+                for name, run in processes.items():
+                    seconds.setdefault((name, what), []).append(run.submit(once, what).result())
+    for name, (load, first) in ready.items():
+        took, image = (
+            statistics.median(found) if (found := list(filter(None, seconds[name, what]))) else None
+            for what in ("tiles", "image")
+        )
+        assert took is not None
+        reference, artifact = reference or took, given.folder / name
+        size = sum(path.stat().st_size for path in artifact.rglob("*") if path.is_file())
+        rate, ratio = f"{given.tiles / took:.2f}", f"{reference / took:.3f}"
+        shown = (image and f"{image:.2f}", f"{load:.1f}", f"{first:.1f}")
+        rows.append((name, rate, ratio, *shown, f"{size / 1e6:.1f}" if size else None))
+    return rows
 
 
 def main() -> None:
     """Exports, measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.parser(__doc__)
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--tiles", type=int, default=8)
-    parser.add_argument("--side", type=int, default=128, help="of the image")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiles", type=common.positive, default=8)
+    parser.add_argument("--side", type=common.positive, default=128, help="of the image")
+    parser.add_argument("--batch", type=common.positive, default=1)
+    parser.add_argument("--rounds", type=common.positive, default=5)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--folder", type=Path, help="of artifacts made before, or to make")
-    parser.add_argument("--worker", choices=SYSTEMS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        serve(arguments)
-        return
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = arguments.folder = arguments.folder or Path(name)
-        for system in arguments.systems:
-            if system != "upscaler" and not (folder / system).exists():
+        given.folder = given.folder or Path(name)
+        for system in given.systems:
+            if system != "upscaler" and not (given.folder / system).exists():
                 command = [sys.executable, "-m", "maskgit_sr.cli", "export", "--format", system]
-                command += ["--model", arguments.model, "--dtype", arguments.dtype]
-                command += ["--max-batch", str(arguments.batch)]
-                subprocess.run([*command, "--output", str(folder / system)], check=True)
-        measure(arguments)
-
-
-def measure(arguments: argparse.Namespace) -> None:
-    """Rounds in turn."""
-    shared = [sys.executable, "-m", "benchmarks.export"]
-    for name in ("model", "tiles", "side", "batch", "dtype", "device", "folder"):
-        shared += [f"--{name}", str(getattr(arguments, name))]
-    workers, ready = {}, {}
-    for system in arguments.systems:  # one after another: their load times count
-        workers[system] = subprocess.Popen(
-            [*shared, "--worker", system],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        ready[system] = ask(workers[system])
-    seconds: dict[tuple[str, str], list[float]] = {}
-    for _ in range(arguments.rounds):
-        for what in ("tiles", "image"):
-            for system, worker in workers.items():
-                seconds.setdefault((system, what), []).append(ask(worker, what))
-    side = arguments.side
-    table = Table(
-        "system", "tiles/s", "ratio", f"{side}×{side} s", "load s", "first results s", "MB"
-    )
-    first = arguments.systems[0]
-    for system, worker in workers.items():
-        assert worker.stdin is not None
-        worker.stdin.close()
-        worker.wait()
-        took, reference = (statistics.median(seconds[name, "tiles"]) for name in (system, first))
-        image = statistics.median(seconds[system, "image"])
-        artifact = arguments.folder / system
-        table.add_row(
-            system,
-            f"{arguments.tiles / took:.2f}",
-            f"{reference / took:.3f}",
-            "–" if system == "stablehlo" else f"{image:.2f}",
-            f"{ready[system]['load']:.1f}",
-            f"{ready[system]['ready']:.1f}",
-            f"{size(artifact) / 1e6:.1f}" if artifact.exists() else "–",
-        )
-    table.title = f"{arguments.model}, {arguments.dtype}, batches of {arguments.batch} tiles"
-    Console().print(table)
+                command += ["--model", given.model, "--dtype", given.dtype]
+                command += ["--max-batch", str(given.batch)]
+                subprocess.run([*command, "--output", str(given.folder / system)], check=True)
+        rows = measure(given)
+    print(f"{given.model}, {given.dtype}, batches of {given.batch} tiles\n")
+    head = f"system|tiles/s|ratio|{given.side}×{given.side} s|load s|first results s|MB"
+    print(common.table(head, rows))
 
 
 if __name__ == "__main__":

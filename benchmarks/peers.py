@@ -10,22 +10,21 @@ table a set and writes every score and one page of pictures a set to `DIR`.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import platform
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import common
 from data.validation import whole_multiple
 from maskgit_sr import DEFAULT_MODEL, images
 from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.evaluation import evaluator
-from maskgit_sr.evaluation.evaluator import Reader, Sample
 from maskgit_sr.evaluation.report import page as report
 from maskgit_sr.images import pairing
 from maskgit_sr.images.pairing import Entry
@@ -110,54 +109,39 @@ def pairs(folder: Path, made: Path) -> list[Entry]:
     return found
 
 
-def outputs(system: System, entries: Sequence[Entry], folder: Path) -> float:
-    """Writes a system's output for every LR image; returns the median seconds after the first."""
-    times = []
+def outputs(system: System, entries: Sequence[Entry], folder: Path) -> tuple[list[Entry], float]:
+    """Writes a system's output for every LR image.
+
+    Returns:
+        the entries with their outputs, and the median seconds after the first.
+    """
+    times, found = [], []
     for entry in entries:
         assert entry.lr is not None
-        lr = images.read(entry.lr).color
-        start = time.perf_counter()
-        made = system(lr)
-        times.append(time.perf_counter() - start)
-        images.write(images.from_array(made), folder / f"{entry.name}.png")
-    return float(np.median(times[1:] or times))
-
-
-def reader(entries: Sequence[Entry], folder: Path) -> Reader:
-    """Returns a reader of the outputs that `outputs` has written."""
-
-    def read(index: int) -> Sample:
-        entry = entries[index]
-        assert entry.lr is not None and entry.hr is not None
-        sr = images.read(folder / f"{entry.name}.png")
-        return Sample(entry.name, sr, images.read(entry.hr), images.read(entry.lr))
-
-    return read
+        made = common.timed(system, images.read(entry.lr).color)
+        times.append(made.wall)
+        found.append(dataclasses.replace(entry, sr=folder / f"{entry.name}.png"))
+        images.write(images.from_array(made.result), folder / f"{entry.name}.png")
+    return found, float(np.median(times[1:] or times))
 
 
 def table(results: Sequence[dict[str, Any]], seconds: dict[str, float]) -> str:
     """A Markdown table, a row a system; the best of a column is bold."""
     specs = results[0]["protocol"]["metrics"]
-    lines = [
-        "| system | "
-        + " | ".join(f"{n} {'↑' if s['better'] == 'higher' else '↓'}" for n, s in specs.items())
-        + " | s a picture |",
-        "|---" + "|--:" * (len(specs) + 1) + "|",
-    ]
-    best = {}
+    columns = []
     for name, spec in specs.items():
-        means = [r["summary"][name]["mean"] for r in results]
-        finite = [mean for mean in means if mean is not None]
-        best[name] = (max if spec["better"] == "higher" else min)(finite) if finite else None
-    for result in results:
-        cells = []
-        for name, spec in specs.items():
-            mean = result["summary"][name]["mean"]
-            text = "–" if mean is None else f"{mean:.2f}" if spec["unit"] == "dB" else f"{mean:.4f}"
-            cells.append(f"**{text}**" if mean is not None and mean == best[name] else text)
-        took = seconds[result["system"]]
-        lines.append(f"| {result['system']} | {' | '.join(cells)} | {took:.2f} |")
-    return "\n".join(lines)
+        means = [result["summary"][name]["mean"] for result in results]
+        better = max if spec["better"] == "higher" else min
+        best = better((mean for mean in means if mean is not None), default=None)
+        form = ".2f" if spec["unit"] == "dB" else ".4f"
+        texts = [None if mean is None else f"{mean:{form}}" for mean in means]
+        marked = zip(texts, means, strict=True)
+        columns.append([f"**{text}**" if text and mean == best else text for text, mean in marked])
+    heads = [f"{name} {'↑' if spec['better'] == 'higher' else '↓'}" for name, spec in specs.items()]
+    systems = [result["system"] for result in results]
+    taken = [f"{seconds[system]:.2f}" for system in systems]
+    rows = zip(systems, *columns, taken, strict=True)
+    return common.table("|".join(("system", *heads, "s a picture")), rows)
 
 
 def run_set(
@@ -165,52 +149,47 @@ def run_set(
 ) -> str:
     """Scores of all systems on one set, as text; pages and scores go to `output`."""
     entries = pairs(folder, base / "made")
+    names = [entry.name for entry in entries]
     # PSNR is cut as each kind of set is in papers: real pairs whole, bicubic ones by the scale
     real = (folder / "lr").is_dir()
     protocol = protocols.find("realsrt" if real else "classical").changed(metrics=METRICS)
     results, seconds = [], {}
     for system, run in systems.items():
-        seconds[system] = outputs(run, entries, base / system)
+        found, seconds[system] = outputs(run, entries, base / system)
         print(f"{name}: {system} {seconds[system]:.2f} s a picture", file=sys.stderr, flush=True)
-        results.append(
-            evaluator.evaluate(
-                [entry.name for entry in entries],
-                reader(entries, base / system),
-                protocol,
-                system=system,
-                source={"set": name, "pictures": len(entries)},
-                given=("hr", "lr"),
-            )
+        result = evaluator.evaluate(
+            names,
+            evaluator.from_files(found),
+            protocol,
+            system=system,
+            source={"set": name, "pictures": len(entries)},
+            given=("hr", "lr"),
         )
+        results.append(result)
+        if output is not None:
+            evaluator.write(result, output / name / f"{system}.json")
+
+    def views(picture: str) -> dict[str, np.ndarray]:
+        entry = entries[names.index(picture)]
+        assert entry.lr is not None and entry.hr is not None
+        files = {"LR": entry.lr, **{s: base / s / f"{picture}.png" for s in systems}}
+        return {kind: images.read(path).color for kind, path in (*files.items(), ("HR", entry.hr))}
+
     if output is not None:
-        for result in results:
-            evaluator.write(result, output / name / f"{result['system']}.json")
-
-        def views(picture: str) -> dict[str, np.ndarray]:
-            entry = next(entry for entry in entries if entry.name == picture)
-            assert entry.lr is not None and entry.hr is not None
-            shown = {"LR": images.read(entry.lr).color}
-            shown |= {s: images.read(base / s / f"{picture}.png").color for s in systems}
-            return shown | {"HR": images.read(entry.hr).color}
-
         report.write(output / name, results, views)
-    kept = results[0]["protocol"]
-    head = f"### {name}: {len(entries)} pictures, border {kept['border']}"
-    left_out = "; ".join(results[0]["problems"])
-    return f"{head}\n\n{table(results, seconds)}\n\n{left_out}\n"
+    head = f"### {name}: {len(entries)} pictures, border {results[0]['protocol']['border']}"
+    return f"{head}\n\n{table(results, seconds)}\n\n{'; '.join(results[0]['problems'])}\n"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--val", type=Path, required=True, help="folder of test sets")
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--peers", type=Path, help="folder of ncnn files; without: no peers")
     parser.add_argument(
         "--models", nargs="*", default=[DEFAULT_MODEL, "realsrt-nano"], help="bundles of ours"
     )
-    parser.add_argument("--threads", type=int, default=2, help="of ncnn")
+    parser.add_argument("--threads", type=common.positive, default=2, help="of ncnn")
     parser.add_argument("--output", type=Path, help="folder of scores and pages")
     options = parser.parse_args()
     with one_line("benchmarks.peers"):

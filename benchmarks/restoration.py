@@ -1,7 +1,7 @@
 """Speed of restoration against what the device can do, and where the time goes.
 
     python -m benchmarks.restoration --sizes base small --sides 128 512 \
-        --dtypes float32 bfloat16 [--reference CHECKOUT] [--output FILE.md]
+        --dtypes float32 bfloat16 [--reference CHECKOUT] [> FILE.md]
 
 The first table is of whole images, LR sides by `--sides`: all tiles (64 every 32 pixels) in batches
 from the host's memory back to it, four decoding steps with critic, controlling module and colour
@@ -10,12 +10,12 @@ a column of its own. The second takes the same program apart, one batch of tiles
 Weights are random at the published shapes, because speed does not depend on their values.
 
 With `--reference` the public PyTorch code restores the same tiles with the same weights (`base`),
-in float32 as it is published and by PyTorch's autocast (`benchmarks.realsrt_reference`). All take
+in float32 as it is published and by PyTorch's autocast (`benchmarks.references`). All take
 turns so that other load on the machine meets each of them; the largest difference from the first
 row's tiles stands beside. On a busy CPU use `--threads 1` and compare CPU times: threads that wait
 for each other are counted as working.
 
-FLOPs are those of matrix products and convolutions, loops counted as often as they run; a tile
+FLOPs and GB are counted in the traced program, PyTorch's by its own counter; a tile
 takes the PyTorch code 2.19 TFLOP and this package 1.75, which encodes the LR tokens once for
 all steps and asks no critic after the last one. Peaks, the floor of a part's time and the measured
 matrix product: `benchmarks.roofline`.
@@ -23,38 +23,38 @@ matrix product: `benchmarks.roofline`.
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import flops, restoration_parts, roofline, speed_report, weights
-from benchmarks.inference import photograph
-from benchmarks.realsrt_reference import STEPS, Reference
+from benchmarks import common, references, roofline
 from configs import realsrt
 from maskgit_sr import images
-from maskgit_sr.arrays import Execution, Params, parse_dtype
+from maskgit_sr.arrays import Execution, Image, Keys, Params, Tokens, parse_dtype
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.convert.realsrt import map_state
 from maskgit_sr.errors import one_line
-from maskgit_sr.inference.mosaic import Mosaic
 from maskgit_sr.inference.upscaler import Upscaler, fetch
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.realsrt import RealSRT, RealSRTOptions
+from maskgit_sr.models.transformer import Memory
+from maskgit_sr.ops import color
 
-Run = Callable[[], np.ndarray]
+DTYPES = ("float32", "bfloat16")
+Row = tuple[object, ...]
+WHOLE = "network|LR|system|dtype|tiles|s|ms a tile|CPU ms a tile|largest difference|host's tiling s"
+PARTS = "network|dtype|part|times|ms"
 
 
 def networks(
-    size: str, dtypes: Sequence[str], batch: int, reference: Reference | None
+    size: str, dtypes: Sequence[str], batch: int, reference: references.RealSRT | None
 ) -> dict[str, Upscaler]:
     """A size in each dtype, all with the same weights: those of ``reference``, else random ones."""
     device, found = jax.devices()[0], {}
@@ -63,7 +63,7 @@ def networks(
         method = build(size, dtype)
         if not params and reference is not None:
             params = map_state(reference.state, method.config)
-        params = params or weights.random(method.shapes())
+        params = params or roofline.random_params(method.shapes())
         metadata = Metadata(method.name, method.describe(), method.scale)
         found[dtype] = Upscaler(method, params, metadata, batch=batch, device=device)
         params = found[dtype].params  # on the device, where one copy serves all
@@ -80,153 +80,179 @@ def build(size: str, dtype: str) -> RealSRT:
 
 def options_of(upscaler: Upscaler) -> RealSRTOptions:
     """Returns the options that are measured: as the public code decodes, without confidence."""
-    options = upscaler.options(steps=STEPS, confidence=False)
+    options = upscaler.options(steps=references.STEPS, confidence=False)
     assert isinstance(options, RealSRTOptions)
     return options
 
 
 def restored(upscaler: Upscaler, tiles: np.ndarray) -> np.ndarray:
-    """Restored tiles; a batch is fetched while the next one is computed, as `complete` does."""
-    options = options_of(upscaler)
-    bases = jax.numpy.broadcast_to(jax.random.key(0), (upscaler.batch,))
-    found: list[np.ndarray] = []
-    waiting: tuple[int, Any] | None = None
-    for start in range(0, len(tiles), upscaler.batch):
-        part = tiles[start : start + upscaler.batch]
-        indices = np.arange(start, start + len(part), dtype=np.uint32)
-        started = upscaler.run(part, indices, bases, options)
-        if waiting is not None:
-            found.append(np.asarray(fetch(*waiting).image))
-        waiting = len(part), started
-    assert waiting is not None
-    return np.concatenate([*found, fetch(*waiting).image])
+    """Restored tiles; a batch is fetched while the next ones are computed."""
+    options, batch = options_of(upscaler), upscaler.batch
+    bases = jnp.broadcast_to(jax.random.key(0), (batch,))
+    indices = np.arange(len(tiles), dtype=np.uint32)
+    started = []
+    for begin in range(0, len(tiles), batch):
+        part = slice(begin, begin + batch)
+        run = upscaler.run(tiles[part], indices[part], bases, options)
+        started.append((len(tiles[part]), run))
+    return np.concatenate([fetch(*part).image for part in started])
 
 
 class System(NamedTuple):
-    """Who restores tiles, in which precision, its FLOPs a tile, and the restoration itself."""
+    """Who restores tiles, in which precision, its FLOPs and bytes a tile, and the restoration."""
 
     name: str
     dtype: str
-    flops: float
-    run: Run
+    cost: np.ndarray
+    run: Callable[[], np.ndarray]
 
 
-def take_turns(runs: Sequence[Run], repeats: int) -> list[tuple[float, float, np.ndarray]]:
+def take_turns(
+    runs: Sequence[Callable[[], np.ndarray]], repeats: int
+) -> list[tuple[float, float, np.ndarray]]:
     """(median seconds, median CPU seconds, result) of each; the first time each one compiles."""
     results = [run() for run in runs]
-    wall: list[list[float]] = [[] for _ in runs]
-    cpu: list[list[float]] = [[] for _ in runs]
-    for _ in range(repeats):
-        for index, run in enumerate(runs):
-            start, used = time.perf_counter(), time.process_time()
-            run()
-            wall[index].append(time.perf_counter() - start)
-            cpu[index].append(time.process_time() - used)
-    medians = (map(statistics.median, times) for times in (wall, cpu))
-    return list(zip(*medians, results, strict=True))
+    rounds = [[common.timed(run)[:2] for run in runs] for _ in range(repeats)]
+    medians = np.median(np.array(rounds), axis=0)
+    return [(wall, cpu, result) for (wall, cpu), result in zip(medians, results, strict=True)]
 
 
 def whole(
     side: int,
     upscalers: dict[str, Upscaler],
-    reference: Reference | None,
+    reference: references.RealSRT | None,
     limits: roofline.Limits,
     repeats: int,
-) -> list[dict[str, Any]]:
-    """A row for everyone who restores a picture of that side."""
+) -> list[Row]:
+    """A row for everyone who restores an image of that side, but for size and side."""
     first = next(iter(upscalers.values()))
-    color = photograph(side)
-    tiles = cut(color, first)[1]
-    systems = []
+    picture = images.from_array(common.photograph(side))
+    mosaic = first.mosaic(picture, options_of(first))
+    cut = common.timed(mosaic.cut, range(mosaic.count))
+    tiles, systems = cut.result, []
     if reference is not None:
         for how in reference.precisions:
             run = partial(reference.restore, tiles, how, first.batch)
-            systems.append(System("PyTorch", how, reference.flops, run))
-    systems += [
-        System("maskgit_sr", dtype, work_of_a_tile(upscaler), partial(restored, upscaler, tiles))
-        for dtype, upscaler in upscalers.items()
-    ]
+            systems.append(System("PyTorch", how, np.array([reference.flops, 0.0]), run))
+    for dtype, upscaler in upscalers.items():
+        run = partial(restored, upscaler, tiles)
+        systems.append(System("maskgit_sr", dtype, work_of_a_tile(upscaler), run))
     found = take_turns([system.run for system in systems], repeats)
-    expected = found[0][2]
-    tiling = tiling_seconds(color, first, expected)
+    expected, count = found[0][2], len(tiles)
+    tiling = cut.wall + sum(common.timed(mosaic.add, tile).wall for tile in expected)
     return [
-        {
-            "side": side,
-            "tiles": len(tiles),
-            "system": system.name,
-            "dtype": system.dtype,
-            "seconds": wall,
-            "cpu_seconds": cpu,
-            "flops_a_tile": system.flops,
-            "tiling_seconds": tiling,
-            "difference": float(np.abs(image - expected).max()),
-            **limits.shares(system.flops * len(tiles), wall, system.dtype),
-        }
+        (
+            *(system.name, system.dtype, count, f"{wall:.3f}"),
+            *(f"{1e3 * spent / count:.2f}" for spent in (wall, cpu)),
+            f"{float(np.abs(image - expected).max()):.1e}",
+            f"{tiling:.3f}",
+            *limits.cells(system.cost * count, wall, system.dtype),
+        )
         for system, (wall, cpu, image) in zip(systems, found, strict=True)
     ]
 
 
-def cut(color: np.ndarray, upscaler: Upscaler) -> tuple[Mosaic, np.ndarray]:
-    """A picture as the mosaic of its tiles, and the tiles, float32 [n, tile, tile, 3]."""
-    mosaic = upscaler.mosaic(images.from_array(color), options_of(upscaler))
-    return mosaic, mosaic.cut(range(mosaic.count))
-
-
-def work_of_a_tile(upscaler: Upscaler) -> float:
-    """FLOPs of the restoration of one tile."""
+def work_of_a_tile(upscaler: Upscaler) -> np.ndarray:
+    """[FLOPs, bytes] of the restoration of one tile."""
     method, options, side = upscaler.method, options_of(upscaler), upscaler.method.tile.sides[0]
     tile = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
     keys = jax.random.split(jax.random.key(0), 1)
-    traced = jax.make_jaxpr(lambda params, lr: method.restore(params, lr, keys, options).image)
-    return flops.count(traced(upscaler.params, tile).jaxpr)
+    return roofline.traced(
+        lambda params, lr: method.restore(params, lr, keys, options).image, upscaler.params, tile
+    )
 
 
-def tiling_seconds(color: np.ndarray, upscaler: Upscaler, tiles: np.ndarray) -> float:
-    """The host's share: cutting a picture, and putting its restored tiles together."""
-    start = time.perf_counter()
-    mosaic, _ = cut(color, upscaler)
-    for tile in tiles:
-        mosaic.add(tile)
-    return time.perf_counter() - start
+class RunPart(Protocol):
+    """Runs a part and returns its results, arrays or their shapes."""
+
+    def __call__(self, part: str, times: int, call: Callable[..., Any], *arguments: Any) -> Any: ...
 
 
-def inside(
-    upscaler: Upscaler, limits: roofline.Limits, dtype: str, repeats: int
-) -> list[dict[str, Any]]:
-    """The parts of the restoration of one batch, and all of it as the Upscaler runs it."""
+WITHIN = "· "
+"""What the names of those parts begin with that the decoding consists of."""
+
+
+def take_apart(
+    method: RealSRT, options: RealSRTOptions, params: Params, lr: Image, keys: Keys, run: RunPart
+) -> None:
+    """Runs the parts of `RealSRT.restore` for LR tiles [B, tile, tile, 3], each by itself.
+
+    Their FLOPs add up to those of the whole, which a test holds them to.
+
+    Raises:
+        ValueError: options under which a restoration has other parts.
+    """
+    steered = options.rule == "critic" and options.control
+    if not steered or options.confidence or options.steps < 2:
+        raise ValueError("parts: expected critic and control, no confidence, at least two steps")
+
+    def tokenize(params: Params, upsampled: Image) -> Tokens:
+        return method.tokenize(params, upsampled).reshape(upsampled.shape[0], -1)
+
+    def memory(params: Params, lr_tokens: Tokens) -> list[Memory]:
+        return [method.memory(params, name, lr_tokens) for name in ("generator", "critic")]
+
+    def decode(params: Params, upsampled: Image, keys: Keys) -> Tokens:
+        return method.generate(params, upsampled, keys, options).tokens
+
+    def generator(params: Params, tokens: Tokens, memory: Memory) -> jax.Array:
+        mask = jnp.ones(tokens.shape, bool)
+        return method.logits(params, "generator", tokens, mask, memory)
+
+    def critic(params: Params, tokens: Tokens, memory: Memory) -> jax.Array:
+        return method.logits(params, "critic", tokens, None, memory)
+
+    def render(params: Params, tokens: Tokens, upsampled: Image) -> Image:
+        grid = tokens.reshape(tokens.shape[0], *method.grid)
+        return method.render(params, grid, upsampled, options.control)
+
+    def correct(image: Image, lr: Image) -> Image:
+        return color.correct(image, lr, options.color_fix)
+
+    upsampled = run("upsampling", 1, method.upsample, lr)
+    lr_tokens = run(f"{WITHIN}tokens of LR", 1, tokenize, params, upsampled)
+    memories = run(f"{WITHIN}LR memory", 1, memory, params, lr_tokens)
+    tokens = run("decoding", 1, decode, params, upsampled, keys)
+    run(f"{WITHIN}generator pass", options.steps, generator, params, tokens, memories[0])
+    run(f"{WITHIN}critic pass", options.steps - 1, critic, params, tokens, memories[1])
+    image = run("control and decoder", 1, render, params, tokens, upsampled)
+    run("colour", 1, correct, image, lr)
+
+
+def inside(upscaler: Upscaler, limits: roofline.Limits, dtype: str, repeats: int) -> list[Row]:
+    """Rows of the parts of the restoration of one batch, and of all as the Upscaler runs it."""
     method, options, batch = upscaler.method, options_of(upscaler), upscaler.batch
     assert isinstance(method, RealSRT)
     side = method.tile.sides[0]
     tiles = np.random.default_rng(0).random((batch, side, side, 3), np.float32)
     keys = jax.random.split(jax.random.key(0), batch)
-    lr = jax.device_put(tiles)
-    found = restoration_parts.parts(method, options, upscaler.params, lr, keys)
-    records = restoration_parts.measure(found, limits, dtype, repeats)
-    taken = roofline.seconds(
-        lambda: upscaler.run(tiles, np.arange(batch, dtype=np.uint32), keys, options).image, repeats
-    )
-    return [*records, restoration_parts.total(records, taken, limits, dtype)]
+    rows: list[Row] = []
+
+    def add(name: str, times: int, taken: float, cost: np.ndarray) -> None:
+        rows.append((name, times, f"{1e3 * taken:.3f}", *limits.cells(cost, taken, dtype)))
+
+    def run(part: str, times: int, call: Callable[..., Any], *arguments: Any) -> Any:
+        started = partial(jax.jit(call), *arguments)
+        add(part, times, common.seconds(started, repeats), roofline.traced(call, *arguments))
+        return started()
+
+    take_apart(method, options, upscaler.params, jax.device_put(tiles), keys, run)
+    indices = np.arange(batch, dtype=np.uint32)
+    taken = common.seconds(lambda: upscaler.run(tiles, indices, keys, options).image, repeats)
+    add("all of it", 1, taken, batch * work_of_a_tile(upscaler))
+    return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--sizes", nargs="+", default=["base"], choices=realsrt.SIZES)
-    parser.add_argument("--sides", nargs="+", type=int, default=[128, 512], help="of LR images")
-    dtypes = ["float32", "bfloat16"]
-    parser.add_argument("--dtypes", nargs="+", default=dtypes, choices=dtypes)
+    parser.add_argument("--sides", nargs="+", type=common.positive, default=[128, 512], help="LR")
+    parser.add_argument("--dtypes", nargs="+", default=DTYPES, choices=DTYPES)
     parser.add_argument("--reference", type=Path, help="checkout of the public PyTorch code")
-    parser.add_argument("--batch", type=int, help="tiles a device call; 1 on CPU, 32 else")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each")
+    parser.add_argument("--batch", type=common.positive, help="tiles a call; 1 on CPU, 32 else")
+    parser.add_argument("--repeats", type=common.positive, default=5, help="measurements of each")
     parser.add_argument("--threads", type=int, default=0, help="CPU cores all may use, 0: all")
-    parser.add_argument("--output", type=Path, help="file of tables (.md) or of records (.json)")
     given = parser.parse_args()
-    for name in ("sides", "batch", "repeats"):
-        values = getattr(given, name)
-        if values is not None and np.min(values) < 1:
-            parser.error(f"--{name}: expected at least 1, found {np.min(values)}")
-    speed_report.check(parser, given.output)
     if given.reference is not None and "base" not in given.sizes:
         parser.error("--reference: the public code is base, which --sizes leaves out")
     if given.threads and hasattr(os, "sched_setaffinity"):  # before either runtime counts cores
@@ -236,30 +262,22 @@ def main() -> int:
         if given.reference is not None:
             # else JAX takes most of the memory of a GPU that PyTorch works on as well
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-            reference = Reference(given.reference, given.threads)
-        measure(given, reference)
+            reference = references.RealSRT(given.reference, given.threads)
+        limits = roofline.limits(given.dtypes, given.repeats)
+        batch = given.batch or (1 if limits.platform == "cpu" else 32)
+        print(f"{limits.describe()}; jax {jax.__version__}, batches of {batch} tiles", flush=True)
+        for size in dict.fromkeys(given.sizes):
+            theirs = reference if size == "base" else None
+            upscalers = networks(size, given.dtypes, batch, theirs)
+            print(f"\n{common.table(f'{WHOLE}|{roofline.HEAD}', ())}")
+            for side in given.sides:
+                for row in whole(side, upscalers, theirs, limits, given.repeats):
+                    print(common.line(size, f"{side}×{side}", *row), flush=True)
+            print(f"\n{common.table(f'{PARTS}|{roofline.HEAD}', ())}")
+            for dtype, upscaler in upscalers.items():
+                for row in inside(upscaler, limits, dtype, given.repeats):
+                    print(common.line(size, dtype, *row), flush=True)
     return 0
-
-
-def measure(given: argparse.Namespace, reference: Reference | None) -> None:
-    """Measures, prints, and writes after each size, so that what was measured is not lost."""
-    limits = roofline.limits(given.dtypes, given.repeats)
-    batch = given.batch or (1 if limits.platform == "cpu" else 32)
-    record = speed_report.start(limits, batch=batch, repeats=given.repeats, whole=[], parts=[])
-    for size in dict.fromkeys(given.sizes):
-        theirs = reference if size == "base" else None
-        upscalers = networks(size, given.dtypes, batch, theirs)
-        for side in given.sides:
-            print(f"{size}, images of {side}×{side}", file=sys.stderr, flush=True)
-            rows = whole(side, upscalers, theirs, limits, given.repeats)
-            record["whole"] += [{"size": size, **row} for row in rows]
-        for dtype, upscaler in upscalers.items():
-            print(f"{size}, parts in {dtype}", file=sys.stderr, flush=True)
-            rows = inside(upscaler, limits, dtype, given.repeats)
-            record["parts"] += [{"size": size, "dtype": dtype, **row} for row in rows]
-        if given.output is not None:
-            speed_report.write(record, speed_report.restoration(record), given.output)
-    print(speed_report.restoration(record))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,30 @@
-"""What a device can do at most, and how near a program comes to it.
+"""What a device can do at most, what a program asks of it, and how near the two come.
 
 A peak is that of dense bfloat16 products by the maker's data sheet, whatever dtype a program
 computes in, so that shares of it compare across dtypes; float32 products have at most half of it on
 a GPU (TF32, which JAX takes there unless told otherwise). Beside it a large matrix product is
 measured in the same run and dtype, which is what the device gives where a data sheet is far away,
 and all that there is on a CPU.
+
+What a program asks is counted in its trace: matrix products and convolutions, loops as often as
+they run. XLA's own cost analysis counts the body of a loop once, which hides most of a decoding
+loop.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
 
+from benchmarks.common import seconds
 from maskgit_sr.training import watch
 
 BANDWIDTH = {
@@ -39,6 +45,10 @@ BANDWIDTH = {
 fits counts; from the makers' data sheets."""
 
 
+HEAD = "TFLOP/s|MFU|of matmul|GFLOP|GB|FLOP/byte|floor ms|floor / ms"
+"""Columns of :meth:`Limits.cells`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What a device can do at most.
@@ -57,26 +67,28 @@ class Limits:
     bandwidth: float | None
     matmul: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    def shares(self, flops: float, seconds: float, dtype: str) -> dict[str, float]:
-        """TFLOP/s and, where they are known, its shares of the peak and of the matrix product."""
-        rate = flops / seconds
-        found = {"tflops": rate / 1e12}
-        if self.peak is not None:
-            found["mfu"] = rate / self.peak
-        if dtype in self.matmul:
-            found["of_matmul"] = rate / self.matmul[dtype]
-        return found
-
-    def floor(self, flops: float, moved: float, dtype: str) -> float | None:
+    def floor(self, cost: np.ndarray, dtype: str) -> float | None:
         """Seconds below which no program comes: max(FLOPs / peak, bytes / bandwidth).
 
         Where no peak is known the measured matrix product stands for it; without a bandwidth the
         FLOPs decide alone. None: neither is known.
         """
-        peak = self.peak or self.matmul.get(dtype)
-        found = [flops / peak] if peak else []
-        found += [moved / self.bandwidth] if self.bandwidth else []
-        return max(found, default=None)
+        rates = (self.peak or self.matmul.get(dtype), self.bandwidth)
+        return max((x / rate for x, rate in zip(cost, rates, strict=True) if rate), default=None)
+
+    def cells(self, cost: np.ndarray, taken: float, dtype: str) -> tuple[str | None, ...]:
+        """Returns how near [FLOPs, bytes] in ``taken`` seconds come to the limits, as in HEAD."""
+        (flops, moved), floor = cost, self.floor(cost, dtype)
+        peaks = (self.peak, self.matmul.get(dtype))
+        return (
+            f"{flops / taken / 1e12:.3g}",
+            *(f"{flops / taken / peak:.1%}" if peak else None for peak in peaks),
+            f"{flops / 1e9:.4g}",
+            f"{moved / 1e9:.3g}",
+            f"{flops / moved:.0f}" if moved else None,
+            None if floor is None else f"{1e3 * floor:.3g}",
+            None if floor is None else f"{floor / taken:.0%}",
+        )
 
     def describe(self) -> str:
         """One line for the head of a table."""
@@ -85,53 +97,88 @@ class Limits:
             parts.append(f"peak {self.peak / 1e12:.0f} TFLOP/s in bfloat16")
         if self.bandwidth is not None:
             parts.append(f"{self.bandwidth / 1e12:.2f} TB/s")
-        parts += [
-            f"matrix product {rate / 1e12:.3g} TFLOP/s in {dtype}"
-            for dtype, rate in self.matmul.items()
-        ]
-        return ", ".join(parts)
+        rates = (f"{rate / 1e12:.3g} TFLOP/s in {dtype}" for dtype, rate in self.matmul.items())
+        return ", ".join([*parts, *(f"matrix product {rate}" for rate in rates)])
 
 
 def limits(dtypes: Sequence[str], repeats: int = 5, side: int | None = None) -> Limits:
     """Of the first device, with a product of matrices [side, side] measured in each dtype."""
     device = jax.devices()[0]
-    peak = watch.of_kind(watch.PEAK_TFLOPS, device.device_kind)
-    bandwidth = watch.of_kind(BANDWIDTH, device.device_kind)
     side = side or (2048 if device.platform == "cpu" else 8192)
-    rates = {dtype: _matmul(side, dtype, repeats) for dtype in dict.fromkeys(dtypes)}
-    peak = None if peak is None else peak * 1e12
+    product = jax.jit(jnp.matmul)
+    rates = {}
+    for dtype in dict.fromkeys(dtypes):
+        pair = jax.random.normal(jax.random.key(0), (2, side, side), jnp.dtype(dtype))
+        rates[dtype] = 2 * side**3 / seconds(partial(product, *pair), repeats)
+    tera = watch.of_kind(watch.PEAK_TFLOPS, device.device_kind)
+    bandwidth = watch.of_kind(BANDWIDTH, device.device_kind)
+    peak = None if tera is None else tera * 1e12
     return Limits(device.device_kind, device.platform, peak, bandwidth, rates)
 
 
-def _matmul(side: int, dtype: str, repeats: int) -> float:
-    left, right = jax.random.normal(jax.random.key(0), (2, side, side), jnp.dtype(dtype))
-    product = jax.jit(jnp.matmul)
-    return 2 * side**3 / seconds(lambda: product(left, right), repeats)
+def random_params(shapes: Any, seed: int = 0) -> Any:
+    """A tree of float32 arrays of those shapes, on the device, that keeps signals finite.
 
-
-def seconds(call: Callable[[], Any], repeats: int, least: float = 0.02) -> float:
-    """Median seconds of a call whose results stay on the device, after one that compiles.
-
-    A call shorter than ``least`` seconds is started as often as fills them and waited for once, so
-    that what the host takes to start one is not measured where the device is busy meanwhile.
+    Speed does not depend on their values. Drawn on the host: to compile the networks' own
+    initialisers takes longer than to run them.
     """
-    jax.block_until_ready(call())
+    rng = np.random.default_rng(seed)
 
-    def measured(many: int) -> float:
-        began = time.perf_counter()
-        for _ in range(many):
-            last = call()
-        jax.block_until_ready(last)
-        return (time.perf_counter() - began) / many
+    def draw(leaf: Any) -> jax.Array:
+        if leaf.ndim < 2:  # scales of norms, and biases, which may be anything
+            return jnp.asarray(rng.uniform(0.5, 1.0, leaf.shape), jnp.float32)
+        deviation = np.float32(math.prod(leaf.shape[:-1]) ** -0.5)
+        return jnp.asarray(deviation * rng.standard_normal(leaf.shape, np.float32))
 
-    once = measured(1)
-    many = max(1, math.ceil(least / once))
-    taken = [once] if many == 1 else []
-    while len(taken) < repeats:
-        taken.append(measured(many))
-    return statistics.median(taken)
+    return jax.tree.map(draw, shapes)
 
 
-def moved_bytes(compiled: jax.stages.Compiled) -> float:
-    """Bytes accessed by XLA's own analysis, after fusion; bodies of loops count once."""
-    return float((compiled.cost_analysis() or {}).get("bytes accessed", 0.0))
+def traced(call: Callable[..., Any], *arguments: Any) -> np.ndarray:
+    """Returns the :func:`cost` of a call, by tracing; nothing is computed."""
+    return cost(jax.make_jaxpr(call)(*arguments).jaxpr)
+
+
+def cost(jaxpr: core.Jaxpr) -> np.ndarray:
+    """Returns [FLOPs, bytes] of one run; of branches, the dearest.
+
+    A multiplication and an addition are two FLOPs. Bytes: operands and results of products and
+    what reductions read, which is what memory moves where everything between them is fused.
+    """
+    total = np.zeros(2)
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        moved = sum(map(_bytes, (*equation.invars, *equation.outvars)))
+        if name == "dot_general":
+            ((contracted, _), _) = params["dimension_numbers"]
+            left, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
+            total += 2 * math.prod(out) * math.prod(left[axis] for axis in contracted), moved
+        elif name == "conv_general_dilated":
+            kernel, out = _shape(equation.invars[1]), _shape(equation.outvars[0])
+            spec = params["dimension_numbers"].rhs_spec  # output features, input, space
+            products = math.prod(kernel[axis] for axis in spec[1:])
+            spread = math.prod(params["lhs_dilation"])  # zeros in between are no work
+            total += 2 * math.prod(out) * products / spread, moved
+        elif name.startswith("reduce_"):
+            total += 0, sum(map(_bytes, equation.invars))
+        elif name == "cond":
+            total += max((cost(branch.jaxpr) for branch in params["branches"]), key=tuple)
+        else:
+            times = params.get("length", 1) if name == "scan" else 1
+            total += times * sum(map(cost, _inner(params)), np.zeros(2))
+    return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
+def _bytes(variable: Any) -> int:
+    return variable.aval.size * getattr(variable.aval.dtype, "itemsize", 0)
+
+
+def _inner(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
+    for value in params.values():
+        if isinstance(value, core.ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, core.Jaxpr):
+            yield value

@@ -9,13 +9,13 @@ perceptual nets, whose shapes are read from their files, and no accelerator.
 
 from __future__ import annotations
 
-import argparse
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
 from benchmarks import roofline, steps
+from benchmarks.common import parser, table
 from benchmarks.steps import leaves_bytes
 from configs import hardware, realsrt
 from maskgit_sr.arrays import Execution
@@ -76,13 +76,6 @@ def fits(stage: str, memory: float, remat: bool) -> int:
     return max(0, int((0.9 * memory - sum(map(leaves_bytes, trees))) / made.kept_bytes))
 
 
-def table(head: str, rows: Iterable[Sequence[object]]) -> str:
-    """Returns a Markdown table, the first column to the left and the others to the right."""
-    names = head.split("|")
-    lines = ["| " + " | ".join(names) + " |", "|---" + "|--:" * (len(names) - 1) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
-
-
 def report() -> str:
     """Returns all tables."""
     published = realsrt.get_config("base").stages
@@ -122,5 +115,5 @@ def report() -> str:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    parser(__doc__).parse_args()
     print(report())

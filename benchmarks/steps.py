@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -12,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import flops
+from benchmarks import roofline
 from launch.settings import losses
 from maskgit_sr import paths
 from maskgit_sr.arrays import Execution, Params
@@ -54,7 +56,7 @@ class Step:
         """[FLOPs, bytes] of an example, of all phases, in a batch of 8."""
         with accelerator():
             traced = jax.make_jaxpr(self.jitted())(self.state, self.frozen, self.batch(8))
-        return flops.cost(traced.jaxpr) / 8
+        return roofline.cost(traced.jaxpr) / 8
 
     @functools.cached_property
     def kept_bytes(self) -> float:
@@ -109,9 +111,15 @@ def abstract(config: Any, name: str, execution: Execution) -> Step:
     return Step(method, stage, settings, chosen, begun, frozen)
 
 
-def accelerator() -> Any:
+@contextlib.contextmanager
+def accelerator() -> Iterator[None]:
     """Traces what an accelerator would run, where a network asks for the backend."""
-    return mock.patch.object(jax, "default_backend", lambda: "tpu")
+    # JAX's own attention promotes bfloat16 by itself, which a strict caller would forbid
+    with (
+        mock.patch.object(jax, "default_backend", lambda: "tpu"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        yield
 
 
 def leaves_bytes(tree: Any, places: Any = None) -> int:

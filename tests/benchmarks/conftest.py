@@ -9,6 +9,17 @@ from configs import realsrt
 
 
 @pytest.fixture
+def run(monkeypatch):
+    """Runs a benchmark with so many words behind its name."""
+
+    def call(module, *arguments):
+        monkeypatch.setattr("sys.argv", [module.__name__, *arguments])
+        return module.main()
+
+    return call
+
+
+@pytest.fixture
 def tiny_sizes(monkeypatch, method):
     """Every size of `configs.realsrt` is the method of `tiny`, its GAN late; steps are of 2."""
     get = realsrt.get_config

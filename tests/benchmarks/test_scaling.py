@@ -85,7 +85,3 @@ def test_machines_are_of_known_devices():
         assert peak == machine.peak * 1e12 and peak > bandwidth > link > 0
     kinds = {kind for kind, _, _ in scaling.DEVICES.values()}
     assert all(watch.of_kind(watch.PEAK_TFLOPS, kind) for kind in kinds)
-
-
-def test_tables():
-    assert scaling.table("a|b", [("x", 1)]) == "| a | b |\n|---|--:|\n| x | 1 |"

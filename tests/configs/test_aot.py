@@ -14,7 +14,7 @@ from configs import hardware, realsrt
 from maskgit_sr.models.functional import count
 from maskgit_sr.training import optimizers, sharding
 from maskgit_sr.training.state import create
-from tests.configs import ahead
+from tests.drills import aot
 from tests.perceptual import perceptual_nets
 
 
@@ -91,8 +91,8 @@ def test_the_state_is_the_same_on_every_machine(size, stage, machine):
 
 def test_the_published_step_compiles():
     """The tokenizer's, with its GAN; a device's arguments to the byte."""
-    report = ahead.compiled(realsrt.get_config("hardware=h100x8"), "tokenizer", (4, 2, 1))
-    assert not report.faults() and not report.unread
+    report = aot.compiled(realsrt.get_config("hardware=h100x8"), "tokenizer", (4, 2, 1))
+    assert not report.faults and not report.unread
     whole = leaves_bytes(scaling.step("tokenizer").state)
     assert whole / 2 < report.state < 0.51 * whole
 
