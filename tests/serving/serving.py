@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 from maskgit_sr.images import from_array, from_bytes, to_bytes
 from maskgit_sr.serving import app, server
 from maskgit_sr.serving.service import Limits, Service
-from tests.serving.models import pixels
+from tests.serving.models import Watched, pixels
 
 LONG = 30
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -114,11 +114,16 @@ def until(condition):
 
 @contextlib.contextmanager
 def serve(upscaler, *, token=None, max_wait=0.002, defaults=None, **limits):
-    """A running server; `upscaler` None: its model is still being loaded."""
+    """A running server; `upscaler` None: its model is still being loaded.
+
+    A watched one forgets the calls of the start, and is let through its gate at the end.
+    """
+    watched = isinstance(upscaler, Watched)
     service = Service("nearest", Limits(**limits), max_wait=max_wait)
     if upscaler is not None:
         service.start(upscaler, **(defaults or {}))
-        upscaler.reset()
+        if watched:
+            upscaler.reset()
     listening = server.bind("127.0.0.1", 0)
     port = listening.getsockname()[1]
     running = server.make(app.build(service, token))
@@ -128,7 +133,7 @@ def serve(upscaler, *, token=None, max_wait=0.002, defaults=None, **limits):
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LONG) as client:
             yield Served(upscaler, service, port, client)
     finally:
-        if upscaler is not None:
+        if watched:
             upscaler.gate.set()
         service.close()
         running.should_exit = True
