@@ -74,6 +74,15 @@ def export(
     return count(params)
 
 
+def lacking(workdir: paths.PathLike, method: str, init: paths.PathLike = "") -> list[str]:
+    """Returns the groups of a method that neither a stage of the workdir nor ``init`` has."""
+    known = registry.build(method, {})
+    sources = [weights.stage_file(paths.absolute(workdir), name) for name in known.stages]
+    sources += [paths.absolute(init)] if init else []
+    found, _ = weights.collect(sources, known.groups)
+    return [group for group in known.groups if group not in found]
+
+
 def main() -> None:
     """Command-line entry; a user's mistake is one line and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__)

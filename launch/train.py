@@ -61,6 +61,9 @@ def train(config: Any, workdir: paths.PathLike, max_seconds: float) -> str:
         UserError: a mistake in the config or the workdir.
         timebox.Interrupted: a signal asked to stop; everything is saved.
     """
+    known = ", ".join(config.stages)
+    if not config.order or not set(config.order) <= set(config.stages):
+        raise UserError(f"--config.order: expected stages of {known}, found {config.order}")
     config.init = find_init(config.init)
     folder = paths.absolute(workdir)
 
@@ -76,12 +79,15 @@ def train(config: Any, workdir: paths.PathLike, max_seconds: float) -> str:
         return f"{outcome.groups}: stage {name}, step {outcome.step}"
     shares = {name: config.stages[name].share for name in config.order}
     left = plan.train(shares, max_seconds)
+    state = f"; not finished: {', '.join(left)}; the same command goes on" if left else ""
+    lacking = export_bundle.lacking(folder, config.method, config.init)
+    if lacking:  # config.order leaves stages out
+        return f"no bundle yet, it needs {', '.join(lacking)}{state}"
     path = folder / f"{config.name}.safetensors"
     number = 0
     if jax.process_index() == 0:
         number = export_bundle.export(folder, path, "bfloat16", "Apache-2.0", {}, init=config.init)
-    watch.any_host(False)
-    state = f"; not finished: {', '.join(left)}; the same command goes on" if left else ""
+    watch.any_host(False)  # a barrier: no host ends before the bundle is there
     return f"{path}: {number:,} parameters{state}"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,19 @@ def test_exported_bundle_restores_a_picture(trained, tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (7, 21, 3)).astype(np.uint8)
     result = maskgit_sr.load(path, batch=2)(picture)
     assert result.image.shape == (28, 84, 3) and result.confidence.shape == (7, 21)
+
+
+def test_a_run_of_some_stages_says_what_a_bundle_needs(trained, photos, tiny, losses, tmp_path):
+    shutil.copytree(trained / "tokenizer", tmp_path / "tokenizer")
+    some = config("", photos, tiny, losses, order=("tokenizer", "generator"))
+    line = train.train(some, tmp_path, float("inf"))
+    assert line == "no bundle yet, it needs critic, control"
+    whole = str(trained / "realsrt-nano.safetensors")
+    assert export_bundle.lacking(tmp_path, "realsrt_tuned", whole) == []
+    for order in ((), ("tokenizer", "gan")):
+        wrong = config("", photos, tiny, losses, order=order)
+        with pytest.raises(UserError, match="--config.order: expected stages of .*tokenizer"):
+            train.train(wrong, tmp_path, 0.0)
 
 
 def test_export_says_what_is_missing(trained, tmp_path):
