@@ -29,13 +29,13 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How networks are run, which is no part of what they are.
+    """Settings of execution; no part of a bundle, since they do not change what a network is.
 
     Attributes:
-        dtype: that layers compute in. Parameters, logits, softmax, normalisation statistics, losses
-            and codebook distances stay float32 whatever it is; the modules see to that themselves.
-        remat: in the backward pass each block is computed again from its input, instead of keeping
-            its activations.
+        dtype: compute dtype of the layers. Parameters, logits, softmax, normalisation statistics,
+            losses and codebook distances stay float32 whatever it is; the modules cast themselves.
+        remat: rematerialisation: the backward pass recomputes each block from its input instead of
+            keeping its activations.
     """
 
     dtype: Any = jnp.float32
@@ -43,13 +43,13 @@ class Execution:
 
 
 def default_compute_dtype(platform: str | None = None) -> Any:
-    """bfloat16 where the hardware multiplies it natively (TPU, GPU), float32 on CPU."""
+    """Returns bfloat16 where the hardware multiplies it natively (TPU, GPU), float32 on CPU."""
     platform = platform or jax.default_backend()
     return jnp.float32 if platform == "cpu" else jnp.bfloat16
 
 
 def parse_dtype(name: str | None, platform: str | None = None) -> Any:
-    """Dtype for ``"float32"``, ``"bfloat16"`` or ``None`` (the platform's default).
+    """Returns the dtype called ``"float32"`` or ``"bfloat16"``; None: the platform's default.
 
     Raises:
         ValueError: any other name.

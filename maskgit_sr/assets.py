@@ -1,6 +1,6 @@
-"""Where perceptual networks and image-quality statistics are found.
+"""Lookup of the files of perceptual networks and image-quality statistics.
 
-These files are other people's work and are never committed here. They are looked for at an
+These files are other people's work and are never committed here. They are searched for at an
 explicit path, in the folder named by `MASKGIT_SR_ASSETS`, in `../shared/metrics` beside a source
 checkout, and in the user's cache, in this order.
 """
@@ -17,13 +17,13 @@ ENV = "MASKGIT_SR_ASSETS"
 
 @dataclass(frozen=True)
 class Asset:
-    """A file that is not ours.
+    """A file published by others.
 
     Attributes:
-        what: it holds.
-        source: where its publisher has it, and how it becomes our file if it is another format.
-        sha256: of the file as scores were verified with it; None where nobody here has had it. (A
-            PyTorch file's name carries the first digits of its own.)
+        what: contents, as messages name them.
+        source: address at its publisher, and the conversion if our file has another format.
+        sha256: digest of the file that scores were verified with; None where it was not at hand.
+            (The name of a PyTorch file carries the first digits of its own digest.)
     """
 
     what: str
@@ -94,13 +94,14 @@ KNOWN = {
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for this project; it need not exist."""
+    """Returns the user's cache folder for this project, which need not exist."""
+    # XDG's specification: an empty variable counts as unset.
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "maskgit_sr"
 
 
 def search_path() -> list[Path]:
-    """The folders that `find` looks in when no explicit path is given, first one first."""
+    """Returns the folders that `find` searches without an explicit path, in this order."""
     folders = []
     if env := os.environ.get(ENV):
         folders.append(Path(env).expanduser())
@@ -108,6 +109,7 @@ def search_path() -> list[Path]:
     if (root / "pyproject.toml").exists() or (root / ".git").exists():  # not in site-packages
         folders.append(root.parent / "shared" / "metrics")
     folders.append(cache_dir())
+    # `find` lists the folders in its message, where one that is named twice would stand twice.
     unique: dict[Path, Path] = {}
     for folder in folders:
         unique.setdefault(folder.resolve(), folder)
@@ -115,7 +117,7 @@ def search_path() -> list[Path]:
 
 
 def find(name: str, explicit: str | Path | None = None) -> Path:
-    """The path of the asset file called `name`.
+    """Returns the path of the asset file called `name`.
 
     Args:
         name: a file name, usually one of `KNOWN`.
@@ -142,6 +144,6 @@ def find(name: str, explicit: str | Path | None = None) -> Path:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -35,7 +35,7 @@ Stored = dict[str, tuple[str, tuple[int, ...], Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What a bundle says of itself.
+    """Metadata of a bundle.
 
     Attributes:
         method: name in :mod:`maskgit_sr.methods.registry`.
@@ -44,6 +44,7 @@ class Metadata:
         licence: of the weights.
         training: data, steps, time and hardware, free-form.
         scores: measured values by "set/metric".
+        version: format version of the file.
         digest: SHA-256 of the arrays as they are stored; "" in format 1, which had none.
     """
 
@@ -61,6 +62,7 @@ class Metadata:
         for field in dataclasses.fields(self):
             kind = {"dict": dict, "int": int, "str": str}[str(field.type).split("[")[0]]
             found = getattr(self, field.name)
+            # bool is a subclass of int, and JSON's true is no scale.
             if not isinstance(found, kind) or isinstance(found, bool):
                 raise TypeError(f"{field.name}: expected {field.type}, found {found!r}")
         if self.scale < 1:
@@ -74,7 +76,7 @@ def write(
     dtype: Any = np.float32,
     exact: Collection[str] = (),
 ) -> None:
-    """Writes a bundle; no half file is left, whatever happens.
+    """Writes a bundle; a failure leaves no partial file.
 
     Args:
         path: on this machine or in a bucket.
@@ -89,6 +91,7 @@ def write(
     for name, leaf in flatten(params).items():
         keep = name.split("/")[0] in exact
         arrays[name] = np.ascontiguousarray(np.asarray(leaf, np.float32 if keep else dtype))
+    # The digest is of the arrays as rounded to the file's dtype: `read` checks bytes, not values.
     stored = {name: (_NAMES[a.dtype], a.shape, a.tobytes()) for name, a in arrays.items()}
     metadata = dataclasses.replace(metadata, version=FORMAT_VERSION, digest=_digest(stored))
     blob = save(arrays, {_KEY: json.dumps(dataclasses.asdict(metadata), sort_keys=True)})
@@ -96,7 +99,7 @@ def write(
 
 
 def read_metadata(path: paths.PathLike) -> Metadata:
-    """Metadata alone; reads the header only.
+    """Returns the metadata; reads the header only.
 
     Raises:
         UserError: missing file, not a bundle, or another format version.
@@ -115,6 +118,8 @@ def read_metadata(path: paths.PathLike) -> Metadata:
         version = values["version"]
         if version == 1:
             values = _from_format_1(values)
+        # A later format may have other fields: the last line names its version, before `Metadata`
+        # would call the fields damaged.
         if version in (1, FORMAT_VERSION):
             return Metadata(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -123,25 +128,28 @@ def read_metadata(path: paths.PathLike) -> Metadata:
 
 
 def read(path: paths.PathLike, shapes: Params | None = None) -> tuple[Params, Metadata]:
-    """Arrays as float32 and metadata.
+    """Returns the arrays as float32 params, and the metadata.
 
     Args:
         path: on this machine or in a bucket.
-        shapes: what the method expects; every name and shape must agree with it.
+        shapes: of the method (`Method.shapes`); every name and shape must agree with them.
 
     Raises:
         UserError: as :func:`read_metadata`, or entries missing, unknown, mis-shaped or of another
-            dtype than float32 and bfloat16, naming the first few; or arrays that are not those
-            that were written.
+            dtype than float32 and bfloat16, naming the first few; or arrays that do not have the
+            digest that the metadata state.
     """
     metadata = read_metadata(path)
     try:
+        # Taken apart here: the digest needs each array's bytes and dtype as they are stored, and
+        # safetensors' NumPy reader returns arrays only.
         blob = epath.Path(path).read_bytes()
         (size,) = struct.unpack("<Q", blob[:8])
         header = json.loads(blob[8 : 8 + size])
     except (OSError, struct.error, ValueError) as error:
         raise UserError(f"{path}: cannot read the bundle: {error}") from error
     header.pop("__metadata__", None)
+    # A view: slices of bytes are copies.
     body = memoryview(blob)[8 + size :]
     arrays, stored = {}, {}
     for name, entry in header.items():
@@ -151,6 +159,7 @@ def read(path: paths.PathLike, shapes: Params | None = None) -> tuple[Params, Me
         array = np.frombuffer(body[begin:end], _DTYPES[entry["dtype"]])
         arrays[name] = array.reshape(entry["shape"]).astype(np.float32)
         stored[name] = (entry["dtype"], tuple(entry["shape"]), body[begin:end])
+    # Format 1 had no digest.
     if metadata.digest and metadata.digest != _digest(stored):
         raise UserError(f"{path}: damaged: the digest of its arrays is not the one it states")
     if shapes is not None:
@@ -159,8 +168,9 @@ def read(path: paths.PathLike, shapes: Params | None = None) -> tuple[Params, Me
 
 
 def _digest(stored: Stored) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    """Returns the SHA-256 of names, dtypes, shapes and bytes, in the order of the names."""
     found = hashlib.sha256()
+    # Sorted, because safetensors orders a file's arrays by dtype first.
     for name in sorted(stored):
         dtype, shape, data = stored[name]
         found.update(f"{name} {dtype} {shape}\n".encode())
@@ -169,7 +179,7 @@ def _digest(stored: Stored) -> str:
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
-    """Metadata of format 1 as format 2 has it.
+    """Returns metadata of format 1 converted to format 2.
 
     Its configuration held the training losses and the discriminator too, tiles had a size and a
     stride, and the multiscale controlling module was a switch of RealSRT.
@@ -178,6 +188,7 @@ def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
     def clean(tree: Any) -> Any:
         if not isinstance(tree, dict):
             return tree
+        # Rematerialisation is a setting of execution since (`arrays.Execution`).
         return {name: clean(value) for name, value in tree.items() if name != "remat"}
 
     config = clean(values["config"])
@@ -198,7 +209,7 @@ def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(arrays: dict[str, np.ndarray], shapes: Params, where: str) -> None:
-    """Compares flat arrays with expected shapes.
+    """Checks names and shapes of flat arrays against the expected ones.
 
     Raises:
         UserError: naming missing, unknown or mis-shaped entries.

@@ -1,4 +1,4 @@
-"""The exception type that a caller shows to a person, and how a command does so."""
+"""The exception for users' mistakes, and its report in one line by a command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for, not in the program.
+    """A mistake in the request, not in the program.
 
     The message is one line that names the file or option, what was expected and what was found.
     The command line prints it without a traceback and exits with code 2.
@@ -24,7 +24,7 @@ def one_line(
     Args:
         command: the name that the line begins with.
         codes: exit codes of other exceptions that end the command in one line; the first class
-            that fits decides. All that is not listed keeps its traceback: it is a defect.
+            that fits decides. Exceptions not listed keep their traceback: they are defects.
 
     Raises:
         SystemExit: with code 2 for a `UserError`, else with that of `codes`.
@@ -34,6 +34,7 @@ def one_line(
     try:
         yield
     except kinds as error:
+        # A KeyboardInterrupt has no message of its own.
         interrupted = isinstance(error, KeyboardInterrupt)
         print(f"{command}: {'interrupted' if interrupted else line(error)}", file=sys.stderr)
         code = next(code for kind, code in known.items() if isinstance(error, kind))
@@ -42,6 +43,7 @@ def one_line(
 
 def line(error: BaseException) -> str:
     """Returns the message of an exception as one printable line."""
+    # str(OSError) begins with "[Errno 2]"; a user needs the file and the reason.
     if isinstance(error, OSError) and error.filename and error.strerror:
         return printable(f"{error.filename}: {error.strerror}")
     return printable(str(error) or repr(error))

@@ -1,4 +1,4 @@
-"""Paths on this machine or in a bucket: gs://, s3://, whatever etils.epath knows."""
+"""Local paths and paths in buckets (gs://, s3://, whatever etils.epath supports)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PathLike = str | os.PathLike[str]
 
 
 def is_remote(path: PathLike) -> bool:
-    """Returns whether the path names a bucket."""
+    """Returns True for a path in a bucket."""
     return "://" in os.fspath(path)
 
 
 def absolute(path: PathLike) -> epath.Path:
-    """Returns the path as Orbax wants it; `~` is the home folder."""
+    """Returns the absolute path, as Orbax requires it; `~` is the home folder."""
     found = epath.Path(path)
     return found if is_remote(path) else found.expanduser().absolute()
 
@@ -55,11 +55,12 @@ def whole(target: PathLike) -> Iterator[Path]:
     folder only the objects are whole.
 
     Raises:
-        UserError: `target` cannot be written. Exceptions of the block pass through; `naming` is
-            for those of the block that are about `target`.
+        UserError: `target` cannot be written. Exceptions of the block pass through unchanged; wrap
+            those that are about `target` by `naming`.
     """
     name = epath.Path(target).name
     if is_remote(target):
+        # No rename: an object appears in a bucket only when its upload is complete.
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / name
             yield part
@@ -67,6 +68,9 @@ def whole(target: PathLike) -> Iterator[Path]:
                 _upload(part, epath.Path(target))
         return
     path = Path(target)
+    # Beside the target, because os.replace is atomic within one file system only; with a random
+    # part, because two processes may write the same file. Of four bytes a character, 40 of the
+    # stem and 20 of the suffix make 255 bytes with the rest, the longest name that is allowed.
     part = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix[:20]}")
     with naming(target):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +83,7 @@ def whole(target: PathLike) -> Iterator[Path]:
 
 
 def write(target: PathLike, data: bytes | str) -> None:
-    """Writes a file by `whole`; text as UTF-8, with the odd bytes that file names may hold.
+    """Writes a file by `whole`; text as UTF-8, surrogate escapes of file names as their bytes.
 
     Raises:
         UserError: it cannot be written.

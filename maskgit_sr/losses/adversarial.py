@@ -66,8 +66,9 @@ def balanced_loss(
         last_layer: parameters of the last layer, or all that ``tail`` trains.
         kernel: picks W from such parameters.
         tail: (last_layer, features) → image.
-        scale: factor on the adversarial part, 0 before the GAN starts; an array decides at run
+        scale: factor on the adversarial loss, 0 before the GAN starts; an array decides at run
             time.
+        eps, ceiling: as in taming-transformers.
     """
     # The forward pass of `tail` is shared: `pull` is linear, and is called once for each loss. Both
     # of its arguments are cut off the graph, because the gradient that the network gets is put
@@ -83,6 +84,7 @@ def balanced_loss(
             others = pull(image_grad)
             norm, other_norm = (jnp.linalg.norm(kernel(g[0])) for g in (grads, others))
             weight = jnp.clip(norm / (other_norm + eps), 0.0, ceiling)
+            # Cast, because a float32 weight would turn bfloat16 gradients into float32 ones.
             mixed = jax.tree.map(
                 lambda a, b: a + (scale * weight).astype(a.dtype) * b, grads, others
             )
@@ -91,6 +93,8 @@ def balanced_loss(
         def before() -> tuple[Any, Scalar, Scalar]:
             return grads, jnp.float32(0), jnp.float32(0)
 
+        # Without a branch where tracing can decide: behind lax.cond the GAN made a step on CPUs
+        # twice as slow as its FLOPs say (docs/performance.md).
         if isinstance(scale, float):
             found = balance() if scale > 0 else before()
         else:
@@ -107,5 +111,6 @@ def balanced_loss(
 def _linear(x: jax.Array, grad: jax.Array) -> Scalar:
     """Returns zero, with the gradient ``grad`` in x."""
     grad = jax.lax.stop_gradient(grad)
+    # A sum over all features: bfloat16 holds two to three digits.
     product = jnp.sum(x.astype(jnp.float32) * grad.astype(jnp.float32))
     return product - jax.lax.stop_gradient(product)

@@ -34,6 +34,7 @@ def random_window(key: jax.Array, shift: int, *images: Image) -> tuple[Image, ..
         raise ValueError(
             f"perceptual_shift: expected less than {min(height, width)}, found {shift}"
         )
+    # One place for all: output and target must stay aligned.
     top, left = jax.random.randint(key, (2,), 0, shift + 1)
     size = (batch, height - shift, width - shift, channels)
     return tuple(jax.lax.dynamic_slice(x, (0, top, left, 0), size) for x in images)
@@ -44,6 +45,7 @@ def _zero(params: Params, x: Image, y: Image) -> Distance:
     return jnp.zeros(x.shape[:1])
 
 
+# A loss takes convolutions at the default precision; scores take "highest" (`load_lpips`).
 _LOADERS: dict[str, Callable[[], Perceptual]] = {
     "lpips_squeeze": partial(load_lpips, "squeeze", precision="default"),
     "lpips_alex": partial(load_lpips, "alex", precision="default"),

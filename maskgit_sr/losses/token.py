@@ -17,12 +17,15 @@ def masked_cross_entropy(logits: TokenLogits, targets: Tokens, mask: TokenMask) 
 
 
 def critic_cross_entropy(logits: Confidence, mask: TokenMask) -> Scalar:
-    """Returns the binary cross-entropy of critic logits; label: was generated (RealSRT Eq. 2)."""
+    """Returns the mean binary cross-entropy of critic logits, in nats (RealSRT Eq. 2).
+
+    The label is ``mask``: true where the token was generated.
+    """
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, mask.astype(jnp.float32)))
 
 
 def accuracy(logits: TokenLogits, targets: Tokens, mask: TokenMask) -> Scalar:
-    """Returns the share of masked positions whose most likely token is right."""
+    """Returns the share of masked positions whose most likely token is right, 0 to 1."""
     right = jnp.argmax(logits, -1) == targets
     return _masked_mean(right.astype(jnp.float32), mask)
 

@@ -10,17 +10,18 @@ from maskgit_sr.ops.resize import upsample_bicubic
 
 
 def adain(content: Image, style: Image, eps: float = 1e-5) -> Image:
-    """Gives ``content`` the per-channel mean and deviation of ``style`` (RealSRT §3.4).
+    """Returns ``content`` with ``style``'s mean and deviation per channel (RealSRT §3.4).
 
     Args:
         content: restored tile [B, sH, sW, 3].
         style: its LR tile [B, H, W, 3]; the two may differ in size.
-        eps: added to the unbiased variances.
+        eps: added to the unbiased variances, so that flat content is not divided by zero.
     """
 
     def stats(x: Image) -> tuple[Image, Image]:
         count = x.shape[1] * x.shape[2]
         mean = x.mean((1, 2), keepdims=True)
+        # Unbiased, as in the public code (docs/parity.md); a single pixel has the variance 0.
         variance = jnp.square(x - mean).sum((1, 2), keepdims=True) / max(count - 1, 1)
         return mean, jnp.sqrt(variance + eps)
 
@@ -51,7 +52,7 @@ COLOR_FIXES = tuple(_FIXES)
 
 
 def correct(content: Image, style: Image, how: str) -> Image:
-    """Applies the colour fix of that name: ``adain``, ``wavelet`` or ``none``.
+    """Returns ``content`` under the colour fix of that name: ``adain``, ``wavelet`` or ``none``.
 
     Raises:
         ValueError: any other name.

@@ -19,6 +19,7 @@ def gaussian_blur(image: Image, sigma: float) -> Image:
     """
     reach = math.ceil(3 * sigma)
     weights = [math.exp(-0.5 * (x / sigma) ** 2) for x in range(-reach, reach + 1)]
+    # The cut-off takes some of the sum away; without it flat areas would change brightness.
     weights = [weight / sum(weights) for weight in weights]
     return correlate(correlate(image, 1, weights), 2, weights)
 
@@ -51,6 +52,7 @@ def without_grid(image: Image, period: int, cells: int = 5) -> Image:
         raise ValueError(f"cells: expected an odd number, found {cells}")
     blocks = image.reshape(b, height // period, period, width // period, period, channels)
     mean = correlate(correlate(blocks, 1, [1 / cells] * cells), 3, [1 / cells] * cells)
+    # Less its own mean, or the pattern would take the local brightness with it.
     pattern = mean - mean.mean((2, 4), keepdims=True)
     return (blocks - pattern).reshape(image.shape)
 

@@ -18,6 +18,8 @@ def top_mask(scores: Float[Array, "B N"], count: Int[Array, "*b"]) -> TokenMask:
         scores: any real scores, [B, N]; larger is picked first.
         count: scalar or [B]; how many positions per row, 0 … N; may be traced.
     """
+    # Ranks, because `count` may be traced, and by argsort, because top_k with a symbolic batch
+    # cannot be exported to TensorFlow. A permutation's argsort is its inverse: each one's rank.
     order = jnp.argsort(-scores, axis=-1, stable=True)
     ranks = jnp.argsort(order, axis=-1)
     return ranks < jnp.broadcast_to(jnp.asarray(count), scores.shape[:1])[:, None]

@@ -35,6 +35,7 @@ def upsample_bicubic(
     a = −0.5 and renormalises at the border, so it gives other pixels and then other tokens.
     Values may leave [0, 1]; they are not clipped, as in the reference.
     """
+    # "highest": accelerators round the factors of float32 products otherwise, and tokens change.
     rows = jnp.asarray(_cubic_matrix(image.shape[1], scale, a), image.dtype)
     columns = jnp.asarray(_cubic_matrix(image.shape[2], scale, a), image.dtype)
     image = jnp.einsum("yh,bhwc->bywc", rows, image, precision="highest")
@@ -63,6 +64,7 @@ def downsample_bicubic(image: Float[Array, "B H W C"], scale: int) -> Float[Arra
         pads[axis] = (-int(taps[0]), int(taps[-1]) - scale + 1)
         padded = jnp.pad(image, pads, mode="symmetric")
         stop = (count - 1) * scale + 1
+        # Python floats are weakly typed, so the image keeps its dtype.
         image = sum(
             weight * jax.lax.slice_in_dim(padded, tap, tap + stop, scale, axis)
             for tap, weight in enumerate(weights.tolist())

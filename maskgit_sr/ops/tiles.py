@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Tiles along one side: ``length`` pixels, padding ``before`` and ``after``, ``starts``."""
+    """Tiles along one axis: image ``length``, padding ``before`` and ``after``, tile ``starts``."""
 
     length: int
     before: int
@@ -60,12 +60,13 @@ def gaussian_window(size: int, variance: float) -> np.ndarray:
 
     The tile's weight is the outer product of two of these (RealSRT §3.4, variance 0.05).
     """
+    # Centre (size − 1)/2 but unit size, as in the public code (docs/parity.md).
     x = (np.arange(size) - (size - 1) / 2) / size
     return np.exp(-(x**2) / (2 * variance))
 
 
 class Blender:
-    """Weighted sum of tiles that arrive in row-major order, of which only one band is in memory.
+    """Weighted sum of tiles that arrive in row-major order; only one band of them is in memory.
 
     The window is separable, so each axis is normalised by itself beforehand and no weight image is
     needed. Rows come out of :meth:`add` as soon as no later tile can touch them.
@@ -80,6 +81,7 @@ class Blender:
         self._row_weights = self._normalise(rows, window)
         self._column_weights = self._normalise(columns, window)
         width = (columns.before + columns.length + columns.after) * scale
+        # One band of tiles: memory grows with the image's width, not with its height.
         self._band = np.zeros((self._side, width, channels), np.float32)
         self._done = 0
         self._crop = slice(columns.before * scale, (columns.before + columns.length) * scale)
@@ -89,6 +91,7 @@ class Blender:
         spans = [slice(s * self._scale, s * self._scale + self._side) for s in axis.starts]
         for span in spans:
             total[span] += window
+        # Divided in float64, so that overlapping weights sum to 1 within float32's rounding.
         return [(window / total[span]).astype(np.float32) for span in spans]
 
     def add(self, tile: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -107,6 +110,7 @@ class Blender:
         end = first + self._rows.length * self._scale
         begin, stop = max(top, first), min(top + finished, end)
         if begin < stop:
+            # A copy: the caller may keep the rows, and the band moves up below.
             yield begin - first, self._band[begin - top : stop - top, self._crop].copy()
         self._band[: self._side - finished] = self._band[finished:].copy()
         self._band[self._side - finished :] = 0
