@@ -118,8 +118,8 @@ def read_metadata(path: paths.PathLike) -> Metadata:
         version = values["version"]
         if version == 1:
             values = _from_format_1(values)
-        # A later format may have other fields: the last line names its version, before `Metadata`
-        # would call the fields damaged.
+        # A newer format may have other fields, which `Metadata` would call damaged; its version is
+        # named below.
         if version in (1, FORMAT_VERSION):
             return Metadata(**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -69,8 +69,8 @@ def whole(target: PathLike) -> Iterator[Path]:
         return
     path = Path(target)
     # Beside the target, because os.replace is atomic within one file system only; with a random
-    # part, because two processes may write the same file. Of four bytes a character, 40 of the
-    # stem and 20 of the suffix make 255 bytes with the rest, the longest name that is allowed.
+    # part, because two processes may write the same file. At four bytes a character, 40 of the
+    # stem and 20 of the suffix make 255 bytes with the rest, the limit of file systems.
     part = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix[:20]}")
     with naming(target):
         path.parent.mkdir(parents=True, exist_ok=True)

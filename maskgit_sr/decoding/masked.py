@@ -32,7 +32,7 @@ class Canvas(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """Finished tokens [B, N] and, if asked for, their confidence in [0, 1] [B, N]."""
+    """Finished tokens [B, N] and, if requested, their confidence in [0, 1], [B, N]."""
 
     tokens: Tokens
     confidence: Confidence | None
@@ -72,12 +72,12 @@ def decode(
     Args:
         generate: (tokens [B, N], mask [B, N]) → logits [B, N, K].
         counts: tokens still masked after each step, [T] or [B, T] (`ops.schedules.mask_counts`).
-            The last step fills whatever is masked, so that its entry is not looked at.
-        keys: one PRNG key an example, [B], so that its samples depend neither on its place in the
-            batch nor on its neighbours.
+            The last step fills whatever is masked, so its entry is not read.
+        keys: one PRNG key per example, [B], so that its samples depend neither on its place in
+            the batch nor on its neighbours.
         temperature: 0 takes the most likely token; above 0 samples softmax(logits / temperature).
         redraw: draw kept tokens again in every step too (ITER's released code); known ones stay.
-        confidence: rate the finished tokens too.
+        confidence: also return the confidence of the finished tokens.
     """
     counts = jnp.asarray(counts)
     steps = counts.shape[-1]
@@ -96,21 +96,23 @@ def decode(
     def body(step: jax.Array, carry: _Carry) -> _Carry:
         filled = fill(step, carry)
         priority = rule.priority(Drawn(*filled, step, steps), keys)
-        # Ranks, not a threshold: ties would mask another number of tokens than the schedule's.
+        # The schedule counts on an empty canvas, and a token at −inf must not fill up the count.
         count = jnp.minimum(counts[..., step], most)
+        # Ranks, not a threshold: ties would mask another number of tokens than the schedule's.
         mask = top_mask(jnp.where(free, priority, -jnp.inf), count)
         return _begun(step, canvas.start, filled._replace(mask=mask), carry)
 
     carry = _Carry(canvas.tokens, free, jnp.ones(free.shape, jnp.float32))
     if steps > 1:  # a loop of no turns would still trace, and need, the rule's network
         carry = jax.lax.fori_loop(0, steps - 1, body, carry)
+    # The last step masks nothing, so it stands outside and spares a pass of the rule's network.
     carry = _begun(steps - 1, canvas.start, fill(steps - 1, carry), carry)
     scores = rule.confidence(carry.tokens, carry.probability) if confidence else None
     return Decoded(carry.tokens, scores)
 
 
 def _begun(step: jax.Array | int, start: Int[Array, " B"], after: _Carry, before: _Carry) -> _Carry:
-    """The carry after a step, for the examples that have started by then."""
+    """Returns ``after`` for examples that have started by this step, else ``before``."""
     begun = (step >= start)[:, None]
     return _Carry(*(jnp.where(begun, a, b) for a, b in zip(after, before, strict=True)))
 
@@ -119,6 +121,7 @@ def _choose(logits: TokenLogits, temperature: float, keys: Keys, step: jax.Array
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
+    # A subkey for each step: one key would draw the same noise in all of them.
     def sample(key: jax.Array, logits: jax.Array) -> jax.Array:
         return jax.random.categorical(jax.random.fold_in(key, step), logits / temperature)
 

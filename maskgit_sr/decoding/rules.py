@@ -100,6 +100,7 @@ class SamplingRule:
 
     def priority(self, drawn: Drawn, keys: Keys) -> Confidence:
         """Returns −(log p + Gumbel noise) of the masked positions; kept ones stay kept."""
+        # The 1e-8 of ITER's released code: log 0 would stay the lowest whatever the noise.
         weight = jnp.log(self.probability_right(drawn.tokens) + 1e-8)
         return jnp.where(drawn.mask, -(weight + _gumbel(keys, drawn)), -jnp.inf)
 
@@ -109,9 +110,11 @@ class SamplingRule:
 
 
 def _gumbel(keys: Keys, drawn: Drawn) -> Confidence:
-    """[B, N]; a purpose of its own, so that it is independent of the tokens drawn in the step."""
+    """Returns Gumbel noise [B, N], independent of the tokens drawn in the step."""
     shape = drawn.tokens.shape[1:]
 
+    # Tokens are drawn by fold_in(key, step) (`masked.decode`), hence one more fold. One draw a key,
+    # so that an example's noise does not depend on its batch.
     def draw(key: jax.Array) -> jax.Array:
         return jax.random.gumbel(jax.random.fold_in(jax.random.fold_in(key, drawn.step), 1), shape)
 

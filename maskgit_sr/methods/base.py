@@ -84,7 +84,7 @@ class Stage:
 
     @property
     def trains(self) -> tuple[str, ...]:
-        """Trained groups, in the order of the phases, each once."""
+        """Returns the trained groups, in the order of the phases, each once."""
         return tuple(dict.fromkeys(group for phase in self.phases for group in phase.groups))
 
 
@@ -93,13 +93,13 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class TileSpec:
-    """How images of any size become windows of fixed shape.
+    """Windows of fixed shape into which images of any size are cut.
 
     Attributes:
         sides: sides of the square windows that the method takes, in LR pixels, ascending. An image
             is worked through in the smallest that covers it, or else in the largest.
         overlap: LR pixels that neighbouring windows share.
-        variance: of the Gaussian weight of a window, in units of its side (RealSRT §3.4).
+        variance: variance of a window's Gaussian weight, its side being 1 (RealSRT §3.4).
 
     Raises:
         ValueError: no side, sides that do not ascend, or an overlap outside 0 … smallest side − 1.
@@ -219,10 +219,12 @@ def fit(name: str, value: Any, default: Any) -> Any:
     """
     if isinstance(value, np.generic):
         value = value.item()
+    # JSON has no tuples, and the dataclasses must be hashable.
     if isinstance(value, list):
         value = tuple(value)
     elif isinstance(default, float) and type(value) is int:
         value = float(value)
+    # Not isinstance: a bool is an int, but no number of steps.
     if type(value) is not type(default):
         raise ValueError(f"{name}: expected {type(default).__name__}, found {value!r}")
     return value
@@ -240,14 +242,14 @@ class Method(Protocol):
     A method holds structure only; parameters are passed to every call as ``{group: tree}``.
 
     Attributes:
-        name: in `maskgit_sr.methods.registry`.
+        name: key in `maskgit_sr.methods.registry`.
         scale: output side over input side.
-        tile: the windows that it takes.
+        tile: windows that `restore` takes.
         execution: compute dtype and rematerialisation.
         groups: parameter groups of a bundle.
         exact: those of them that a bundle keeps in float32 whatever its dtype.
         provides: what `restore` returns beside the image: ``confidence``, ``tokens``.
-        losses: a dataclass of the training losses' settings, no part of a bundle.
+        losses: settings of the training losses, a dataclass; no part of a bundle.
         studies: ablations by name: (name of a run, its options), in order.
     """
 
@@ -269,10 +271,10 @@ class Method(Protocol):
         """Returns shape and dtype of every parameter by group; allocates nothing."""
 
     def init(self, key: jax.Array, groups: tuple[str, ...]) -> tuple[Params, Params]:
-        """Returns fresh (params, stats) of those groups, a training-only group included."""
+        """Returns fresh (params, stats) of ``groups``, which may be training-only ones too."""
 
     def continued_stats(self, params: Params) -> Params:
-        """Returns the statistics to go on with from trained groups, for groups that keep any."""
+        """Returns statistics that continue trained ``params``, for groups that keep any."""
 
     def options(self, /, **given: Any) -> RestoreOptions:
         """Returns the method's own options, None standing for a default; see `make_options`."""
@@ -280,14 +282,14 @@ class Method(Protocol):
     def restore(
         self, params: Params, lr: Float[Array, "B H W 3"], keys: Keys, options: Any
     ) -> Restored:
-        """Restores LR windows [B, side, side, 3] in [0, 1]; ``keys`` [B] seed what is drawn."""
+        """Returns the restored LR windows [B, side, side, 3] in [0, 1]; one key [B] for each."""
 
     def describe(self) -> dict[str, Any]:
-        """Returns networks and decoding as JSON, enough to build the method; no training."""
+        """Returns the settings of networks and decoding as JSON: enough to `build` the method."""
 
 
 class MethodBase:
-    """What most methods have in common; a subclass adds its networks, stages and `restore`.
+    """Shared implementation of `Method`; a subclass adds networks, stages and `restore`.
 
     Args:
         config: networks and decoding, a dataclass with a field ``tile``; None: the defaults.

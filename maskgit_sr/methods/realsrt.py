@@ -47,7 +47,7 @@ class RealSRTConfig:
     Attributes:
         tokenizer: shape of the VQGAN.
         generator: shape of the transformer that predicts HR tokens.
-        critic: shape of the transformer that judges them.
+        critic: shape of the transformer that tells generated tokens from real ones.
         tile: windows in LR pixels; the token grid is fixed, so there is one side.
         schedule: mask schedule γ of training and decoding.
         steps: decoding steps T.
@@ -66,7 +66,7 @@ class RealSRTLosses(vq.ImageLossConfig):
     """Training losses.
 
     Attributes:
-        control_steps: decoding steps T that make the tokens the control stage learns from.
+        control_steps: decoding steps T of the tokens that the control stage trains on.
     """
 
     control_steps: int = 4
@@ -79,7 +79,7 @@ class RealSRTOptions(RestoreOptions):
     Attributes:
         steps: decoding steps T, from 1 up.
         schedule: name of the mask schedule γ.
-        rule: ``critic``: the critic judges all tokens, and accepted ones can be revoked (§3.2).
+        rule: ``critic``: the critic rates all tokens, and accepted ones can be revoked (§3.2).
             ``confidence``: the probability of a token decides, accepted ones stay (ablation a).
         temperature: 0 takes the most likely token; above 0 samples softmax(logits / temperature).
         control: steer the decoder by the LR image; off in ablations (a) and (b).
@@ -97,13 +97,14 @@ class RealSRTOptions(RestoreOptions):
         if self.steps < 1:
             raise ValueError(f"steps: expected at least 1, found {self.steps}")
         check_choice("rule", self.rule, RULES)
+        # Written so that NaN, which fails every comparison, is refused too.
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature: expected 0 or more, found {self.temperature}")
-        gamma(self.schedule)
+        gamma(self.schedule)  # raises for an unknown name
 
     @property
     def stochastic(self) -> bool:
-        """True above temperature 0."""
+        """True if ``temperature`` is above 0."""
         return self.temperature > 0
 
 
@@ -168,14 +169,14 @@ class RealSRT(vq.VQMethod):
     # ------------------------------------------------------------ restoration
 
     def memory(self, params: Params, network: str, lr_tokens: Tokens) -> Memory:
-        """Returns what ``generator`` or ``critic`` needs of the LR tokens at every step."""
+        """Returns the LR memory of ``generator`` or ``critic``, the same at every step."""
         vectors = self.embed(params, lr_tokens)
         return getattr(self, network).apply(params[network], lambda m: m.encode(vectors))
 
     def logits(
         self, params: Params, network: str, tokens: Tokens, mask: Any, memory: Memory
     ) -> jax.Array:
-        """One pass of ``generator`` or ``critic`` over HR tokens."""
+        """Returns the logits [B, N, outputs] of ``generator`` or ``critic`` for HR tokens."""
         vectors = self.embed(params, tokens)
         return getattr(self, network).apply(
             params[network], lambda m: m.decode(vectors, mask, memory)
@@ -194,7 +195,8 @@ class RealSRT(vq.VQMethod):
         count = lr_tokens.shape[1]
         memory = self.memory(params, "generator", lr_tokens)
         rule: Rule = ConfidenceRule()
-        # One step whose tokens nobody rates never asks the critic, whose memory costs as much.
+        # A single step without confidence never calls the critic, whose memory costs as much as the
+        # generator's.
         if options.rule == "critic" and (options.steps > 1 or options.confidence):
             if "critic" not in params:
                 raise ValueError("rule: there is no critic; use rule='confidence'")
@@ -215,7 +217,7 @@ class RealSRT(vq.VQMethod):
     def render(
         self, params: Params, tokens: TokenGrid, upsampled: Image, steered: bool = True
     ) -> Image:
-        """Tokens → image, steered by the LR image unless ``steered`` is off (§3.3)."""
+        """Returns the image [B, h·f, w·f, 3] of tokens, controlled by LR if ``steered`` (§3.3)."""
         tokenizer = self.tokenizer.bind(params["tokenizer"])
         latent = tokenizer.latent(self.embed(params, tokens))
         if steered:
@@ -223,7 +225,7 @@ class RealSRT(vq.VQMethod):
         return tokenizer.decoder(latent)
 
     def restore(self, params: Params, lr: Image, keys: Keys, options: RealSRTOptions) -> Restored:
-        """LR tiles [B, side, side, 3] in [0, 1] → restored tiles ×4 (§3.2–3.4)."""
+        """Restores LR tiles [B, side, side, 3] in [0, 1] at ×4 (§3.2–3.4)."""
         upsampled = self.upsample(lr)
         decoded = self.generate(params, upsampled, keys, options)
         grid = (lr.shape[0], *self.grid)
@@ -236,7 +238,7 @@ class RealSRT(vq.VQMethod):
 
     @property
     def stages(self) -> dict[str, Stage]:
-        """tokenizer → generator → critic → control."""
+        """Returns the stages in order: tokenizer, generator, critic, control."""
         base = ("tokenizer", "codebook")
         return {
             "tokenizer": self.tokenizer_stage(),
@@ -269,7 +271,7 @@ class RealSRT(vq.VQMethod):
         )
 
     def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> vq.Tail:
-        """Returns the layers behind the zero convolution, where the adaptive weight is taken."""
+        """Returns the zero convolution, which sets the adaptive weight, and the frozen decoder."""
         network = self.control.bind(params["control"])
 
         def decode_steered(zero: Params, features: jax.Array) -> Image:
@@ -286,10 +288,11 @@ class RealSRT(vq.VQMethod):
 def control_loss(
     method: RealSRT, params: Params, stats: Params, batch: Batch, key: jax.Array, step: jax.Array
 ) -> tuple[Scalar, LossResult]:
-    """The image losses on the steered decoding of the tokens that decoding would choose."""
+    """Returns the image losses of the controlled image of tokens from iterative decoding (§3.3)."""
     hr, upsampled = batch["hr"], method.upsample(batch["lr"])
     keys = jax.random.split(key, hr.shape[0])
     options = method.options(steps=method.losses.control_steps)
+    # Tokens of the whole decoding, not of HR: at inference the module gets no others.
     tokens = method.generate(params, upsampled, keys, options).tokens
     tokens = jax.lax.stop_gradient(tokens.reshape(-1, *method.grid))
     tokenizer = method.tokenizer.bind(params["tokenizer"])
@@ -302,14 +305,19 @@ def control_loss(
 def mask_tokens(
     method: RealSRT, params: Params, batch: Batch, key: jax.Array
 ) -> tuple[Tokens, Tokens, jax.Array]:
-    """(HR tokens, LR tokens, mask): r ~ U(0,1), max(1, round(γ(r)·N)) uniform positions (§3.2)."""
+    """Returns (HR tokens, LR tokens, mask), all [B, N].
+
+    max(1, round(γ(r)·N)) positions are masked, drawn uniformly, with r ~ U(0, 1) (§3.2).
+    """
     size = batch["hr"].shape[0]
-    # Pair by pair, not one batch after the other, or a sharded batch would change devices.
+    # Pair by pair, not one batch after the other: those would lie on other devices than their parts
+    # of a sharded batch (docs/scaling.md).
     pairs = jnp.stack([batch["hr"], method.upsample(batch["lr"])], axis=1)
     tokens = method.tokenize(params, pairs.reshape(2 * size, *pairs.shape[2:]))
     hr_tokens, lr_tokens = jnp.unstack(tokens.reshape(size, 2, -1), axis=1)
     ratio_key, mask_key = jax.random.split(key)
     ratios = gamma(method.config.schedule)(jax.random.uniform(ratio_key, (size,)))
+    # At least one, or the example would train nothing.
     counts = jnp.maximum(1, jnp.round(ratios * hr_tokens.shape[1])).astype(jnp.int32)
     return hr_tokens, lr_tokens, random_mask(mask_key, counts, hr_tokens.shape[1])
 
@@ -317,7 +325,7 @@ def mask_tokens(
 def generator_loss(
     method: RealSRT, params: Params, stats: Params, batch: Batch, key: jax.Array, step: jax.Array
 ) -> tuple[Scalar, LossResult]:
-    """Cross-entropy of masked HR tokens given the others and all LR tokens."""
+    """Returns the cross-entropy of masked HR tokens given the others and all LR tokens (Eq. 1)."""
     hr_tokens, lr_tokens, mask = mask_tokens(method, params, batch, key)
     memory = method.memory(params, "generator", lr_tokens)
     logits = method.logits(params, "generator", hr_tokens, mask, memory)
@@ -325,6 +333,7 @@ def generator_loss(
     metrics = {
         "cross_entropy": loss,
         "accuracy": token_losses.accuracy(logits, hr_tokens, mask),
+        # Accuracy of copying the LR tokens, the generator's baseline (docs/training_log.md).
         "copy_accuracy": jnp.mean(hr_tokens == lr_tokens),
     }
     return loss, LossResult(metrics, stats, {})
@@ -333,7 +342,10 @@ def generator_loss(
 def critic_loss(
     method: RealSRT, params: Params, stats: Params, batch: Batch, key: jax.Array, step: jax.Array
 ) -> tuple[Scalar, LossResult]:
-    """Which tokens are the frozen generator's? Its argmax at masked positions; label: the mask."""
+    """Returns the binary cross-entropy of the critic (Eq. 2).
+
+    Its input has the frozen generator's argmax at masked positions; the label is the mask.
+    """
     hr_tokens, lr_tokens, mask = mask_tokens(method, params, batch, key)
     memory = method.memory(params, "generator", lr_tokens)
     predicted = jnp.argmax(method.logits(params, "generator", hr_tokens, mask, memory), -1)
@@ -344,6 +356,7 @@ def critic_loss(
     metrics = {
         "binary_cross_entropy": loss,
         "accuracy": jnp.mean((logits > 0) == mask),
+        # Its entropy is the loss of a critic that knows this share and nothing else.
         "masked_share": jnp.mean(mask.astype(jnp.float32)),
     }
     return loss, LossResult(metrics, stats, {})
@@ -352,7 +365,8 @@ def critic_loss(
 def token_panel(
     method: RealSRT, stage: str, params: Params, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
-    """LR, restored image, confidence and HR, with what this stage and those before it provide."""
+    """Returns images of LR, restoration, confidence and HR, using the groups trained so far."""
+    # Without the groups of later stages, which do not exist yet.
     rule = "confidence" if stage == "generator" else "critic"
     options = method.options(rule=rule, confidence=True)
     upsampled = method.upsample(batch["lr"])

@@ -1,4 +1,4 @@
-"""Our variants of RealSRT for small networks, whose decoder is what limits them.
+"""Variants of RealSRT for small networks, which are limited by their decoder.
 
 `RealSRTTuned` trains otherwise and restores as published; `RealSRTMultiscale` has another
 controlling module.
@@ -43,16 +43,16 @@ class TunedLosses(RealSRTLosses):
 
 
 class RealSRTTuned(RealSRT):
-    """RealSRT whose control stage goes on training the tokenizer's decoder.
+    """RealSRT whose control stage also trains the tokenizer's decoder.
 
-    Tokens do not depend on the decoder, so that the stages before stay valid.
+    Tokens do not depend on the decoder, so the earlier stages stay valid.
     """
 
     name = "realsrt_tuned"
     losses_class = TunedLosses
 
     def training_latent(self, vectors: Latent, quantized: Latent, key: jax.Array) -> Latent:
-        """Returns straight-through codes, or for a share of the examples the vectors themselves."""
+        """Returns straight-through codes; for a share ``bypass`` of the examples, the vectors."""
         latent = super().training_latent(vectors, quantized, key)
         shape = (vectors.shape[0], 1, 1, 1)
         return jnp.where(jax.random.bernoulli(key, self.losses.bypass, shape), vectors, latent)
@@ -64,6 +64,7 @@ class RealSRTTuned(RealSRT):
             partial(control_loss, self),
             needs=("tokenizer", "codebook", "generator", "critic"),
             continues=(DECODER,),
+            # The whole tokenizer, since a bundle stores whole groups.
             exports=("control", "tokenizer"),
             panel=partial(token_panel, self, "control"),
             start=lambda params: (
@@ -72,7 +73,7 @@ class RealSRTTuned(RealSRT):
         )
 
     def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> vq.Tail:
-        """Returns the zero convolution and the decoder behind it, which trains along."""
+        """Returns the zero convolution and the decoder, which is trained with it."""
         network = self.control.bind(params["control"])
         trained = {"zero": params["control"]["zero"], "decoder": params["tokenizer"]["decoder"]}
 
@@ -89,6 +90,7 @@ class RealSRTTuned(RealSRT):
             network.features(latent, upsampled),
             trained,
             decode_steered,
+            # The adaptive weight is set where `RealSRT` sets it.
             lambda trained: trained["zero"]["kernel"],
         )
 
@@ -120,12 +122,13 @@ class RealSRTMultiscaleConfig(RealSRTConfig):
 
 
 class RealSRTMultiscale(RealSRTTuned):
-    """RealSRT under a controlling module with a decoder of its own, on an unsharp mask."""
+    """RealSRT with a controlling module that predicts a residual by a decoder of its own."""
 
     name = "realsrt_multiscale"
     config_class = RealSRTMultiscaleConfig
 
     def _control(self) -> Network[Any]:
+        # The module fuses its encoder's features with the tokens' latent: one grid, one width.
         module, tokenizer = self.config.control, self.config.tokenizer
         for name in ("factor", "code_width"):
             expected, found = getattr(tokenizer, name), getattr(module.network, name)
@@ -146,7 +149,7 @@ class RealSRTMultiscale(RealSRTTuned):
     def render(
         self, params: Params, tokens: TokenGrid, upsampled: Image, steered: bool = True
     ) -> Image:
-        """Tokens → image, drawn by the controlling module's own decoder if ``steered``."""
+        """Returns the image of tokens, by the controlling module's own decoder if ``steered``."""
         if not steered:
             return super().render(params, tokens, upsampled, steered)
         tokenizer = self.tokenizer.bind(params["tokenizer"])
@@ -165,7 +168,7 @@ class RealSRTMultiscale(RealSRTTuned):
         )
 
     def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> vq.Tail:
-        """Returns the last convolution of the module's own decoder."""
+        """Returns the last convolution of the controlling module's own decoder."""
         module = params["control"]
 
         def draw(last: Params, features: jax.Array) -> Image:

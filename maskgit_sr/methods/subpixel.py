@@ -70,7 +70,7 @@ class SubpixelOptions(RestoreOptions):
 
     @property
     def stochastic(self) -> bool:
-        """True with grain."""
+        """True if there is noise."""
         return self.noise > 0
 
 
@@ -87,11 +87,12 @@ class Subpixel(MethodBase):
         return {"filter": {"kernel": 0.01 * jax.random.normal(key, (3, 3, 3, 12))}}, {}
 
     def enlarge(self, params: Params, lr: Image, strength: float = 1.0) -> Image:
-        """LR [B, H, W, 3] → [B, 2H, 2W, 3]."""
+        """Returns the enlarged image [B, 2H, 2W, 3], not clipped, of ``lr`` [B, H, W, 3]."""
         padded = jnp.pad(lr, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
         layout = ("NHWC", "HWIO", "NHWC")
         x, kernel = (a.astype(self.execution.dtype) for a in (padded, params["filter"]["kernel"]))
         drawn = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
+        # Added in float32: bfloat16 steps near 1 are as coarse as the grey levels of 8 bits.
         drawn = depth_to_space(drawn.astype(jnp.float32), self.scale)
         return upsample_nearest(lr, self.scale) + strength * drawn
 
@@ -104,7 +105,7 @@ class Subpixel(MethodBase):
 
     @property
     def stages(self) -> dict[str, Stage]:
-        """L1 pre-training, then the second loss, which goes on with the same filter."""
+        """Returns L1 pre-training and a second stage that continues with the same filter."""
 
         def stage(pixel: str, **more: Any) -> Stage:
             phase = Phase(("filter",), partial(self._loss, PIXEL_LOSSES[pixel]))

@@ -1,6 +1,6 @@
-"""What methods over a vector-quantised tokenizer share: codebook, image losses, GAN phase, panels.
+"""Base of methods over a vector-quantised tokenizer: codebook, image losses, GAN phase, panels.
 
-Groups: ``tokenizer``, ``codebook``; while training also ``discriminator`` and ``perceptual``, which
+Groups: ``tokenizer``, ``codebook``; in training also ``discriminator`` and ``perceptual``, which
 are not part of a bundle.
 """
 
@@ -41,8 +41,8 @@ class ImageLossConfig:
         perceptual_weight: factor of the perceptual loss.
         perceptual_shift: how much smaller than the image, in pixels, the square is that the
             perceptual net sees, at a random place in every step. That moves the image against the
-            net's strides. At fixed ones a decoder learns patterns of their period, which please
-            that net and nobody else (Kettunen et al., E-LPIPS, arXiv:1906.03973). 0 in the paper.
+            net's strides. At fixed ones a decoder learns patterns of their period, which lower the
+            loss and not the error (Kettunen et al., E-LPIPS, arXiv:1906.03973). 0 in the paper.
         adversarial_weight: factor on top of the adaptive weight; 0 leaves the GAN out.
         adversarial_start: step from which the GAN takes part.
         commitment: factor of the commitment loss.
@@ -120,6 +120,8 @@ class VQMethod(MethodBase):
         params: Params = {}
         stats: Params = {}
         for group in groups:
+            # By its place in the method: stages that start apart give the same parameters as one
+            # start of all groups.
             index = (*self.groups, "discriminator").index(group)
             group_key = jax.random.fold_in(key, index)
             if group == "codebook":
@@ -142,21 +144,21 @@ class VQMethod(MethodBase):
         return upsample_bicubic(lr, self.scale)
 
     def tokenize(self, params: Params, image: Image) -> TokenGrid:
-        """Image [B, H, W, 3] → codebook indices [B, H/f, W/f]."""
+        """Returns the codebook indices [B, H/f, W/f] of an image [B, H, W, 3] in [0, 1]."""
         vectors = self.tokenizer.apply(params["tokenizer"], lambda m: m.encode(image))
         return codebook.nearest(vectors, params["codebook"]["embedding"])
 
     def embed(self, params: Params, tokens: TokenGrid | Tokens) -> Latent:
-        """Codebook indices → code vectors, same leading shape."""
+        """Returns the code vectors [..., C] of codebook indices [...]."""
         return jnp.take(params["codebook"]["embedding"], tokens, axis=0)
 
     def decode_tokens(self, params: Params, tokens: TokenGrid) -> Image:
-        """Tokens [B, h, w] → image [B, h·f, w·f, 3]."""
+        """Returns the image [B, h·f, w·f, 3], not clipped, of tokens [B, h, w]."""
         vectors = self.embed(params, tokens)
         return self.tokenizer.apply(params["tokenizer"], lambda m: m.decode(vectors))
 
     def training_latent(self, vectors: Latent, quantized: Latent, key: jax.Array) -> Latent:
-        """Returns what the tokenizer's decoder sees while it trains: straight-through codes."""
+        """Returns the input of the tokenizer's decoder in training: straight-through codes."""
         return codebook.straight_through(vectors, quantized)
 
     # ------------------------------------------------------------ training
@@ -165,7 +167,7 @@ class VQMethod(MethodBase):
         """Returns a stage of image losses on ``groups``, with the GAN's phase where there is one.
 
         Args:
-            loss: of the first phase; its ``carry`` holds ``fake``, which the discriminator judges.
+            loss: of the first phase; its ``carry`` holds ``fake``, the discriminator's input.
             more: fields of `Stage`.
         """
         phases = [Phase(groups, loss)]
@@ -188,20 +190,20 @@ class VQMethod(MethodBase):
 
 
 def keep_codebook(params: Params, stats: Params) -> Params:
-    """Returns ``params`` with the codebook that its statistics hold."""
+    """Returns ``params`` with the codebook of ``stats``."""
     return params | {"codebook": {"embedding": stats["codebook"]["embedding"]}}
 
 
 def image_loss(
     method: VQMethod, params: Params, target: Image, tail: Tail, step: jax.Array, key: jax.Array
 ) -> tuple[gan.Balanced, dict[str, Scalar]]:
-    """Pixel + perceptual + adaptively weighted adversarial loss of the tail's image.
+    """Returns pixel + perceptual + adaptively weighted adversarial loss of the tail's image.
 
-    Returns:
-        The balanced loss, and its parts as metrics.
+    The second result holds its terms as metrics.
     """
     config = method.losses
     pixel = PIXEL_LOSSES[config.pixel]
+    # Folded, because the callers split the same key for draws of their own.
     window = jax.random.fold_in(key, 1)
 
     def reconstruction(image: jax.Array) -> Scalar:
@@ -237,12 +239,13 @@ def image_loss(
 def tokenizer_loss(
     method: VQMethod, params: Params, stats: Params, batch: Batch, key: jax.Array, step: jax.Array
 ) -> tuple[Scalar, LossResult]:
-    """Image losses of the reconstruction + commitment; moves the codebook's EMA."""
+    """Returns the reconstruction's image losses plus commitment; updates the codebook's EMA."""
     hr = batch["hr"]
     latent_key, codebook_key = jax.random.split(key)
     book = codebook.CodebookStats(**stats["codebook"])
     network = method.tokenizer.bind(params["tokenizer"])
     vectors = network.encode(hr)
+    # The codes of before the EMA step below: tokens, latent and commitment belong together.
     indices = codebook.nearest(jax.lax.stop_gradient(vectors), book.embedding)
     quantized = jnp.take(book.embedding, indices, axis=0)
     commitment = codebook.commitment(vectors, quantized)
@@ -269,7 +272,7 @@ def tokenizer_loss(
 def discriminator_loss(
     method: VQMethod, params: Params, stats: Params, batch: Batch, key: jax.Array, step: jax.Array
 ) -> tuple[Scalar, LossResult]:
-    """Hinge loss on the image that the first phase made; nothing moves before the GAN starts."""
+    """Returns the hinge loss on HR and the first phase's image; 0 before the GAN starts."""
 
     def judge(image: jax.Array) -> jax.Array:
         return method.discriminator.apply(params["discriminator"], lambda m: m(image))
@@ -282,7 +285,8 @@ def discriminator_loss(
         return (jnp.float32(0),) * 3
 
     start = method.losses.adversarial_start
-    # No branch where the GAN begins at once: convolutions under lax.cond are slower on CPUs.
+    # No branch where the GAN begins at once: behind lax.cond a step took 8.4 s on two cores
+    # where its parts take 4.1 (docs/performance.md).
     loss, real, fake = active() if start == 0 else jax.lax.cond(step >= start, active, idle)
     metrics = {"discriminator": loss, "real": real, "fake": fake}
     return loss, LossResult(metrics, stats, {})
@@ -291,6 +295,6 @@ def discriminator_loss(
 def tokenizer_panel(
     method: VQMethod, params: Params, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
-    """HR and its reconstruction through the codebook."""
+    """Returns HR and its reconstruction through the codebook."""
     tokens = method.tokenize(params, batch["hr"])
     return {"hr": batch["hr"], "output": method.decode_tokens(params, tokens)}

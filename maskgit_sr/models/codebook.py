@@ -32,13 +32,14 @@ class CodebookStats(NamedTuple):
 
 
 def init(key: jax.Array, codes: int, width: int) -> CodebookStats:
-    """Returns unit-normal codes without history; the first updates restart all of them."""
+    """Returns unit-normal codes without history; the first update restarts the rarely chosen."""
     embedding = jax.random.normal(key, (codes, width), jnp.float32)
     return CodebookStats(embedding, jnp.zeros((codes,), jnp.float32), embedding)
 
 
 def continued(embedding: Float[Array, "K C"]) -> CodebookStats:
-    """Returns statistics that continue trained codes; counts are high enough that none restarts."""
+    """Returns statistics that continue trained codes; counts are too high for an early restart."""
+    # 2 · 0.99ⁿ falls below 1, where codes restart, only after 69 updates without a use.
     counts = jnp.full(embedding.shape[:1], 2.0, jnp.float32)
     return CodebookStats(embedding, counts, embedding * 2.0)
 
@@ -69,6 +70,7 @@ def update(
     M < K the vectors are tiled with small noise first (RQ-VAE; methods, RealSRT tokenizer).
     """
     codes = stats.embedding.shape[0]
+    # The codebook follows averages; no gradient may reach the encoder through it.
     vectors = jax.lax.stop_gradient(vectors.astype(jnp.float32))
     one_hot = jax.nn.one_hot(indices, codes, dtype=jnp.float32)
     counts = _DECAY * stats.counts + (1 - _DECAY) * one_hot.sum(0)
@@ -76,12 +78,14 @@ def update(
 
     pick_key, noise_key = jax.random.split(key)
     candidates = _tile_with_noise(vectors, codes, noise_key)
+    # Without replacement, so that no two codes restart at one vector.
     picks = jax.random.permutation(pick_key, candidates.shape[0])[:codes]
     alive = counts >= 1
     sums = jnp.where(alive[:, None], sums, candidates[picks])
     counts = jnp.where(alive, counts, 1.0)
 
     total = counts.sum()
+    # Laplace smoothing, as in van den Oord et al.; the total stays the same.
     smoothed = total * (counts + _EPS) / (total + codes * _EPS)
     return CodebookStats(sums / smoothed[:, None], counts, sums)
 
@@ -92,6 +96,7 @@ def _tile_with_noise(
     m, width = vectors.shape
     if m >= codes:
         return vectors
+    # With noise, because of equal codes only the one of the lowest index is ever chosen.
     repeats = -(-codes // m)
     tiled = jnp.tile(vectors, (repeats, 1))
     return tiled + jax.random.normal(key, tiled.shape) * (0.01 / width**0.5)
@@ -112,4 +117,4 @@ def straight_through(
 def perplexity(indices: Int[Array, "*n"], codes: int) -> Scalar:
     """Returns exp(entropy) of the codes' frequencies in a batch, from 1 to K."""
     use = jnp.bincount(indices.reshape(-1), length=codes) / indices.size
-    return jnp.exp(-jnp.sum(use * jnp.log(use + 1e-10)))
+    return jnp.exp(-jnp.sum(use * jnp.log(use + 1e-10)))  # 0 · log 0 of unused codes is 0

@@ -20,7 +20,7 @@ _ZEROS = nnx.initializers.zeros_init()
 class Control(nnx.Module):
     """A trainable copy of the tokenizer's encoder, a fusion block and a zero convolution.
 
-    The zero convolution makes a fresh module change nothing.
+    A fresh module changes nothing: its last convolution is zero.
     """
 
     def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
@@ -36,7 +36,7 @@ class Control(nnx.Module):
         return self.fuse(latent, self.encoder(upsampled))
 
     def fuse(self, latent: Latent, encoded: Latent) -> Feature:
-        """Returns the same features, given the encoder's output for that LR image."""
+        """Returns the features [B, h, w, 2C], given the encoder's output for the LR image."""
         x = jnp.concatenate([latent.astype(encoded.dtype), encoded], axis=-1)
         return self.fuse_out(self.attention(self.fuse_in(x)))
 
@@ -46,18 +46,17 @@ class Control(nnx.Module):
 
 
 class MultiscaleControl(nnx.Module):
-    """Steers at every resolution of the decoder, and redraws only what the LR image lacks.
+    """Controls every resolution of the decoder and predicts a residual on the LR image.
 
-    In the published module all that the LR image knows passes the tokens' resolution, 1/f of the
-    image's, and the decoder draws the image anew from it. A wide decoder that was trained for
-    long can do that. Here the module also has a decoder of its own, to whose features at each
-    finer level those of its encoder are added through zero convolutions, and whose output is added
-    to the upsampled LR image. A fresh one returns that image, or its unsharp mask of the amount
-    ``sharpen``: photographs that need restoring are blurred, and what undoes a common blur need not
-    be learned. The decoder draws patch² pixels at once; what repeats with that period is taken out
-    of its output. A Gaussian of sigma ``soften`` pixels goes over it as well: photographs at a
-    camera's own pixels have little at the finest frequencies, where a perceptual loss lets dots and
-    stairs stand.
+    In the published module everything known of the LR image passes the tokens' resolution, 1/f of
+    the image's, and the decoder draws the whole image from it, which takes a wide decoder and long
+    training. This module has a decoder of its own: features of its encoder are added to each finer
+    level through zero convolutions, and its output is added to the upsampled LR image. A fresh
+    module returns that image, or its unsharp mask of the amount ``sharpen``: photographs that need
+    restoration are blurred, and undoing a common blur need not be learned. The decoder draws
+    patch² pixels at once; patterns of that period are removed from its output. The output is also
+    blurred by a Gaussian of sigma ``soften`` HR pixels: photographs at a camera's own resolution
+    have little at the finest frequencies, where perceptual losses tolerate dots and stairs.
     """
 
     def __init__(
@@ -90,6 +89,7 @@ class MultiscaleControl(nnx.Module):
     def head(self, features: Feature, upsampled: Image) -> Image:
         """Returns the sharpened LR image plus the decoder's output, grid removed and softened."""
         start = unsharp_mask(upsampled, self.sharpen) if self.sharpen else upsampled
+        # LPIPS reads a grid of the blocks' period as texture and rewards it (docs/training_log.md).
         drawn = without_grid(self.decoder.head(features), self.decoder.patch)
         return start + (gaussian_blur(drawn, self.soften) if self.soften else drawn)
 
@@ -100,30 +100,33 @@ class MultiscaleControl(nnx.Module):
 
 def start(control: Params, tokenizer: Params) -> Params:
     """Returns fresh parameters of `Control` with a copy of the tokenizer's encoder (§3.3)."""
+    # A copy, because the trained state's buffers are donated and the tokenizer's must stay.
     return control | {"encoder": jax.tree.map(jnp.copy, tokenizer["encoder"])}
 
 
 def start_multiscale(control: Params) -> Params:
-    """Returns fresh parameters of `MultiscaleControl`, the decoder's last convolution at zero."""
+    """Returns fresh parameters of `MultiscaleControl` with a zero last convolution: no residual."""
     decoder = control["decoder"]
     last = jax.tree.map(jnp.zeros_like, decoder["conv_out"])
     return control | {"decoder": decoder | {"conv_out": last}}
 
 
 def start_tuned(control: Params, tokenizer: Params) -> Params:
-    """`start` for a stage that trains the tokenizer's decoder too.
+    """Returns parameters like `start`'s for a stage that also trains the tokenizer's decoder.
 
-    The published start adds nothing to the tokens' latent. This one replaces that latent with the
-    autoencoder's own of the LR image: fusion blocks pass through, and the last convolution is −1 on
-    the latent and quant_conv followed by post_quant_conv on the encoder's features. From there it
-    learns what the tokens are worth.
+    The published start adds nothing to the tokens' latent. This one replaces that latent by the
+    autoencoder's latent of the LR image: fusion blocks are the identity, and the last convolution
+    is −1 on the latent and quant_conv followed by post_quant_conv on the encoder's features. From
+    there the module learns how far to trust the tokens.
     """
     control = start(control, tokenizer)
     first, second = tokenizer["quant_conv"], tokenizer["post_quant_conv"]
+    # Convolutions of 1×1 compose like matrices.
     through = first["kernel"][0, 0] @ second["kernel"][0, 0]
     kernel = jnp.concatenate([-jnp.eye(through.shape[0]), through])[None, None]
     bias = first["bias"] @ second["kernel"][0, 0] + second["bias"]
     control["zero"] = {"kernel": kernel, "bias": bias}
+    # A residual block whose last layer is zero is the identity.
     for block, layer in (("fuse_in", "conv2"), ("attention", "out"), ("fuse_out", "conv2")):
         nothing = jax.tree.map(jnp.zeros_like, control[block][layer])
         control[block] = control[block] | {layer: nothing}

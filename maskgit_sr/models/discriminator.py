@@ -39,9 +39,9 @@ def _scale_init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array
 def batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Returns a batch norm by the statistics of the whole global batch, float32.
 
-    `nnx.BatchNorm` also keeps running averages, which are state beside the parameters and which a
-    discriminator never uses: it judges in training only. The same sum without them is the layer
-    norm over batch and positions.
+    `nnx.BatchNorm` also keeps running averages, which are state beside the parameters, and which a
+    discriminator never uses: it runs in training only. Without them, batch norm is a layer norm
+    over batch and positions.
     """
     return nnx.LayerNorm(
         channels,
@@ -63,6 +63,7 @@ class PatchDiscriminator(nnx.Module):
         convs = [make(3, widths[0], strides=2)]
         for i, (narrow, wide) in enumerate(itertools.pairwise(widths), start=1):
             strides = 2 if i < config.layers else 1
+            # The batch norm after it would subtract a bias again.
             convs.append(make(narrow, wide, strides=strides, use_bias=False))
         convs.append(make(widths[-1], 1))
         self.convs = nnx.List(convs)
@@ -72,4 +73,4 @@ class PatchDiscriminator(nnx.Module):
         x = jax.nn.leaky_relu(self.convs[0](image), 0.2)
         for layer, norm in zip(list(self.convs)[1:-1], self.norms, strict=True):
             x = jax.nn.leaky_relu(norm(layer(x)), 0.2)
-        return self.convs[-1](x).astype(jnp.float32)
+        return self.convs[-1](x).astype(jnp.float32)  # losses are float32

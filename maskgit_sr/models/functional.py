@@ -28,6 +28,7 @@ class Network(Generic[M]):
 
     def __init__(self, build: Callable[[nnx.Rngs], M]):
         self._build = build
+        # Any seed will do: under eval_shape no number is drawn.
         module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         self._graph, state = nnx.split(module)
         self._state = state
@@ -60,6 +61,7 @@ class Network(Generic[M]):
 
 
 def _nest(flat: dict[tuple[Any, ...], Any]) -> Params:
+    # Layers in an nnx.List have integer keys; files, checkpoints and sharding rules need strings.
     tree: Params = unflatten_dict({tuple(map(str, path)): leaf for path, leaf in flat.items()})
     return tree
 
@@ -67,6 +69,7 @@ def _nest(flat: dict[tuple[Any, ...], Any]) -> Params:
 def flatten(tree: Params) -> dict[str, Any]:
     """Returns a nested dict as {"a/b/c": leaf}, in key order."""
     flat = flatten_dict(tree)
+    # Sorted, because the order of a dict depends on who built it.
     return {"/".join(path): flat[path] for path in sorted(flat)}
 
 

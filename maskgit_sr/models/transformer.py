@@ -67,6 +67,7 @@ Norm = partial(nnx.LayerNorm, epsilon=1e-5, use_bias=False, dtype=jnp.float32)
 
 
 def _unit(x: jax.Array) -> jax.Array:
+    # Float32 as all norms; the formula and the 1e-12 are those of PyTorch's F.normalize.
     x = x.astype(jnp.float32)
     return x / jnp.maximum(jnp.sqrt(jnp.sum(x * x, -1, keepdims=True)), 1e-12)
 
@@ -88,6 +89,7 @@ def attend(query: Heads, key: Heads, value: Heads, scale: float) -> Heads:
     )
     longest = [jnp.max(jnp.sum(jnp.square(x), -1), axis=1) for x in (q, k)]
     bound = scale * jnp.sqrt(longest[0] * longest[1])
+    # e^(−2·40) = 2e-35 is still a normal float32; those end at 1e-38.
     tight = jnp.all(bound <= 40.0)
 
     def head(args: tuple[jax.Array, ...]) -> jax.Array:
@@ -98,6 +100,7 @@ def attend(query: Heads, key: Heads, value: Heads, scale: float) -> Heads:
             lambda: jnp.full((count, 1), bound),
             lambda: jnp.max(logits, axis=-1, keepdims=True),
         )
+        # The shift cancels in the quotient, so it has no gradient.
         weights = jnp.exp(logits - jax.lax.stop_gradient(shift))
         return (weights @ v) / jnp.sum(weights, axis=-1, keepdims=True)
 
@@ -133,13 +136,14 @@ class Attention(nnx.Module):
         return x.reshape(*x.shape[:2], self.heads, self.head_dim)
 
     def key_values(self, context: Sequence) -> KeyValue:
-        """Returns keys and values of a context, which is not normed here, null entry included."""
+        """Returns keys and values of a context (already normed), null entry included."""
         key, value = map(self._split, jnp.split(self.key_value(context), 2, axis=-1))
         shape = (context.shape[0], 1, self.heads, self.head_dim)
         null_key, null_value = (
             jnp.broadcast_to(n, shape).astype(key.dtype) for n in self.null[...]
         )
         key = jnp.concatenate([null_key, key], axis=1)
+        # Rounded to the compute dtype only after the norm.
         key = (_unit(key) * self.key_scale[None, None, None]).astype(self.dtype)
         return KeyValue(key, jnp.concatenate([null_value, value], axis=1))
 
@@ -163,6 +167,7 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: Sequence) -> Sequence:
         first, second = jnp.split(self.up(self.norm_in(x)), 2, axis=-1)
+        # Second half times GELU of the first, as in the public code (docs/parity.md).
         return self.down(self.norm_inner(second * jax.nn.gelu(first, approximate=False)))
 
 
@@ -213,6 +218,7 @@ class TokenTransformer(nnx.Module):
             [DecoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.decoder_depth)]
         )
         self.decoder_norm = Norm(config.dim, rngs=rngs)
+        # Float32 at full precision on accelerators too: tokens are chosen by small differences.
         self.logits = Linear(
             config.dim, config.outputs, dtype=jnp.float32, precision="highest", rngs=rngs
         )
@@ -226,6 +232,7 @@ class TokenTransformer(nnx.Module):
         for layer in self.encoder:
             x = run_layer(layer, x, remat=self.remat)
         x = self.encoder_norm(x)
+        # Keys and values instead of x: decoding reads them in every step, and they never change.
         return tuple(layer.cross_attention.key_values(x) for layer in self.decoder)
 
     def decode(

@@ -52,7 +52,7 @@ class VQGANConfig:
 
     @property
     def factor(self) -> int:
-        """f: image side over token grid side."""
+        """Returns f: image side over token grid side."""
         return self.patch * 2 ** (len(self.channels) - 1)
 
 
@@ -129,6 +129,7 @@ class Decoder(nnx.Module):
 
     def head(self, features: Feature) -> Image:
         """Applies the last convolution, whose gradient sets the adaptive adversarial weight."""
+        # Float32: bfloat16 steps near 1 are as coarse as the grey levels of 8 bits.
         return depth_to_space(self.conv_out(features).astype(jnp.float32), self.patch)
 
     def __call__(self, latent: Latent) -> Image:
@@ -147,6 +148,7 @@ class VQGAN(nnx.Module):
 
     def encode(self, image: Image) -> Latent:
         """Returns the vectors to be quantized, float32 [B, h, w, C]."""
+        # Float32 whatever the compute dtype, for distances to the codes.
         return self.quant_conv(self.encoder(image)).astype(jnp.float32)
 
     def latent(self, vectors: Latent) -> Latent:

@@ -1,1 +1,1 @@
-"""Frozen networks of others that compare images: losses and scores."""
+"""Other people's frozen networks that compare images, as losses and scores."""

@@ -103,6 +103,7 @@ def squeeze_features(
     x = jax.nn.relu(conv(params["features"]["0"], x, 2, 0, precision))
     features = [x]
     for group in _SQUEEZE_GROUPS:
+        # torchvision's SqueezeNet pools with ceil_mode, its AlexNet and VGG without.
         x = max_pool(x, 3, 2, ceil=True)
         for index in group:
             x = _fire(params["features"][str(index)], x, precision)

@@ -1,7 +1,7 @@
-"""Other people's networks as plain functions of (params, images): layers, files, errors.
+"""Layers and file readers for published networks, as plain functions of (params, images).
 
 Params are nested dicts of float32 arrays, named as in the published file with its dots as levels;
-a convolution's "weight" [O,I,h,w] is here "kernel" [h,w,I,O], everything else is as it was.
+a convolution's "weight" [O,I,h,w] is "kernel" [h,w,I,O] here, everything else is unchanged.
 """
 
 import zipfile
@@ -132,6 +132,7 @@ def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
 
 def fold_norm(convolution: Params, norm: Params, eps: float) -> Params:
     """Returns a convolution and the batch norm after it (running statistics) as one."""
+    # Running statistics are constants, so the norm is an affine map of each output channel.
     scale = norm["weight"] / np.sqrt(norm["running_var"] + eps)
     bias = norm["bias"] - norm["running_mean"] * scale
     if "bias" in convolution:
@@ -144,9 +145,10 @@ def torch_tree(tensors: Mapping[str, np.ndarray]) -> Params:
     flat = {}
     for name, value in tensors.items():
         *path, leaf = name.split(".")
+        # OIHW to HWIO, the layout of `conv`.
         if value.ndim == 4 and leaf == "weight":
             value, leaf = value.transpose(2, 3, 1, 0), "kernel"
-        if leaf != "num_batches_tracked":
+        if leaf != "num_batches_tracked":  # a counter of PyTorch's batch norm in training
             flat[*path, leaf] = value
     return nested(flat)
 
@@ -174,10 +176,10 @@ def load(
     side: int = 64,
     images: int = 2,
 ) -> Params:
-    """Returns the params of the files, on the device; names a wrong file before it is used.
+    """Returns the params of the files, on the device, after a check that they fit the network.
 
     Args:
-        files: they are handed to `read` in this order.
+        files: arguments of `read`, in this order.
         read: (file, …) -> params.
         trace: (params, image, …) -> score; it is traced once with `images` images of `side` pixels.
 
@@ -191,6 +193,7 @@ def load(
     unexpected = (AttributeError, LookupError, TypeError, ValueError)
     try:
         params = read(*files)
+        # Traced by shape alone: another network's file fails here, without a forward pass.
         jax.eval_shape(trace, params, *[image] * images)
     except (*unreadable, *unexpected) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,6 +1,6 @@
 """VGG16 (Simonyan & Zisserman 2015) as torchvision has it, and DISTS on top of it.
 
-Params are what `read` gives: {"0": {"kernel", "bias"}, "2": …}, by index in torchvision's
+Params are those of `read`: {"0": {"kernel", "bias"}, "2": …}, by index in torchvision's
 `features`.
 """
 
@@ -48,7 +48,7 @@ def halve_l2(x: Array) -> Array:
         stop = 2 * size - 1
         left, middle, right = (jax.lax.slice_in_dim(x, i, i + stop, 2, axis) for i in range(3))
         x = (left + 2 * middle + right) / 4  # a Hann window of 5 without its zeros
-    return jnp.sqrt(x + 1e-12)
+    return jnp.sqrt(x + 1e-12)  # the slope of a root is infinite at 0
 
 
 def features(
@@ -93,6 +93,7 @@ def dists_distance(params: Params, x: Image, y: Image) -> Float[Array, "B"]:
     mean, deviation = along_last(IMAGENET_MEAN, x), along_last(IMAGENET_STD, x)
 
     def stack(z: Image) -> list[Array]:
+        # A score: reduced precision would move it away from published figures.
         deep = features(params["vgg"], (z - mean) / deviation, pool=halve_l2, precision="highest")
         return [z, *deep]
 
