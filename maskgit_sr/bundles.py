@@ -1,4 +1,4 @@
-"""The bundle: one ``.safetensors`` file of a model's arrays and JSON metadata; nothing is executed.
+"""Bundles: one ``.safetensors`` file of a model's arrays and JSON metadata; nothing is executed.
 
 Arrays are named ``group/path/to/parameter``. Metadata key ``maskgit_sr`` holds one JSON object:
 format version, method, configuration, scale, licence, training facts, measured scores and the

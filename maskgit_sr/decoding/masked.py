@@ -63,7 +63,7 @@ def decode(
     redraw: bool = False,
     confidence: bool = False,
 ) -> Decoded:
-    """Fills the canvas in T steps.
+    """Returns the canvas filled in T steps.
 
     Whatever does not change from step to step (LR memory, cross-attention keys and values) belongs
     in the closures; the loop carries tokens, mask and probabilities only. ``generate`` is called T
@@ -96,7 +96,7 @@ def decode(
     def body(step: jax.Array, carry: _Carry) -> _Carry:
         filled = fill(step, carry)
         priority = rule.priority(Drawn(*filled, step, steps), keys)
-        # The schedule counts on an empty canvas, and a token at −inf must not fill up the count.
+        # The schedule counts on an empty canvas: known tokens leave fewer positions to mask.
         count = jnp.minimum(counts[..., step], most)
         # Ranks, not a threshold: ties would mask another number of tokens than the schedule's.
         mask = top_mask(jnp.where(free, priority, -jnp.inf), count)

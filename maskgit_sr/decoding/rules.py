@@ -17,7 +17,7 @@ from maskgit_sr.arrays import Confidence, Keys, TokenMask, Tokens
 
 
 class Drawn(NamedTuple):
-    """The canvas after the tokens of a step were drawn, as a rule sees it.
+    """Input of a rule: the canvas after the tokens of a step were drawn.
 
     Attributes:
         tokens: [B, N], none of them masked.
@@ -45,7 +45,7 @@ class Rule(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class CriticRule:
-    """A second network judges all tokens, so that accepted ones can be revoked (RealSRT §3.2).
+    """Masks the tokens of the highest critic logits; accepted ones can be revoked (RealSRT §3.2).
 
     Attributes:
         critic_logits: tokens [B, N] → [B, N], larger for less plausible tokens.
@@ -55,6 +55,7 @@ class CriticRule:
 
     def priority(self, drawn: Drawn, keys: Keys) -> Confidence:
         """Returns the critic's logits."""
+        # Not σ of them: it keeps their order, but in float32 large logits would become ties.
         return self.critic_logits(drawn.tokens)
 
     def confidence(self, tokens: Tokens, probability: Confidence) -> Confidence:
@@ -64,7 +65,7 @@ class CriticRule:
 
 @dataclasses.dataclass(frozen=True)
 class ConfidenceRule:
-    """The least probable tokens of a step are masked again; accepted ones stay (MaskGIT).
+    """Masks the least probable tokens of a step; accepted ones stay (MaskGIT).
 
     Attributes:
         noise: factor of the Gumbel noise on log p, annealed by 1 − (t + 1)/T; MaskGIT has 4.5, the
@@ -88,9 +89,9 @@ class ConfidenceRule:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingRule:
-    """Positions to keep are sampled, without replacement, by how likely each is right (ITER §3.3).
+    """Samples the positions to keep by how likely each is right (ITER §3.3).
 
-    Gumbel noise on the logarithms and taking the largest samples without replacement exactly.
+    The largest log-probabilities plus Gumbel noise are exactly a sample without replacement.
 
     Attributes:
         probability_right: tokens [B, N] → [B, N] in [0, 1].

@@ -1,4 +1,4 @@
-"""The contract between a method and everything that trains, runs, scores, exports or serves it.
+"""Contract between a method and everything that trains, runs, scores, exports or serves it.
 
 `docs/adding_a_method.md` walks through it with a worked example (`maskgit_sr.methods.subpixel`).
 """
@@ -54,7 +54,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One training run. The trainer knows a stage by these fields alone.
+    """One training run, described to the trainer by these fields alone.
 
     Attributes:
         phases: updates of one step, in order. The groups that they name are trained.
@@ -85,6 +85,7 @@ class Stage:
     @property
     def trains(self) -> tuple[str, ...]:
         """Returns the trained groups, in the order of the phases, each once."""
+        # A dict, because a set has no order.
         return tuple(dict.fromkeys(group for phase in self.phases for group in phase.groups))
 
 
@@ -112,6 +113,7 @@ class TileSpec:
     def __post_init__(self) -> None:
         if not self.sides or min(self.sides) < 1 or list(self.sides) != sorted(set(self.sides)):
             raise ValueError(f"tile.sides: expected ascending sides, found {self.sides}")
+        # The stride is side − overlap, and must be at least 1 for the smallest side too.
         if not 0 <= self.overlap < self.sides[0]:
             raise ValueError(
                 f"tile.overlap: expected 0 to {self.sides[0] - 1}, found {self.overlap}"
@@ -119,6 +121,7 @@ class TileSpec:
 
     def side(self, height: int, width: int) -> int:
         """Returns the side of the windows for an image of H × W LR pixels."""
+        # A small image is not filled up to a large window; a large one pays for fewer overlaps.
         return next((s for s in self.sides if s >= max(height, width)), self.sides[-1])
 
 
@@ -138,7 +141,7 @@ class Restored(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RestoreOptions:
-    """Static choices of one restoration; a new value means a new compilation.
+    """Request options: static arguments of `restore`, so each new value compiles once.
 
     Methods derive their own with their own fields, defaults and checks. Hashable.
 
@@ -179,6 +182,7 @@ def make_options(cls: type[O], name: str, provides: frozenset[str], given: dict[
             raise ValueError(
                 f"{option}: {name} has no such option; expected one of {', '.join(defaults)}"
             )
+        # Commands pass None for options that were not given.
         if value is not None:
             values[option] = fit(option, value, defaults[option])
     chosen = cls(**values)
@@ -202,6 +206,7 @@ def from_mapping(cls: Any, values: Mapping[str, Any], where: str) -> Any:
             raise ValueError(
                 f"{where}: unknown field {name!r}, expected one of {', '.join(fields)}"
             )
+        # By the default, because postponed annotations make the field's type a string.
         default = fields[name].default
         if dataclasses.is_dataclass(default):
             if not isinstance(value, Mapping):
@@ -265,7 +270,7 @@ class Method(Protocol):
 
     @property
     def stages(self) -> Mapping[str, Stage]:
-        """Training stages by name, in training order."""
+        """Returns the training stages by name, in training order."""
 
     def shapes(self) -> Params:
         """Returns shape and dtype of every parameter by group; allocates nothing."""
@@ -282,7 +287,7 @@ class Method(Protocol):
     def restore(
         self, params: Params, lr: Float[Array, "B H W 3"], keys: Keys, options: Any
     ) -> Restored:
-        """Returns the restored LR windows [B, side, side, 3] in [0, 1]; one key [B] for each."""
+        """Restores LR windows [B, side, side, 3] in [0, 1]; ``keys`` has one for each, [B]."""
 
     def describe(self) -> dict[str, Any]:
         """Returns the settings of networks and decoding as JSON: enough to `build` the method."""
@@ -321,6 +326,7 @@ class MethodBase:
         Raises:
             ValueError: an unknown field, or a value that does not fit.
         """
+        # Messages name fields by their paths in a run's config.
         network = from_mapping(cls.config_class, config, "model")
         return cls(network, from_mapping(cls.losses_class, losses, "losses"), execution)
 

@@ -109,7 +109,7 @@ class RealSRTOptions(RestoreOptions):
 
 
 class RealSRT(vq.VQMethod):
-    """The method as published."""
+    """RealSRT as published."""
 
     name = "realsrt"
     groups: tuple[str, ...] = ("tokenizer", "codebook", "generator", "critic", "control")
@@ -137,6 +137,7 @@ class RealSRT(vq.VQMethod):
         """
         super().__init__(config, losses, execution)
         config = self.config
+        # One side, because positions and grid of the transformers are fixed.
         if len(config.tile.sides) != 1 or (config.tile.sides[0] * self.scale) % self.factor:
             raise ValueError(
                 f"tile.sides: expected one side, which × {self.scale} is a multiple of "
@@ -162,6 +163,7 @@ class RealSRT(vq.VQMethod):
     def options(self, /, **given: Any) -> RealSRTOptions:
         """Returns the options; ``steps`` and ``schedule`` default to the model's own."""
         own = {"steps": self.config.steps, "schedule": self.config.schedule}
+        # None must not hide the model's own value, which need not be the dataclass's default.
         given = {name: value for name, value in given.items() if value is not None}
         chosen: RealSRTOptions = super().options(**(own | given))
         return chosen
@@ -195,8 +197,7 @@ class RealSRT(vq.VQMethod):
         count = lr_tokens.shape[1]
         memory = self.memory(params, "generator", lr_tokens)
         rule: Rule = ConfidenceRule()
-        # A single step without confidence never calls the critic, whose memory costs as much as the
-        # generator's.
+        # A single step without confidence never calls the critic, so its memory is not computed.
         if options.rule == "critic" and (options.steps > 1 or options.confidence):
             if "critic" not in params:
                 raise ValueError("rule: there is no critic; use rule='confidence'")
@@ -250,6 +251,7 @@ class RealSRT(vq.VQMethod):
             ),
             "critic": Stage(
                 phases=(Phase(("critic",), partial(critic_loss, self)),),
+                # The critic learns to find this generator's tokens.
                 needs=(*base, "generator"),
                 exports=("critic",),
                 panel=partial(token_panel, self, "critic"),

@@ -63,6 +63,7 @@ class RealSRTTuned(RealSRT):
             ("control", DECODER),
             partial(control_loss, self),
             needs=("tokenizer", "codebook", "generator", "critic"),
+            # Trained by the tokenizer's stage, so it does not start from fresh weights.
             continues=(DECODER,),
             # The whole tokenizer, since a bundle stores whole groups.
             exports=("control", "tokenizer"),
@@ -97,7 +98,7 @@ class RealSRTTuned(RealSRT):
 
 @dataclasses.dataclass(frozen=True)
 class MultiscaleConfig:
-    """The multiscale controlling module (`maskgit_sr.models.control.MultiscaleControl`).
+    """Settings of `maskgit_sr.models.control.MultiscaleControl`.
 
     Attributes:
         sharpen: amount of the unsharp mask that the module starts from; 0: none.
@@ -150,6 +151,7 @@ class RealSRTMultiscale(RealSRTTuned):
         self, params: Params, tokens: TokenGrid, upsampled: Image, steered: bool = True
     ) -> Image:
         """Returns the image of tokens, by the controlling module's own decoder if ``steered``."""
+        # Ablations without control draw by the tokenizer's decoder, as published.
         if not steered:
             return super().render(params, tokens, upsampled, steered)
         tokenizer = self.tokenizer.bind(params["tokenizer"])

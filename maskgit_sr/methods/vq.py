@@ -33,7 +33,7 @@ from maskgit_sr.ops.resize import upsample_bicubic
 
 @dataclasses.dataclass(frozen=True)
 class ImageLossConfig:
-    """Losses on images, with an optional GAN (RealSRT §4.1, methods section 1).
+    """Losses on images, with an optional GAN (RealSRT §4.1).
 
     Attributes:
         pixel: pixel loss: ``l1`` or ``l2``.
@@ -66,7 +66,7 @@ class ImageLossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Tail:
-    """The last layers of an image network, as `losses.adversarial.balanced_loss` takes them.
+    """Last layers of an image network, arguments of `losses.adversarial.balanced_loss`.
 
     Attributes:
         features: input of those layers.
@@ -101,6 +101,7 @@ class VQMethod(MethodBase):
         self.factor = tokenizer.factor
         self.run = dataclasses.asdict(self.execution)
         self.tokenizer = Network(lambda rngs: VQGAN(tokenizer, **self.run, rngs=rngs))
+        # Shaped by the losses, not by the configuration: it only trains, and no bundle has it.
         self.discriminator = Network(
             lambda rngs: PatchDiscriminator(
                 self.losses.discriminator, dtype=self.execution.dtype, rngs=rngs
@@ -144,7 +145,7 @@ class VQMethod(MethodBase):
         return upsample_bicubic(lr, self.scale)
 
     def tokenize(self, params: Params, image: Image) -> TokenGrid:
-        """Returns the codebook indices [B, H/f, W/f] of an image [B, H, W, 3] in [0, 1]."""
+        """Returns the codebook indices [B, H/f, W/f] of an image [B, H, W, 3]."""
         vectors = self.tokenizer.apply(params["tokenizer"], lambda m: m.encode(image))
         return codebook.nearest(vectors, params["codebook"]["embedding"])
 
@@ -251,6 +252,7 @@ def tokenizer_loss(
     commitment = codebook.commitment(vectors, quantized)
     latent = network.latent(method.training_latent(vectors, quantized, latent_key))
 
+    # The last layer is an argument, because its gradients set the adaptive weight.
     def head(last: Params, features: jax.Array) -> jax.Array:
         decoder = params["tokenizer"]["decoder"] | {"conv_out": last}
         return method.tokenizer.apply(

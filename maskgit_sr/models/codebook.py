@@ -64,10 +64,10 @@ def update(
     indices: Int[Array, " M"],
     key: jax.Array,
 ) -> CodebookStats:
-    """Takes one EMA step over all M vectors of the global batch.
+    """Returns the statistics after one EMA step over all M vectors of the global batch.
 
-    A code whose EMA count falls below 1 becomes a random vector of the batch; when
-    M < K the vectors are tiled with small noise first (RQ-VAE; methods, RealSRT tokenizer).
+    A code whose EMA count falls below 1 restarts at a random vector of the batch; where M < K, the
+    vectors are first tiled with small noise (as in RQ-VAE).
     """
     codes = stats.embedding.shape[0]
     # The codebook follows averages; no gradient may reach the encoder through it.

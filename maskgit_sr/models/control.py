@@ -1,4 +1,4 @@
-"""The conditional controlling module: LR features steer decoding of HR tokens (RealSRT §3.3)."""
+"""Conditional controlling module: LR features control the decoding of HR tokens (RealSRT §3.3)."""
 
 from __future__ import annotations
 
@@ -84,6 +84,7 @@ class MultiscaleControl(nnx.Module):
         *finer, features = self.residual.encoder.levels(upsampled)
         skips = [skip(level) for skip, level in zip(self.skips, finer, strict=True)]
         latent = latent + self.residual.zero(self.residual.fuse(latent, features))
+        # The encoder's levels come finest first; the decoder begins at the coarsest.
         return self.decoder.body(latent, skips[::-1])
 
     def head(self, features: Feature, upsampled: Image) -> Image:

@@ -55,7 +55,7 @@ def batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 
 class PatchDiscriminator(nnx.Module):
-    """Image [B, H, W, 3] → realness logits of overlapping patches [B, h', w', 1], float32."""
+    """PatchGAN: float32 logits [B, h', w', 1] of overlapping patches of an image [B, H, W, 3]."""
 
     def __init__(self, config: DiscriminatorConfig, *, dtype: Any, rngs: nnx.Rngs):
         make = partial(conv, size=4, padding=1, kernel_init=_conv_init, dtype=dtype, rngs=rngs)

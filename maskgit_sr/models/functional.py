@@ -1,4 +1,4 @@
-"""The one place that splits Flax NNX modules into parameters and merges them again.
+"""Flax NNX modules as parameters and pure functions.
 
 Everything outside ``models`` reaches a network as (parameters, apply): parameters are a nested
 dict with string keys, which is what bundles, checkpoints, sharding rules and optimizers see.

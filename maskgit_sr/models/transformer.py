@@ -1,4 +1,4 @@
-"""The bidirectional token transformer; generator and critic are the same class."""
+"""Bidirectional token transformer, one class for generator and critic."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class DecoderLayer(nnx.Module):
 
 
 class TokenTransformer(nnx.Module):
-    """LR token vectors → memory, once; HR token vectors and memory → logits, at every step."""
+    """Encoder of LR tokens, run once, and decoder of HR tokens, run at every decoding step."""
 
     def __init__(
         self, config: TransformerConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False
@@ -208,6 +208,8 @@ class TokenTransformer(nnx.Module):
         if config.masked:
             init = nnx.initializers.normal(0.02)
             self.mask_token = nnx.Param(init(rngs.params(), (config.dim,), jnp.float32))
+        # Inputs are code vectors, not token indices, so that the codebook is stored once; the
+        # released file has a copy in each transformer (docs/parity.md).
         self.encoder_in = linear(config.code_width, config.dim, use_bias=True)
         self.encoder = nnx.List(
             [EncoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.encoder_depth)]
@@ -224,6 +226,7 @@ class TokenTransformer(nnx.Module):
         )
 
     def _positions(self) -> jax.Array:
+        # Computed, so that bundles hold no tables; conversion checks and drops the released ones.
         return jnp.asarray(sincos_2d(*self.config.grid, self.config.dim), self.dtype)
 
     def encode(self, lr_vectors: Float[Array, "B N C"]) -> Memory:

@@ -1,4 +1,4 @@
-"""The convolutional tokenizer: encoder, decoder and the 1×1 convolutions around the codebook."""
+"""Convolutional tokenizer: encoder, decoder and the 1×1 convolutions around the codebook."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class VQGANConfig:
 
 
 class Encoder(nnx.Module):
-    """Image [B, H, W, 3] → features [B, H/f, W/f, C]."""
+    """Encoder of images [B, H, W, 3] to features [B, H/f, W/f, C]."""
 
     def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
         block = partial(ResidualBlock, groups=config.groups, dtype=dtype, rngs=rngs)
@@ -92,7 +92,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Features [B, h, w, C] → image [B, h·f, w·f, 3], not clipped, float32."""
+    """Decoder of features [B, h, w, C] to images [B, h·f, w·f, 3], float32, not clipped."""
 
     def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
         block = partial(ResidualBlock, groups=config.groups, dtype=dtype, rngs=rngs)
@@ -137,7 +137,7 @@ class Decoder(nnx.Module):
 
 
 class VQGAN(nnx.Module):
-    """Encoder and decoder; the codebook between them is plain arrays (:mod:`.codebook`)."""
+    """Encoder and decoder; the codebook between them is plain arrays, not trained by gradients."""
 
     def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
         width = config.code_width

@@ -80,7 +80,11 @@ def upsample_nearest(image: Float[Array, "B H W C"], scale: int = 2) -> Float[Ar
 
 
 def space_to_depth(image: Float[Array, "B H W C"], block: int) -> Float[Array, "B h w C2"]:
-    """Returns [B, H/block, W/block, block²·C] of [B, H, W, C]; row-major inside a block."""
+    """Returns [B, H/block, W/block, block²·C] of [B, H, W, C].
+
+    Channels are ordered (row, column, channel), where PyTorch's pixel_unshuffle has the channel
+    first.
+    """
     b, h, w, c = image.shape
     image = image.reshape(b, h // block, block, w // block, block, c).transpose(0, 1, 3, 2, 4, 5)
     return image.reshape(b, h // block, w // block, block * block * c)

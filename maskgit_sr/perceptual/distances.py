@@ -140,6 +140,7 @@ def _lpips_layers(
     features: Callable[[Params, Image], list[Array]], params: Params, x: Image, y: Image
 ) -> Iterator[Array]:
     x, y = pair(x, y)
+    # LPIPS' shift and scale are for images in [−1, 1].
     shift, scale = along_last(LPIPS_SHIFT, x), along_last(LPIPS_SCALE, x)
     # Two passes, not one over both: the gradient for x alone then costs one backward pass.
     fx, fy = (features(params, (2 * z - 1 - shift) / scale) for z in (x, y))

@@ -53,7 +53,7 @@ def single(x: Image, smallest: int) -> Image:
 
 
 def along_last(vector: Sequence[float] | Array, x: Array) -> Array:
-    """Returns a vector [C] as [1, …, 1, C], to be combined with ``x`` [..., C]."""
+    """Returns a vector [C] as [1, …, 1, C], so that ``x`` [..., C] needs no rank promotion."""
     return jnp.asarray(vector, jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -196,6 +196,7 @@ def load(
         # Traced by shape alone: another network's file fails here, without a forward pass.
         jax.eval_shape(trace, params, *[image] * images)
     except (*unreadable, *unexpected) as error:
+        # JAX's messages may span lines, a UserError is one.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         names = " and ".join(map(str, files))
         raise UserError(f"{names}: not the expected network ({reason})") from None
