@@ -102,8 +102,8 @@ class MultiscaleConfig:
 
     Attributes:
         sharpen: amount of the unsharp mask that the module starts from; 0: none.
-        soften: sigma in HR pixels of the blur over what the module draws; 0: none.
-        network: shape of its encoder and decoder, of the tokenizer's factor and code width.
+        soften: sigma in HR pixels of the blur over the module's output; 0: none.
+        network: shape of its encoder and decoder; factor and code width are the tokenizer's.
     """
 
     sharpen: float = 0.0

@@ -39,9 +39,9 @@ class ImageLossConfig:
         pixel: pixel loss: ``l1`` or ``l2``.
         perceptual: perceptual net: ``vgg19``, ``lpips_squeeze``, ``lpips_alex`` or ``none``.
         perceptual_weight: factor of the perceptual loss.
-        perceptual_shift: how much smaller than the image, in pixels, the square is that the
-            perceptual net sees, at a random place in every step. That moves the image against the
-            net's strides. At fixed ones a decoder learns patterns of their period, which lower the
+        perceptual_shift: pixels by which the square that the perceptual net sees is smaller than
+            the image. Its place is random in every step, which moves the image against the net's
+            strides. Against fixed ones a decoder learns patterns of their period, which lower the
             loss and not the error (Kettunen et al., E-LPIPS, arXiv:1906.03973). 0 in the paper.
         adversarial_weight: factor on top of the adaptive weight; 0 leaves the GAN out.
         adversarial_start: step from which the GAN takes part.

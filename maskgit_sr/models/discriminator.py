@@ -22,7 +22,7 @@ class DiscriminatorConfig:
 
     Attributes:
         filters: width of the first layer.
-        layers: convolutions of stride 2.
+        layers: number of convolutions of stride 2.
     """
 
     filters: int = 64

@@ -35,10 +35,10 @@ class TransformerConfig:
     """Shape of a transformer. The defaults are RealSRT's generator (81.0 M parameters).
 
     Attributes:
-        outputs: logits a token; K for a generator, 1 for a critic.
-        masked: decoder inputs may be masked (generator) or are always tokens (critic).
+        outputs: logits per token: K for a generator, 1 for a critic.
+        masked: true if decoder inputs may be masked (generator), false for tokens only (critic).
         dim: D, model width.
-        heads: attention heads of a block.
+        heads: attention heads per block.
         head_dim: width of a head.
         encoder_depth: blocks over the LR tokens.
         decoder_depth: blocks over the HR tokens.

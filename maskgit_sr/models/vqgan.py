@@ -31,12 +31,12 @@ class VQGANConfig:
     Attributes:
         channels: width of each level, finest first; the number of levels sets the downsampling.
         patch: side of the pixel block folded into channels before the first level (1: none).
-        encoder_blocks, decoder_blocks: residual blocks a level.
-        encoder_bottom, decoder_bottom: residual blocks at the coarsest resolution besides those.
+        encoder_blocks, decoder_blocks: residual blocks per level.
+        encoder_bottom, decoder_bottom: additional residual blocks at the coarsest resolution.
         code_width: C, width of a code vector.
         codes: K, codebook size.
-        narrow_up: upsampling convolutions go to the next level's width instead of keeping theirs.
-        groups: of the group norms; 0 leaves them out.
+        narrow_up: upsampling convolutions change to the next level's width instead of keeping it.
+        groups: number of groups of the group norms (0: no norms).
     """
 
     channels: tuple[int, ...] = (128, 128, 256, 256)
@@ -85,6 +85,7 @@ class Encoder(nnx.Module):
         x = self.conv_in(space_to_depth(image, self.patch))
         found = []
         for layer in self.layers:
+            # Before it, where a level has the size that the decoder has after an upsampling.
             if isinstance(layer, Downsample):
                 found.append(x)
             x = run_layer(layer, x, remat=self.remat)

@@ -37,6 +37,7 @@ def wavelet(content: Image, style: Image, levels: int = 5) -> Image:
     binomial kernel [1 2 1]/4 dilated by 2^level, borders replicated.
     """
     style = upsample_bicubic(style, content.shape[1] // style.shape[1])
+    # StableSR adds up the high frequencies of all levels; the sum telescopes to this difference.
     return content - _low_pass(content, levels) + _low_pass(style, levels)
 
 
