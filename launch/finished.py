@@ -1,7 +1,8 @@
 """Reports to launchers if a run is finished: ``python -m launch.finished WORKDIR``.
 
-`launch.train` exits with 0 after the last step, and also after a signal once it has saved. Here exit
-code 0 means that every stage is finished, 75 that the same `launch.train` command must run again.
+`launch.train` exits with 0 after the last step, and also when it has saved after a signal. Here
+exit code 0 means that every stage is finished, 75 that the same `launch.train` command must run
+again.
 """
 
 from __future__ import annotations

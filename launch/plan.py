@@ -168,7 +168,7 @@ def points(sweeps: Sequence[str]) -> list[dict[str, str]]:
 
 
 def run_name(point: dict[str, str]) -> str:
-    """Returns a folder name such as ``learning_rate=1e-4,seed=0``, with the shortest unique keys."""
+    """Returns a folder name such as ``learning_rate=1e-4,seed=0``, of the shortest unique keys."""
     parts = []
     for key, value in point.items():
         words, short = key.split("."), ""

@@ -23,7 +23,7 @@ from maskgit_sr.training.loop import Outcome
 _LOG = logging.getLogger(__name__)
 
 PROBE_SECONDS, PROBE_SHARE, MOST_PROBE = 20.0, 0.08, 0.25
-MARGIN = 0.97  # of the time that is left is planned for: the pace is an estimate
+MARGIN = 0.97  # of the time left is planned for, the rest is for a pace that rises
 ONE_STEP = 1e-9  # seconds after the first step
 
 Run = Callable[[str, int | None, float, float], Outcome]
@@ -92,7 +92,7 @@ class Plan:
     def _within(self, name: str, seconds: float) -> None:
         """Trains one stage along a schedule that fits the time, or until the time is over."""
         began = self._clock()
-        # The plan of an earlier run stays, else a resumed schedule would bend.
+        # An earlier run's plan, if there is one, so that its schedule is the one resumed.
         aim = self.stages.get(name, {}).get("planned", self._steps[name])
         probe = min(max(PROBE_SECONDS, PROBE_SHARE * seconds), MOST_PROBE * seconds) or ONE_STEP
         outcome = self.take(name, aim, 0.0, probe)
@@ -137,7 +137,6 @@ def shorten(settings: Any, steps: int | None) -> None:
     if steps is None or steps >= settings.steps:
         return
     settings.steps = steps
-    # At most a twentieth of the schedule to warm up, and an average over a tenth of it: longer ones
-    # would end before the learning rate was up, or keep the initial weights.
+    # The EMA averages over a tenth of the schedule at most: longer, it would keep early weights.
     settings.optimizer.warmup = min(settings.optimizer.warmup, steps // 20)
     settings.ema = min(settings.ema, max(0.0, 1 - 10 / steps))

@@ -6,9 +6,9 @@
         -- --config.data.root=tfds:div2k
 
 Words after ``--`` go to ``launch.train`` unchanged. Each run is one job that trains all stages (or
-that of ``stage=`` in the config), so no launcher has to stay awake between them; each run of a sweep
-(the product of all ``--sweep``) has its own folder in the workdir. ``--dry-run`` prints the plan and
-needs no xmanager; ``pip install '.[xm]'`` installs it.
+that of ``stage=`` in the config), so no launcher has to stay awake between them; each run of a
+sweep (the product of all ``--sweep``) has its own folder in the workdir. ``--dry-run`` prints the
+plan and needs no xmanager; ``pip install '.[xm]'`` installs it.
 
 Vertex AI needs ``GOOGLE_CLOUD_PROJECT``, ``GOOGLE_CLOUD_BUCKET_NAME`` and a login of gcloud, and
 has no v5p: launch/tpu_pod.sh does pods.
