@@ -67,6 +67,7 @@ def seconds(call: Callable[[], Any], repeats: int, least: float = 0.02) -> float
     jax.block_until_ready(call())
 
     def several(many: int) -> float:
+        # A device runs its calls in order: once the last has ended, all have.
         return timed(lambda: jax.block_until_ready([call() for _ in range(many)][-1])).wall / many
 
     once = several(1)

@@ -85,7 +85,7 @@ def savedmodel(given: argparse.Namespace) -> Works:
 def stablehlo(given: argparse.Namespace) -> Works:
     """Returns the workload of the StableHLO runner, which takes tiles only."""
     folder = given.folder / "stablehlo"
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, str(folder))  # of run.py, which an artifact brings along
     import jax
     import run
 

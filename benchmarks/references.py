@@ -121,6 +121,7 @@ class RealSRT:
     def _precision(self, precision: str) -> Iterator[Any]:
         half = getattr(self.torch, precision) if precision in PRECISIONS[2:] else None
         before = self.torch.get_float32_matmul_precision()
+        # A global setting, put back for whoever uses PyTorch next.
         self.torch.set_float32_matmul_precision("high" if precision == "tf32" else before)
         try:
             yield self.torch.autocast(self.where, dtype=half, enabled=half is not None)

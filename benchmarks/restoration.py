@@ -15,9 +15,9 @@ turns so that other load on the machine meets each of them; the largest differen
 row's tiles stands beside. On a busy CPU use `--threads 1` and compare CPU times: threads that wait
 for each other are counted as working.
 
-FLOPs and GB are counted in the traced program, PyTorch's by its own counter; a tile
-takes the PyTorch code 2.19 TFLOP and this package 1.75, which encodes the LR tokens once for
-all steps and skips the critic after the last one. Peaks, the floor of a part's time and the measured
+FLOPs and GB are counted in the traced program, PyTorch's by its own counter; a tile takes the
+PyTorch code 2.19 TFLOP and this package 1.75, which encodes the LR tokens once for all steps and
+skips the critic after the last one. Peaks, the floor of a part's time and the measured
 matrix product: `benchmarks.roofline`.
 """
 
@@ -125,7 +125,7 @@ def whole(
     limits: roofline.Limits,
     repeats: int,
 ) -> list[Row]:
-    """Returns a row for each system that restores an image [side, side], without its first cells."""
+    """Returns a row for each system that restores an image [side, side], less size and side."""
     first = next(iter(upscalers.values()))
     picture = images.from_array(common.photograph(side))
     mosaic = first.mosaic(picture, options_of(first))

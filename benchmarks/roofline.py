@@ -123,7 +123,7 @@ def random_params(shapes: Any, seed: int = 0) -> Any:
     rng = np.random.default_rng(seed)
 
     def draw(leaf: Any) -> jax.Array:
-        if leaf.ndim < 2:  # norm scales, which must not be near 0, and biases
+        if leaf.ndim < 2:  # norm scales, and biases, which may be anything
             return jnp.asarray(rng.uniform(0.5, 1.0, leaf.shape), jnp.float32)
         # by fan-in, so that a layer keeps the size of its input
         deviation = np.float32(math.prod(leaf.shape[:-1]) ** -0.5)
@@ -155,13 +155,14 @@ def cost(jaxpr: core.Jaxpr) -> np.ndarray:
             kernel, out = _shape(equation.invars[1]), _shape(equation.outvars[0])
             spec = params["dimension_numbers"].rhs_spec  # output features, input, space
             products = math.prod(kernel[axis] for axis in spec[1:])
-            spread = math.prod(params["lhs_dilation"])  # a transposed convolution's zeros are no work
+            spread = math.prod(params["lhs_dilation"])  # zeros in between are no work
             total += 2 * math.prod(out) * products / spread, moved
         elif name.startswith("reduce_"):
             total += 0, sum(map(_bytes, equation.invars))
         elif name == "cond":
             total += max((cost(branch.jaxpr) for branch in params["branches"]), key=tuple)
         else:
+            # A fori_loop of static bounds, as decoding has, is a scan in the trace.
             times = params.get("length", 1) if name == "scan" else 1
             total += times * sum(map(cost, _inner(params)), np.zeros(2))
     return total

@@ -282,6 +282,7 @@ def validation_batch(root: str, method: Method, limit: int) -> dict[str, np.ndar
         covering = [pair for pair in pairs if min(pair["lr"].shape[:2]) >= side]
         if covering:
             lr, hr = zip(*(_centre(pair, side, method.scale) for pair in covering), strict=True)
+            # np.float32, since uint8 over a Python number is float64.
             return {"lr": np.stack(lr) / np.float32(255), "hr": np.stack(hr) / np.float32(255)}
     least = method.tile.sides[0]
     raise UserError(f"{root}: no validation image with sides of at least {least} LR pixels")
@@ -307,6 +308,7 @@ def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Valid
 
     @jax.jit
     def outputs(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+        # The same draws every time, so that scores of two steps compare.
         return jnp.clip(panel(params, batch, jax.random.key(0))["output"], 0, 1)
 
     def validate(params: Params) -> dict[str, float]:

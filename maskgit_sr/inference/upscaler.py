@@ -73,6 +73,7 @@ class Upscaler:
             raise UserError(f"batch: expected at least 1, found {batch}")
         self.method, self.metadata, self.batch, self.device = method, metadata, batch, device
         self.params = jax.device_put(params, device)
+        # Options are static under jit, so that each choice of them is a program to be kept.
         self._compile = functools.lru_cache(MAX_PROGRAMS)(self._jit)
 
     def __call__(
@@ -206,11 +207,13 @@ class Upscaler:
         places = ((mosaic, index) for mosaic in mosaics for index in range(mosaic.count))
         bases = jnp.broadcast_to(jax.random.key(seed), (self.batch,))
         waiting: tuple[list[tuple[Mosaic, int]], Restored] | None = None
+        # By side: a program takes windows of one side.
         for _, alike in itertools.groupby(places, key=lambda place: place[0].side):
             while part := list(itertools.islice(alike, self.batch)):
                 lr = np.concatenate([mosaic.cut([index]) for mosaic, index in part])
                 indices = np.array([index for _, index in part], np.uint32)
                 started = self.run(lr, indices, bases, options)
+                # Only once the next call is started, so that host and device work at the same time.
                 if waiting is not None:
                     yield from _add(*waiting, tick)
                 waiting = part, started

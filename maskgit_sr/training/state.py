@@ -1,4 +1,4 @@
-"""The training state and the step that updates it, for any stage of any method."""
+"""Training state, and the step that updates it, for any stage of any method."""
 
 from __future__ import annotations
 
