@@ -17,7 +17,7 @@ period="${MASKGIT_SR_LOG_SECONDS:-60}"
 python="${PYTHON:-$HOME/venv/bin/python}"
 mkdir -p "$state"
 
-alive() { # by the command line too: after a reboot another process may have the number
+alive() { # a zombie has no command line; after a reboot another process may have the number
   [[ -f "$state/pid" ]] && grep -qs worker.sh "/proc/$(<"$state/pid")/cmdline"
 }
 

@@ -128,7 +128,7 @@ def load(
     """
     path = resolve(model)
     place = pick_device(device)
-    # Before anything compiles: the first compilation settles whether there is a cache.
+    # Before anything compiles, so that all programs are cached.
     compilation.keep()
     metadata = bundles.read_metadata(path)
     try:

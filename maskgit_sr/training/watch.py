@@ -22,7 +22,7 @@ PEAK_TFLOPS = {
     "TPU v5p": 459,
     "TPU v5 lite": 197,
     "TPU v5e": 197,
-    "TPU v5": 459,  # some versions of JAX's name of a v5p; behind the names that it is part of
+    "TPU v5": 459,  # a v5p in some versions of JAX; after the longer names, which it would match
     "TPU v4": 275,
 }
 """Dense bfloat16 (V100: float16) TFLOP/s of a device, from data sheets, by a substring of its
