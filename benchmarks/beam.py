@@ -3,7 +3,7 @@
     python -m benchmarks.beam --input PHOTOS                  # seconds, memory, equal outputs
     python -m benchmarks.beam --input PHOTOS --kill 120       # SIGKILL after so many outputs
 
-Every run is a process of its own, so its time holds start-up and compilation.
+Every run is a process of its own, so its time includes start-up and compilation.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ COMMANDS = {
 
 
 def start(name: str, source: str, output: Path, model: str) -> subprocess.Popen[bytes]:
-    """Starts one of the commands."""
+    """Starts one of `COMMANDS` and returns its process."""
     module, word = COMMANDS[name]
     words = ["--output", str(output), "--model", model]
     return subprocess.Popen([sys.executable, "-m", module, word, source, *words])
 
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[float, float]:
-    """Waits for its end; returns seconds on cores, and peak resident memory in MiB.
+    """Waits for a process; returns its CPU seconds and peak resident memory in MiB.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: its exit code is not 0.
     """
-    _, status, usage = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(process.pid, 0)  # of this child alone, which getrusage cannot tell
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"exit code {process.returncode}")
@@ -45,7 +45,7 @@ def finish(process: subprocess.Popen[bytes]) -> tuple[float, float]:
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Returns inode, time and content of all files, hidden ones too."""
+    """Returns (inode, modification time in ns, content) of all files, hidden ones included."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     states = {path: path.stat() for path in files}
     return {
@@ -55,7 +55,7 @@ def stamps(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 def compare(source: str, model: str, folder: Path) -> None:
-    """Prints time and memory of both, and where their outputs differ."""
+    """Prints time and memory of both commands, and how their outputs differ."""
     found = []
     for name in COMMANDS:
         run = common.timed(lambda name=name: finish(start(name, source, folder / name, model)))
@@ -72,6 +72,7 @@ def compare(source: str, model: str, folder: Path) -> None:
     apart = []
     for path in one.rglob("*.png"):
         pair = (path, other / path.relative_to(one))
+        # Signed, since a difference of uint8 wraps around.
         first, second = (images.read(file).color.astype(int) for file in pair)
         apart.append(int(abs(first - second).max()))
     differing = sum(levels > 0 for levels in apart)
@@ -79,7 +80,7 @@ def compare(source: str, model: str, folder: Path) -> None:
 
 
 def kill(source: str, model: str, output: Path, after: int) -> None:
-    """Kills a run after so many outputs, starts it again, and checks what is there."""
+    """Kills a run after ``after`` outputs, starts it again, and checks the outputs."""
     process = start("launch.beam_upscale", source, output, model)
     while process.poll() is None and len(list(output.glob("*.png"))) < after:
         time.sleep(0.02)
@@ -91,9 +92,10 @@ def kill(source: str, model: str, output: Path, after: int) -> None:
     print(f"killed: {len(before)} outputs, {parts} unfinished files", flush=True)
     run = common.timed(lambda: finish(start("launch.beam_upscale", source, output, model)))
     files = stamps(output)
+    # The inode tells: outputs are renamed into place, and the same bytes may come again.
     again = sum(files[name] != stamp for name, stamp in before.items())
     for name in files:
-        images.read(output / name)  # a half file raises
+        images.read(output / name)  # raises for a file that is not whole
     expected = sum(path.is_file() for path in Path(source).iterdir())
     print(
         f"started again: {len(files)} files for {expected} pictures, {again} written twice, "
@@ -102,7 +104,7 @@ def kill(source: str, model: str, output: Path, after: int) -> None:
 
 
 def main() -> None:
-    """Command-line entry."""
+    """Runs the command."""
     parser = common.parser(__doc__)
     parser.add_argument("--input", required=True, help="folder of photographs")
     parser.add_argument("--model", default=DEFAULT_MODEL)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, an image, timing, memory and tables."""
+"""Shared parts of the benchmarks: options, an image, timing, memory and tables."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import numpy as np
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
-    """Returns a parser whose help is a module's docstring."""
+    """Returns a parser whose help is ``text``, a module's docstring."""
     how = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(description=text, formatter_class=how)
 
 
 def positive(text: str) -> int:
-    """Returns the value of an option that counts something.
+    """Returns the value of an option that is a count.
 
     Raises:
-        ArgumentTypeError: it is less than 1.
+        ArgumentTypeError: a value below 1.
     """
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, found {number}")
@@ -34,7 +34,7 @@ def positive(text: str) -> int:
 
 
 def photograph(side: int) -> np.ndarray:
-    """Returns a smooth image with some texture, uint8 [side, side, 3]; content does not matter."""
+    """Returns a smooth image with some noise, uint8 [side, side, 3], always the same."""
     y, x = np.mgrid[:side, :side] / side
     rng = np.random.default_rng(0)
     base = np.stack([x, y, (x + y) / 2], -1) * 200 + rng.normal(0, 12, (side, side, 3))
@@ -42,7 +42,7 @@ def photograph(side: int) -> np.ndarray:
 
 
 class Timed(NamedTuple):
-    """One call: seconds, processor seconds of all threads, and its result."""
+    """Result of a call, its seconds, and its CPU seconds over all threads."""
 
     wall: float
     cpu: float
@@ -50,23 +50,24 @@ class Timed(NamedTuple):
 
 
 def timed(call: Callable[..., Any], *arguments: Any) -> Timed:
-    """Calls a function whose results are on the host."""
+    """Times a call whose result is on the host: what JAX has only started is not waited for."""
     began, used = time.perf_counter(), time.process_time()
     result = call(*arguments)
     return Timed(time.perf_counter() - began, time.process_time() - used, result)
 
 
 def seconds(call: Callable[[], Any], repeats: int, least: float = 0.02) -> float:
-    """Returns the median seconds of a call whose results stay on the device, compiled before.
+    """Returns the median seconds of a call whose results stay on the device, without compilation.
 
-    A call shorter than ``least`` seconds is started as often as fills them and waited for once, so
-    that what the host takes to start one is not measured where the device is busy meanwhile.
+    A call shorter than ``least`` seconds is started repeatedly to fill them and waited for once, so
+    that the host's time to start a call does not count while the device is busy.
     """
     import jax
 
     jax.block_until_ready(call())
 
     def several(many: int) -> float:
+        # A device runs its calls in order: once the last has ended, all have.
         return timed(lambda: jax.block_until_ready([call() for _ in range(many)][-1])).wall / many
 
     once = several(1)
@@ -78,23 +79,28 @@ def seconds(call: Callable[[], Any], repeats: int, least: float = 0.02) -> float
 
 
 def alone() -> ProcessPoolExecutor:
-    """Returns a process of its own, which has imported and compiled nothing yet."""
+    """Returns an executor of one new process, which has imported and compiled nothing yet."""
+    # spawn: a fork would have this process's imports, programs and memory.
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def resident(process: int | str = "self") -> float:
-    """Returns the memory that a process holds, in MiB (Linux)."""
+    """Returns the resident memory of a process in MiB (Linux only)."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def table(head: str, rows: Iterable[Sequence[object]]) -> str:
-    """Returns a Markdown table, the first column to the left; None becomes a dash."""
+    """Returns a Markdown table with its first column left-aligned; None becomes a dash.
+
+    Args:
+        head: names of the columns, separated by ``|``.
+    """
     names = head.split("|")
     lines = ["| " + " | ".join(names) + " |", "|---" + "|--:" * (len(names) - 1) + "|"]
     return "\n".join(lines + [line(*row) for row in rows])
 
 
 def line(*cells: object) -> str:
-    """Returns a row of a table."""
+    """Returns a row of a Markdown table."""
     return "| " + " | ".join("–" if cell is None else str(cell) for cell in cells) + " |"

@@ -2,10 +2,10 @@
 
     python -m benchmarks.data --photos DIR                     # examples a second
     python -m benchmarks.data --photos DIR --memory 20000      # memory of a worker over time
-    python -m benchmarks.data --need                           # what training asks for
+    python -m benchmarks.data --need                           # examples/s that training needs
 
-The last counts the FLOPs of a training step from the lowered program, without compiling it, and
-divides what an accelerator gives by them. `benchmarks.degradation_fidelity` compares the speed with
+The last counts the FLOPs of a training step in the traced program, without compiling it, and
+divides the accelerator's FLOP/s by them. `benchmarks.degradation_fidelity` compares the speed with
 the public code's.
 """
 
@@ -22,13 +22,13 @@ MARGIN = {128: 32, 256: 144}
 
 
 def rate(photos: str, spec: ExampleSpec, batch: int, seconds: float, workers: int) -> float:
-    """Examples a second of so many worker processes, measured for so many seconds.
+    """Returns the examples a second of ``workers`` processes, measured for ``seconds``.
 
     Raises:
         ValueError: as `pipeline.train_iterator` does.
     """
     batches = pipeline.train_iterator(photos, spec, batch_size=batch, workers=workers, threads=0)
-    # Workers start with full buffers: what they made before does not count.
+    # Empties the workers' buffers first: examples that were made before do not count.
     for _ in range(1 + 4 * workers):
         next(batches)
     start, done = time.perf_counter(), 0
@@ -64,7 +64,11 @@ def memory(photos: str, examples: int, batch: int) -> None:
 
 
 def need(tera: float) -> None:
-    """Prints what the training steps of base and small take and ask for."""
+    """Prints the FLOPs of base's and small's training steps, and the examples a second at ``tera``.
+
+    Args:
+        tera: TFLOP/s that the accelerator reaches.
+    """
     from benchmarks import scaling
     from configs import realsrt
 

@@ -3,12 +3,13 @@
     python -m benchmarks.degradation_fidelity --basicsr BasicSR --realesrgan Real-ESRGAN \\
         --photos DIR [--chains 2000]
 
-Kernels with equal parameters, each fixed step with equal input, and the distributions of three
-measures over many chains on the same HR crops: PSNR between LR and the bicubic reduction of HR,
-noise level (robust standard deviation of the finest diagonal detail) and sharpness (log variance
-of the Laplacian). Exit code 1 if a step differs or a two-sample Kolmogorov–Smirnov test has
-p ≤ 0.01. Processor time of a chain, on one core, stands beside; with `--published_sharpening` the
-public code runs as it is, else by its own OpenCV sharpening, with equal results.
+Compared are kernels with equal parameters, each deterministic step on equal input, and the
+distributions of three measures over many chains on the same HR crops: PSNR between LR and the
+bicubic reduction of HR, noise level (robust standard deviation of the finest diagonal detail) and
+sharpness (log variance of the Laplacian). Exit code 1 if a step differs or a two-sample
+Kolmogorov–Smirnov test has p ≤ 0.01. CPU time of a chain on one core is printed too; with
+`--published_sharpening` the public code runs unchanged, else with its own OpenCV sharpening, whose
+results are equal.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from maskgit_sr.images.samples import unit
 
 
 def compare_kernels(reference: RealESRGAN) -> float:
-    """Largest difference over the seven kernels and all sizes."""
+    """Returns the largest difference over the seven kinds of kernel and all sizes."""
     rng, public, worst = np.random.default_rng(0), reference.degradations, 0.0
     for size in range(7, 22, 2):
         for _ in range(10):
@@ -58,7 +59,11 @@ def compare_kernels(reference: RealESRGAN) -> float:
 
 
 def compare_steps(reference: RealESRGAN, image: np.ndarray) -> dict[str, float]:
-    """Largest difference of each step without randomness, in levels of 255."""
+    """Returns the largest difference of each deterministic step, in levels of 255.
+
+    Args:
+        image: HR, uint8 [H, W, 3].
+    """
     torch, public = reference.torch, reference.processing
     functional = torch.nn.functional
     hr = unit(image)
@@ -100,7 +105,7 @@ def compare_steps(reference: RealESRGAN, image: np.ndarray) -> dict[str, float]:
 
 
 def compare_noises(reference: RealESRGAN, image: np.ndarray) -> dict[str, tuple[float, float]]:
-    """Standard deviation of each noise before clipping, in levels: (here, public code)."""
+    """Returns (ours, public code's) standard deviation of each noise before clipping, in levels."""
     torch, public = reference.torch, reference.degradations
     hr = unit(image)
     batch = torch.from_numpy(hr.transpose(2, 0, 1).copy())[None]
@@ -122,9 +127,11 @@ def compare_noises(reference: RealESRGAN, image: np.ndarray) -> dict[str, tuple[
 
 
 def measures(lr: np.ndarray, reduced: np.ndarray) -> tuple[float, float, float]:
-    """PSNR in dB against the bicubic LR, noise in levels, log variance of the Laplacian."""
+    """Returns PSNR in dB against the bicubic LR, noise in levels, log variance of the Laplacian."""
     error = np.mean((lr.astype(np.float64) - reduced) ** 2)
     grey = cv2.cvtColor(lr, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    # Halved, a sum of four pixels keeps the deviation of their noise; for a Gaussian the median of
+    # its absolute value is 0.6745 of that.
     diagonal = (grey[::2, ::2] - grey[1::2, ::2] - grey[::2, 1::2] + grey[1::2, 1::2]) / 2
     sharpness = np.log(cv2.Laplacian(grey, cv2.CV_32F).var() + 1e-3)
     return (
@@ -135,7 +142,7 @@ def measures(lr: np.ndarray, reduced: np.ndarray) -> tuple[float, float, float]:
 
 
 def chain(preset: str, rng: np.random.Generator, hr: np.ndarray) -> np.ndarray:
-    """Draws and applies a chain at x4 to HR uint8 [side, side, 3]."""
+    """Returns HR, uint8 [side, side, 3], degraded by a random chain, uint8 [side/4, side/4, 3]."""
     height, width = hr.shape[:2]
     return degradations.draw(rng, preset, height, width, 4).apply(hr)
 
@@ -157,6 +164,7 @@ def main() -> None:
         photos = ImageFolder(given.photos)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
+    # One thread each, so that the CPU times of a chain compare.
     reference.torch.set_num_threads(1)
     cv2.setNumThreads(0)
     failed, crop = False, given.crop
@@ -193,7 +201,7 @@ def main() -> None:
     for column, name in enumerate(("PSNR", "noise", "sharpness")):
         a, b = ours[:, column], theirs[:, column]
         test = stats.ks_2samp(a, b)
-        failed |= not test.pvalue > 0.01
+        failed |= not test.pvalue > 0.01  # fails for NaN too
         print(
             f"{name}: median {np.median(a):.2f}, public code {np.median(b):.2f}; "
             f"KS distance {test.statistic:.3f}, p {test.pvalue:.3f}"

@@ -2,8 +2,8 @@
 
     python -m benchmarks.export [--model NAME|PATH] [--tiles 8] [--batch 1] [--rounds 5]
 
-Each system is a process of its own that is warm before the first round. Rounds are taken in turn,
-so that what else the machine does meets all of them; the ratio is that of the medians.
+Each system runs in its own process, warmed up before the first round. Systems take turns within a
+round, so that other load on the machine meets all of them; the ratio is that of the medians.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from benchmarks import common
 from maskgit_sr import DEFAULT_MODEL
 
 Works = dict[str, Callable[[], Any]]
-"""What a system can do, by name: restore the tiles, restore the image."""
+"""Workloads of a system by name: ``tiles`` restores the tiles, ``image`` the image."""
 _works: Works = {}
 
 
 def tiles(count: int, side: int) -> np.ndarray:
-    """Returns float32 [count, side, side, 3] in [0, 1]."""
+    """Returns LR tiles, float32 [count, side, side, 3] in [0, 1]."""
     image = common.photograph(side * count).astype(np.float32) / 255
     return np.stack([image[side * k : side * (k + 1), :side] for k in range(count)])
 
 
 def describe(folder: Path) -> tuple[int, bool]:
-    """Returns the largest side of an artifact's tiles, and if it takes a seed."""
+    """Returns (largest tile side of an artifact, True if it takes a seed)."""
     info = json.loads((folder / "maskgit_sr.json").read_text())
     return info["tile"]["sides"][-1], info["stochastic"]
 
 
 def upscaler(given: argparse.Namespace) -> Works:
-    """Returns the works of the package itself."""
+    """Returns the workloads of the package itself."""
     import jax
 
     import maskgit_sr
@@ -63,7 +63,7 @@ def upscaler(given: argparse.Namespace) -> Works:
 
 
 def savedmodel(given: argparse.Namespace) -> Works:
-    """Returns calls of the signatures `tiles` and `image`."""
+    """Returns workloads that call the SavedModel's signatures `tiles` and `image`."""
     import tensorflow as tf
 
     folder = given.folder / "savedmodel"
@@ -83,9 +83,9 @@ def savedmodel(given: argparse.Namespace) -> Works:
 
 
 def stablehlo(given: argparse.Namespace) -> Works:
-    """Returns a call of the runner, which knows tiles only."""
+    """Returns the workload of the StableHLO runner, which takes tiles only."""
     folder = given.folder / "stablehlo"
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, str(folder))  # of run.py, which an artifact brings along
     import jax
     import run
 
@@ -105,23 +105,23 @@ SYSTEMS = {"upscaler": upscaler, "savedmodel": savedmodel, "stablehlo": stablehl
 
 
 def warm(system: str, given: argparse.Namespace) -> tuple[float, float]:
-    """Loads a system and does each work once; returns the seconds of the first and of both."""
+    """Loads a system, runs each workload once; returns seconds of (loading, loading and runs)."""
     load = common.timed(SYSTEMS[system], given)
     _works.update(load.result)
     return load.wall, load.wall + sum(common.timed(work).wall for work in _works.values())
 
 
 def once(what: str) -> float | None:
-    """Returns the seconds of a work of this process's system; None if it has no such work."""
+    """Returns the seconds of a workload of this process's system; None if it has no such one."""
     return common.timed(_works[what]).wall if what in _works else None
 
 
 def measure(given: argparse.Namespace) -> Sequence[Sequence[object]]:
-    """Returns a row a system, after rounds in turn."""
+    """Returns a table row for each system."""
     rows, reference = [], 0.0
     with contextlib.ExitStack() as stack:
         processes = {system: stack.enter_context(common.alone()) for system in given.systems}
-        # one after another: their load times count
+        # one after another, so that their load times do not disturb each other
         ready = {name: run.submit(warm, name, given).result() for name, run in processes.items()}
         seconds: dict[tuple[str, str], list[float | None]] = {}
         for _ in range(given.rounds):
@@ -143,7 +143,7 @@ def measure(given: argparse.Namespace) -> Sequence[Sequence[object]]:
 
 
 def main() -> None:
-    """Exports, measures and prints the table."""
+    """Exports the artifacts that are missing, measures, and prints the table."""
     parser = common.parser(__doc__)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--tiles", type=common.positive, default=8)

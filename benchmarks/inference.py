@@ -2,9 +2,9 @@
 
     python -m benchmarks.inference [--model NAME|PATH] [--sides 128 256]
 
-Each input size runs in a process of its own, so that peak memory is that size's. Seconds are the
-median of the runs after the first, which compiles. "peak over" is peak memory less what the process
-had before the first image.
+Each input size runs in its own process, so that peak memory is that size's. Seconds are the median
+of the runs after the first, which compiles. "peak over" is the peak memory less that of the process
+before the first image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from maskgit_sr import DEFAULT_MODEL
 def measure(
     model: str, side: int, runs: int, batch: int | None, device: str | None
 ) -> tuple[str, tuple[object, ...]]:
-    """Returns a title and the row of one input size, measured in this process."""
+    """Returns (title, table row) of one input size, measured in this process."""
     import maskgit_sr
     from maskgit_sr import images
 
@@ -31,7 +31,7 @@ def measure(
     )
     seconds, peak = statistics.median(others), _peak()
     mosaic = upscaler.mosaic(images.from_array(image), upscaler.options(confidence=False))
-    held = side * side * 3 * (1 + upscaler.method.scale**2) / 1e6
+    held = side * side * 3 * (1 + upscaler.method.scale**2) / 1e6  # input and output, uint8
     numbers = (peak, peak - before, held)
     speeds = (f"{first:.1f}", f"{seconds:.2f}", f"{mosaic.count / seconds:.1f}")
     row = (f"{side}×{side}", mosaic.count, *speeds, *(f"{megabytes:.0f}" for megabytes in numbers))
@@ -45,7 +45,7 @@ def _peak() -> float:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Measures all sizes and prints the table."""
     parser = common.parser(__doc__)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--sides", type=common.positive, nargs="+", default=[128, 256, 512, 1024])

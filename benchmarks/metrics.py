@@ -35,7 +35,7 @@ Call = Callable[..., Any]
 
 
 def pairs(photos: str | None, side: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(output, original), uint8-valued float32 [1,side,side,3] in [0,1]; only one is in memory."""
+    """Yields (output, original), float32 [1, side, side, 3], multiples of 1/255, one at a time."""
     source = ImageFolder(photos) if photos else None
     for index in range(count):
         rng = np.random.default_rng(index)
@@ -59,6 +59,7 @@ def ours(name: str) -> Call:
     inputs: dict[str, Callable[[np.ndarray], tuple[np.ndarray, ...]]]
     inputs = {"none": lambda hr: (), "lr": lambda hr: (hr[:, ::4, ::4],)}
     given = inputs.get(metric.spec.needs, lambda hr: (hr,))
+    # np.asarray waits for the device, which a timing must.
     return lambda sr, hr: np.asarray(metric(sr, *given(hr)))
 
 
@@ -70,6 +71,7 @@ def _skimage() -> dict[str, Call]:
         return (rgb2ycbcr(x[0])[..., 0] / 255).astype(np.float32)
 
     psnr = partial(peak_signal_noise_ratio, data_range=1)
+    # Not scikit-image's defaults, but its documented settings for SSIM as published.
     ssim: Call = partial(
         structural_similarity,
         data_range=1,
@@ -107,7 +109,7 @@ REFERENCES = {"scikit-image": _skimage, "pytorch-msssim": _pytorch_msssim}
 
 
 def measure(call: Call, images: list[tuple[np.ndarray, np.ndarray]], repeats: int) -> str:
-    """Returns images a second (median) and CPU seconds an image, compilation excluded."""
+    """Returns the text of images a second (median) and CPU ms an image, without compilation."""
     call(*images[0])
     taken = [common.timed(call, *images[index % len(images)]) for index in range(repeats)]
     cpu = statistics.fmean(one.cpu for one in taken)
@@ -115,7 +117,7 @@ def measure(call: Call, images: list[tuple[np.ndarray, np.ndarray]], repeats: in
 
 
 def speeds(names: list[str], photos: str | None, side: int, repeats: int) -> None:
-    """Prints one line for each metric and program."""
+    """Prints one line for each metric and implementation."""
     images, others = list(pairs(photos, side, min(repeats, 4))), {}
     for package, make in REFERENCES.items():
         try:
@@ -133,7 +135,7 @@ def speeds(names: list[str], photos: str | None, side: int, repeats: int) -> Non
 
 
 def total(count: int, photos: str | None, side: int) -> None:
-    """Prints what scoring `count` images takes, and the memory that it holds."""
+    """Prints the seconds of scoring `count` images, and the resident memory."""
     chosen = metrics.create(EVALUATION)
     first = next(pairs(photos, side, 1))
     loading = common.timed(lambda: [float(metric(*first)[0]) for metric in chosen.values()])

@@ -1,11 +1,10 @@
-"""Our models and what people use today, on the same pictures, in one run.
+"""Comparison of our models with widely used ones on the same images, in one run.
 
     MASKGIT_SR_ASSETS=DIR python -m benchmarks.peers --val VAL --peers PEERS --output DIR
 
-`VAL` has a folder a set: `hr`, and `lr` for real pairs; without `lr` the input is HR reduced by
-bicubic.
-`PEERS` has realesr-general-x4v3 and -wdn-x4v3 as ncnn files (``pip install ncnn``). Prints a
-table a set and writes every score and one page of pictures a set to `DIR`.
+`VAL` has a folder for each set, with `hr`, and `lr` for real pairs; without `lr` the input is the
+bicubic reduction of HR. `PEERS` has realesr-general-x4v3 and -wdn-x4v3 as ncnn files (``pip install
+ncnn``). Prints a table for each set and writes all scores and one page of images a set to `DIR`.
 """
 
 from __future__ import annotations
@@ -38,19 +37,19 @@ NCNN = {
 }
 METRICS = ("psnr_rgb", "psnr_y", "ssim_y", "lpips_alex", "dists", "niqe", "musiq", "clipiqa")
 System = Callable[[np.ndarray], np.ndarray]
-"""uint8 [H, W, 3] → uint8 [4H, 4W, 3]."""
+"""Restores uint8 [H, W, 3] as uint8 [4H, 4W, 3]."""
 
 
 def bicubic(lr: np.ndarray) -> np.ndarray:
-    """Pillow's bicubic, which is MATLAB's."""
+    """Returns `lr` enlarged by Pillow's bicubic, which is MATLAB's, as uint8 [4H, 4W, 3]."""
     return images.resize(lr, lr.shape[0] * SCALE, lr.shape[1] * SCALE)
 
 
 def ncnn_network(folder: Path, name: str, threads: int) -> System:
-    """A network of ncnn files, on the CPU.
+    """Returns a network of ncnn files, run on the CPU.
 
     Raises:
-        UserError: ncnn or the files are not there.
+        UserError: ncnn is not installed, or the files are missing or unreadable.
     """
     try:
         import ncnn
@@ -68,7 +67,7 @@ def ncnn_network(folder: Path, name: str, threads: int) -> System:
     def run(lr: np.ndarray) -> np.ndarray:
         planes = np.ascontiguousarray(lr.astype(np.float32).transpose(2, 0, 1) / 255)
         extractor = net.create_extractor()
-        # a Mat borrows the array's memory, which must not go while the network runs
+        # a Mat borrows the array's memory: of a temporary array it would read freed memory
         extractor.input("data", ncnn.Mat(planes).clone())
         code, output = extractor.extract("output")
         if code:
@@ -80,10 +79,10 @@ def ncnn_network(folder: Path, name: str, threads: int) -> System:
 
 
 def ours(model: str) -> System:
-    """Returns a bundle of this package at its defaults.
+    """Returns a bundle of this package with its default options.
 
     Raises:
-        UserError: it cannot be loaded, or enlarges by another scale than the peers.
+        UserError: it cannot be loaded, or its scale is not that of the peers.
     """
     import maskgit_sr
 
@@ -94,7 +93,7 @@ def ours(model: str) -> System:
 
 
 def pairs(folder: Path, made: Path) -> list[Entry]:
-    """Returns LR and HR of a set; the bicubic LR of a set without any is written to `made`."""
+    """Returns LR and HR of a set; a set without LR gets bicubic ones, written to `made`."""
     if (folder / "lr").is_dir():
         return pairing.match(hr=str(folder / "hr"), lr=str(folder / "lr"))[0]
     found = []
@@ -113,7 +112,7 @@ def outputs(system: System, entries: Sequence[Entry], folder: Path) -> tuple[lis
     """Writes a system's output for every LR image.
 
     Returns:
-        the entries with their outputs, and the median seconds after the first.
+        The entries with their outputs, and the median seconds after the first, which compiles.
     """
     times, found = [], []
     for entry in entries:
@@ -126,7 +125,7 @@ def outputs(system: System, entries: Sequence[Entry], folder: Path) -> tuple[lis
 
 
 def table(results: Sequence[dict[str, Any]], seconds: dict[str, float]) -> str:
-    """A Markdown table, a row a system; the best of a column is bold."""
+    """Returns a Markdown table, a row for each system; the best of a column is bold."""
     specs = results[0]["protocol"]["metrics"]
     columns = []
     for name, spec in specs.items():
@@ -147,10 +146,10 @@ def table(results: Sequence[dict[str, Any]], seconds: dict[str, float]) -> str:
 def run_set(
     name: str, folder: Path, systems: dict[str, System], base: Path, output: Path | None
 ) -> str:
-    """Scores of all systems on one set, as text; pages and scores go to `output`."""
+    """Returns the text of all systems' scores on one set; writes pages and scores to `output`."""
     entries = pairs(folder, base / "made")
     names = [entry.name for entry in entries]
-    # PSNR is cut as each kind of set is in papers: real pairs whole, bicubic ones by the scale
+    # The border is the papers' for each kind of set: none of real pairs, the scale of bicubic ones.
     real = (folder / "lr").is_dir()
     protocol = protocols.find("realsrt" if real else "classical").changed(metrics=METRICS)
     results, seconds = [], {}

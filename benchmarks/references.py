@@ -1,10 +1,11 @@
-"""The public PyTorch code of RealSRT and of Real-ESRGAN's degradation, from checkouts.
+"""Adapters to the public PyTorch code of RealSRT and of Real-ESRGAN's degradation.
 
 Needs checkouts of https://github.com/USTC-JialunPeng/RealSRT, or of
 https://github.com/XPixelGroup/BasicSR and https://github.com/xinntao/Real-ESRGAN, and an
 environment that has PyTorch beside this package (``pip install "maskgit-sr[convert]" einops``).
 Their packages import training frameworks that are not used here; those are replaced by empty
-modules, as is torchvision's conversion to grey. The modules that compute are the checkouts' own.
+modules, and torchvision's conversion to grey by one here. The modules that compute are the
+checkouts' own.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ STEPS = 4
 
 
 def _module(name: str, path: Path | None = None, **contents: Any) -> Any:
-    """Makes a package of one folder, or an empty one, and puts it where imports look first."""
+    """Makes a package of one folder, or an empty one, and registers it in sys.modules."""
     made: Any = types.ModuleType(name)
     made.__path__ = [] if path is None else [str(path)]
     vars(made).update(contents)
@@ -46,10 +47,11 @@ class RealSRT:
 
     Attributes:
         where: ``cuda`` or ``cpu``.
-        state: its weights by the names of a checkpoint, which `maskgit_sr.convert.realsrt` reads.
+        state: weights by the names of a checkpoint, which `maskgit_sr.convert.realsrt` reads.
 
     Args:
-        threads: CPU cores PyTorch may use, 0: its own choice.
+        folder: checkout of RealSRT.
+        threads: CPU cores for PyTorch; 0: its own choice.
 
     Raises:
         UserError: the folder is no such checkout, or PyTorch or einops cannot be imported.
@@ -83,16 +85,16 @@ class RealSRT:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Those of ``PRECISIONS`` that are of use: on CPUs PyTorch takes minutes a tile in half."""
+        """Usable ones of ``PRECISIONS``: on CPUs PyTorch takes minutes a tile in half precision."""
         return PRECISIONS if self.where == "cuda" else PRECISIONS[:1]
 
     def restore(self, tiles: np.ndarray, precision: str, batch: int) -> np.ndarray:
-        """Restored tiles, float32 [n, 256, 256, 3], of LR tiles, float32 [n, 64, 64, 3] in [0, 1].
+        """Returns LR tiles, float32 [n, 64, 64, 3] in [0, 1], restored, float32 [n, 256, 256, 3].
 
         Args:
-            precision: ``float32`` is what the public code runs in, with PyTorch's own settings;
-                ``tf32`` allows TF32 in matrix products too, as JAX does; the others are
-                PyTorch's autocast, around the network and not the colour correction.
+            precision: ``float32``, as the public code runs, has PyTorch's own settings; ``tf32``
+                allows TF32 in matrix products too, as JAX does; the others are PyTorch's autocast
+                of the network without the colour correction.
             batch: tiles a call of the network.
         """
         parts = []
@@ -108,7 +110,7 @@ class RealSRT:
 
     @functools.cached_property
     def flops(self) -> float:
-        """FLOPs of one tile as PyTorch's own counter has them, who watches one being restored."""
+        """FLOPs of one tile, counted by PyTorch's own counter while it restores one."""
         from torch.utils.flop_counter import FlopCounterMode
 
         with FlopCounterMode(display=False) as counter:
@@ -119,6 +121,7 @@ class RealSRT:
     def _precision(self, precision: str) -> Iterator[Any]:
         half = getattr(self.torch, precision) if precision in PRECISIONS[2:] else None
         before = self.torch.get_float32_matmul_precision()
+        # A global setting, put back for whoever uses PyTorch next.
         self.torch.set_float32_matmul_precision("high" if precision == "tf32" else before)
         try:
             yield self.torch.autocast(self.where, dtype=half, enabled=half is not None)
@@ -127,19 +130,19 @@ class RealSRT:
 
 
 class RealESRGAN:
-    """Real-ESRGAN's dataset and `feed_data` on the CPU, one image after the other.
+    """Real-ESRGAN's dataset and `feed_data` on the CPU, one image at a time.
 
     Attributes:
       degradations: BasicSR's module of kernels and noises.
       processing: BasicSR's module of `filter2D` and USM sharpening.
 
     Args:
-      basicsr, realesrgan: the two checkouts.
-      crop: side of the HR crops; the public code fixes 400.
+      basicsr, realesrgan: folders of the two checkouts.
+      crop: side of the HR crops in pixels; the public code fixes 400.
       scale: HR side over LR side.
 
     Raises:
-      FileNotFoundError: a folder is not such a checkout.
+      FileNotFoundError: a folder is no such checkout.
     """
 
     def __init__(self, basicsr: Path, realesrgan: Path, crop: int = 400, scale: int = 4):
@@ -185,11 +188,11 @@ class RealESRGAN:
         )
 
     def degrade(self, image: np.ndarray) -> np.ndarray:
-        """LR uint8 [crop/scale, crop/scale, 3] of HR uint8 [crop, crop, 3], RGB.
+        """Returns LR, uint8 [crop/scale, crop/scale, 3], of HR, uint8 [crop, crop, 3], RGB.
 
         Draws from the global generators of `random`, NumPy and torch, as the public code does. One
-        image a call: within a batch the public code shares resize factors, and on the CPU it stops
-        at the layout that torch gives resized batches.
+        image a call: within a batch the public code shares resize factors, and on the CPU it fails
+        on the memory layout that torch gives resized batches.
         """
         self._image = image[..., ::-1]  # takes the place of a file's encoded bytes
         example = self._dataset[0]
@@ -198,8 +201,8 @@ class RealESRGAN:
         return np.round(self._model.lq[0].numpy().transpose(1, 2, 0) * 255).astype(np.uint8)
 
     def use_separable_sharpening(self) -> None:
-        """Sharpens by the public code's OpenCV function instead of its 51×51 convolution: equal
-        results within rounding (`benchmarks.degradation_fidelity` checks), half the time."""
+        """Sharpens by the public code's OpenCV function instead of its 51×51 convolution: the same
+        within rounding (checked by `benchmarks.degradation_fidelity`), in half the time."""
 
         def sharpen(image: Any) -> Any:
             rows = image[0].numpy().transpose(1, 2, 0)
@@ -208,14 +211,14 @@ class RealESRGAN:
         self._model.usm_sharpener = sharpen
 
     def seed(self, seed: int) -> None:
-        """Seeds the three global generators."""
+        """Seeds the global generators of `random`, NumPy and torch."""
         random.seed(seed)
         np.random.seed(seed)
         self.torch.manual_seed(seed)
 
 
 def _replace_frameworks(basicsr: Path, realesrgan: Path) -> Any:
-    """Puts what the degradation needs of its packages in their place; returns basicsr.utils."""
+    """Registers what the degradation needs of its packages; returns the stub of basicsr.utils."""
     import torch
 
     def grey(image: Any, num_output_channels: int = 1) -> Any:

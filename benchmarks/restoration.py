@@ -1,4 +1,4 @@
-"""Speed of restoration against what the device can do, and where the time goes.
+"""Speed of restoration against the device's limits, and the share of each part in it.
 
     python -m benchmarks.restoration --sizes base small --sides 128 512 \
         --dtypes float32 bfloat16 [--reference CHECKOUT] [> FILE.md]
@@ -15,9 +15,9 @@ turns so that other load on the machine meets each of them; the largest differen
 row's tiles stands beside. On a busy CPU use `--threads 1` and compare CPU times: threads that wait
 for each other are counted as working.
 
-FLOPs and GB are counted in the traced program, PyTorch's by its own counter; a tile
-takes the PyTorch code 2.19 TFLOP and this package 1.75, which encodes the LR tokens once for
-all steps and asks no critic after the last one. Peaks, the floor of a part's time and the measured
+FLOPs and GB are counted in the traced program, PyTorch's by its own counter; a tile takes the
+PyTorch code 2.19 TFLOP and this package 1.75, which encodes the LR tokens once for all steps and
+skips the critic after the last one. Peaks, the floor of a part's time and the measured
 matrix product: `benchmarks.roofline`.
 """
 
@@ -56,7 +56,7 @@ PARTS = "network|dtype|part|times|ms"
 def networks(
     size: str, dtypes: Sequence[str], batch: int, reference: references.RealSRT | None
 ) -> dict[str, Upscaler]:
-    """A size in each dtype, all with the same weights: those of ``reference``, else random ones."""
+    """Returns a size in each dtype, all with the weights of ``reference`` or else random ones."""
     device, found = jax.devices()[0], {}
     params: Params = {}
     for dtype in dtypes:
@@ -71,7 +71,7 @@ def networks(
 
 
 def build(size: str, dtype: str) -> RealSRT:
-    """The network of a size of the configs, computing in ``dtype``."""
+    """Returns the method of a config's size, with ``dtype`` as compute dtype."""
     config = realsrt.get_config(size)
     method = registry.build(config.method, config.model.to_dict(), Execution(parse_dtype(dtype)))
     assert isinstance(method, RealSRT)
@@ -79,14 +79,14 @@ def build(size: str, dtype: str) -> RealSRT:
 
 
 def options_of(upscaler: Upscaler) -> RealSRTOptions:
-    """Returns the options that are measured: as the public code decodes, without confidence."""
+    """Returns the measured options: decoding as in the public code, without confidence."""
     options = upscaler.options(steps=references.STEPS, confidence=False)
     assert isinstance(options, RealSRTOptions)
     return options
 
 
 def restored(upscaler: Upscaler, tiles: np.ndarray) -> np.ndarray:
-    """Restored tiles; a batch is fetched while the next ones are computed."""
+    """Returns restored tiles; a batch is fetched while the next ones are computed."""
     options, batch = options_of(upscaler), upscaler.batch
     bases = jnp.broadcast_to(jax.random.key(0), (batch,))
     indices = np.arange(len(tiles), dtype=np.uint32)
@@ -99,7 +99,7 @@ def restored(upscaler: Upscaler, tiles: np.ndarray) -> np.ndarray:
 
 
 class System(NamedTuple):
-    """Who restores tiles, in which precision, its FLOPs and bytes a tile, and the restoration."""
+    """A system: name, precision, [FLOPs, bytes] of a tile, and the call that restores tiles."""
 
     name: str
     dtype: str
@@ -110,7 +110,8 @@ class System(NamedTuple):
 def take_turns(
     runs: Sequence[Callable[[], np.ndarray]], repeats: int
 ) -> list[tuple[float, float, np.ndarray]]:
-    """(median seconds, median CPU seconds, result) of each; the first time each one compiles."""
+    """Returns (median seconds, median CPU seconds, result) of each, without compilation."""
+    # In turns, so that other load on the machine meets all of them.
     results = [run() for run in runs]
     rounds = [[common.timed(run)[:2] for run in runs] for _ in range(repeats)]
     medians = np.median(np.array(rounds), axis=0)
@@ -124,7 +125,7 @@ def whole(
     limits: roofline.Limits,
     repeats: int,
 ) -> list[Row]:
-    """A row for everyone who restores an image of that side, but for size and side."""
+    """Returns a row for each system that restores an image [side, side], less size and side."""
     first = next(iter(upscalers.values()))
     picture = images.from_array(common.photograph(side))
     mosaic = first.mosaic(picture, options_of(first))
@@ -153,7 +154,7 @@ def whole(
 
 
 def work_of_a_tile(upscaler: Upscaler) -> np.ndarray:
-    """[FLOPs, bytes] of the restoration of one tile."""
+    """Returns [FLOPs, bytes] of the restoration of one tile."""
     method, options, side = upscaler.method, options_of(upscaler), upscaler.method.tile.sides[0]
     tile = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
     keys = jax.random.split(jax.random.key(0), 1)
@@ -163,24 +164,24 @@ def work_of_a_tile(upscaler: Upscaler) -> np.ndarray:
 
 
 class RunPart(Protocol):
-    """Runs a part and returns its results, arrays or their shapes."""
+    """Callable that runs a part and returns its results, arrays or their shapes."""
 
     def __call__(self, part: str, times: int, call: Callable[..., Any], *arguments: Any) -> Any: ...
 
 
 WITHIN = "· "
-"""What the names of those parts begin with that the decoding consists of."""
+"""Prefix of the names of the parts of decoding."""
 
 
 def take_apart(
     method: RealSRT, options: RealSRTOptions, params: Params, lr: Image, keys: Keys, run: RunPart
 ) -> None:
-    """Runs the parts of `RealSRT.restore` for LR tiles [B, tile, tile, 3], each by itself.
+    """Runs the parts of `RealSRT.restore` on LR tiles [B, tile, tile, 3], each by itself.
 
-    Their FLOPs add up to those of the whole, which a test holds them to.
+    A test checks that their FLOPs add up to those of the whole.
 
     Raises:
-        ValueError: options under which a restoration has other parts.
+        ValueError: options with which a restoration has other parts.
     """
     steered = options.rule == "critic" and options.control
     if not steered or options.confidence or options.steps < 2:
@@ -220,7 +221,7 @@ def take_apart(
 
 
 def inside(upscaler: Upscaler, limits: roofline.Limits, dtype: str, repeats: int) -> list[Row]:
-    """Rows of the parts of the restoration of one batch, and of all as the Upscaler runs it."""
+    """Returns the rows of the parts of one batch's restoration, and of the whole."""
     method, options, batch = upscaler.method, options_of(upscaler), upscaler.batch
     assert isinstance(method, RealSRT)
     side = method.tile.sides[0]

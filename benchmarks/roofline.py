@@ -1,14 +1,12 @@
-"""What a device can do at most, what a program asks of it, and how near the two come.
+"""Roofline of a device, and the FLOPs and bytes of a program to set beside it.
 
-A peak is that of dense bfloat16 products by the maker's data sheet, whatever dtype a program
-computes in, so that shares of it compare across dtypes; float32 products have at most half of it on
-a GPU (TF32, which JAX takes there unless told otherwise). Beside it a large matrix product is
-measured in the same run and dtype, which is what the device gives where a data sheet is far away,
-and all that there is on a CPU.
+The peak is that of dense bfloat16 products in the data sheet, whatever dtype a program computes in,
+so that shares of it compare across dtypes; float32 products reach at most half of it on a GPU (as
+TF32, JAX's default there). A large matrix product is measured in the same run and dtype as well: it
+shows what the device really reaches, and is the only limit known of a CPU.
 
-What a program asks is counted in its trace: matrix products and convolutions, loops as often as
-they run. XLA's own cost analysis counts the body of a loop once, which hides most of a decoding
-loop.
+A program's FLOPs are counted in its trace: matrix products and convolutions, loops as often as they
+run. XLA's own cost analysis counts the body of a loop once, which hides most of a decoding loop.
 """
 
 from __future__ import annotations
@@ -41,8 +39,8 @@ BANDWIDTH = {
     "TPU v5": 2.765e12,
     "TPU v4": 1.2e12,
 }
-"""Bytes a second of a device's memory, by a part of its ``device_kind``, of which the first that
-fits counts; from the makers' data sheets."""
+"""Bytes/s of a device's memory, from data sheets, by a substring of its ``device_kind``; the first
+match counts."""
 
 
 HEAD = "TFLOP/s|MFU|of matmul|GFLOP|GB|FLOP/byte|floor ms|floor / ms"
@@ -51,14 +49,14 @@ HEAD = "TFLOP/s|MFU|of matmul|GFLOP|GB|FLOP/byte|floor ms|floor / ms"
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a device can do at most.
+    """Limits of a device.
 
     Attributes:
         kind: JAX's ``device_kind``.
         platform: ``cpu``, ``gpu`` or ``tpu``.
-        peak: FLOP/s of dense bfloat16 products, or None where it is not known.
-        bandwidth: bytes a second of its memory, or None.
-        matmul: FLOP/s of a large matrix product measured here, by dtype.
+        peak: FLOP/s of dense bfloat16 products, or None if unknown.
+        bandwidth: bytes/s of its memory, or None if unknown.
+        matmul: measured FLOP/s of a large matrix product, by dtype.
     """
 
     kind: str
@@ -68,16 +66,16 @@ class Limits:
     matmul: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def floor(self, cost: np.ndarray, dtype: str) -> float | None:
-        """Seconds below which no program comes: max(FLOPs / peak, bytes / bandwidth).
+        """Returns the least seconds of a program: max(FLOPs / peak, bytes / bandwidth).
 
-        Where no peak is known the measured matrix product stands for it; without a bandwidth the
-        FLOPs decide alone. None: neither is known.
+        The measured matrix product replaces an unknown peak; without a bandwidth the FLOPs decide
+        alone. None: neither is known.
         """
         rates = (self.peak or self.matmul.get(dtype), self.bandwidth)
         return max((x / rate for x, rate in zip(cost, rates, strict=True) if rate), default=None)
 
     def cells(self, cost: np.ndarray, taken: float, dtype: str) -> tuple[str | None, ...]:
-        """Returns how near [FLOPs, bytes] in ``taken`` seconds come to the limits, as in HEAD."""
+        """Returns the cells of HEAD for a ``cost`` [FLOPs, bytes] in ``taken`` seconds."""
         (flops, moved), floor = cost, self.floor(cost, dtype)
         peaks = (self.peak, self.matmul.get(dtype))
         return (
@@ -91,7 +89,7 @@ class Limits:
         )
 
     def describe(self) -> str:
-        """One line for the head of a table."""
+        """Returns one line on the limits, for the head of a table."""
         parts = [self.kind]
         if self.peak is not None:
             parts.append(f"peak {self.peak / 1e12:.0f} TFLOP/s in bfloat16")
@@ -102,7 +100,7 @@ class Limits:
 
 
 def limits(dtypes: Sequence[str], repeats: int = 5, side: int | None = None) -> Limits:
-    """Of the first device, with a product of matrices [side, side] measured in each dtype."""
+    """Returns the first device's limits, with matrix products [side, side] measured by dtype."""
     device = jax.devices()[0]
     side = side or (2048 if device.platform == "cpu" else 8192)
     product = jax.jit(jnp.matmul)
@@ -117,16 +115,17 @@ def limits(dtypes: Sequence[str], repeats: int = 5, side: int | None = None) -> 
 
 
 def random_params(shapes: Any, seed: int = 0) -> Any:
-    """A tree of float32 arrays of those shapes, on the device, that keeps signals finite.
+    """Returns random float32 arrays of those shapes, on the device, that keep signals finite.
 
-    Speed does not depend on their values. Drawn on the host: to compile the networks' own
-    initialisers takes longer than to run them.
+    Speed does not depend on their values. They are drawn on the host, since compiling the networks'
+    own initialisers takes longer than running them.
     """
     rng = np.random.default_rng(seed)
 
     def draw(leaf: Any) -> jax.Array:
-        if leaf.ndim < 2:  # scales of norms, and biases, which may be anything
+        if leaf.ndim < 2:  # norm scales, and biases, which may be anything
             return jnp.asarray(rng.uniform(0.5, 1.0, leaf.shape), jnp.float32)
+        # by fan-in, so that a layer keeps the size of its input
         deviation = np.float32(math.prod(leaf.shape[:-1]) ** -0.5)
         return jnp.asarray(deviation * rng.standard_normal(leaf.shape, np.float32))
 
@@ -134,15 +133,15 @@ def random_params(shapes: Any, seed: int = 0) -> Any:
 
 
 def traced(call: Callable[..., Any], *arguments: Any) -> np.ndarray:
-    """Returns the :func:`cost` of a call, by tracing; nothing is computed."""
+    """Returns the :func:`cost` of a call, traced and not run."""
     return cost(jax.make_jaxpr(call)(*arguments).jaxpr)
 
 
 def cost(jaxpr: core.Jaxpr) -> np.ndarray:
-    """Returns [FLOPs, bytes] of one run; of branches, the dearest.
+    """Returns [FLOPs, bytes] of one run, with the most expensive branch of a conditional.
 
-    A multiplication and an addition are two FLOPs. Bytes: operands and results of products and
-    what reductions read, which is what memory moves where everything between them is fused.
+    A multiply-add is two FLOPs. Bytes are the operands and results of products and what reductions
+    read, which is the memory traffic if everything between them is fused.
     """
     total = np.zeros(2)
     for equation in jaxpr.eqns:
@@ -163,6 +162,7 @@ def cost(jaxpr: core.Jaxpr) -> np.ndarray:
         elif name == "cond":
             total += max((cost(branch.jaxpr) for branch in params["branches"]), key=tuple)
         else:
+            # A fori_loop of static bounds, as decoding has, is a scan in the trace.
             times = params.get("length", 1) if name == "scan" else 1
             total += times * sum(map(cost, _inner(params)), np.zeros(2))
     return total

@@ -1,10 +1,10 @@
-"""What training RealSRT base takes on the machines of configs/hardware.py: docs/scaling.md.
+"""Cost of training RealSRT base on the machines of configs/hardware.py, for docs/scaling.md.
 
     MASKGIT_SR_ASSETS=DIR python -m benchmarks.scaling
 
 prints the tables of that page. Nothing is measured or allocated: FLOPs, bytes and memory are
-counted in the traced steps (`benchmarks.steps`), the rest is arithmetic on data sheets. Needs the
-perceptual nets, whose shapes are read from their files, and no accelerator.
+counted in the traced steps (`benchmarks.steps`), the rest is arithmetic on data sheets. It needs
+the files of the perceptual nets, from which their shapes are read, and no accelerator.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from maskgit_sr.models.functional import count
 from maskgit_sr.training import watch
 
 UTILISATION = 0.4
-"""Share of the peak that products are assumed to reach; an estimate, not a measurement."""
+"""Assumed share of the peak that products reach; an estimate, not a measurement."""
 
 DEVICES = {  # by the first part of a machine's name: kind, bytes of memory, bytes/s sent
     "h100": ("H100", 80e9, 450e9),  # NVLink's 900 GB/s counts both directions
@@ -42,42 +42,44 @@ def rates(machine: str) -> tuple[float, float, float]:
 
 @functools.cache
 def step(stage: str, remat: bool = False, size: str = "base") -> steps.Step:
-    """Returns the step of a published stage in bfloat16."""
+    """Returns the shapes of a published stage's step, computing in bfloat16."""
     return steps.abstract(realsrt.get_config(size), stage, Execution(jnp.bfloat16, remat))
 
 
 def seconds(machine: str, stage: str, fused: bool = False) -> float:
-    """Returns the predicted time of a step of base, communication left out.
+    """Returns the predicted seconds of a step of base, without communication.
 
-    The longer of products at ``UTILISATION`` of the peak and traffic at the memory's bandwidth.
+    They are those of the products at ``UTILISATION`` of the peak or of the traffic at the memory's
+    bandwidth, whichever takes longer.
 
     Args:
-        fused: as if memory were never waited for, so that products alone count.
+        fused: True to count products alone, as if memory were never waited for.
     """
     made, (peak, bandwidth, _) = step(stage), rates(machine)
     batch = realsrt.get_config(f"base,hardware={machine}").stages[stage].batch
     flops, moved = batch / hardware.find(machine).devices * made.cost
+    # Read and written whole at every step, and the gradients read, whatever the batch.
     optimizer = 2 * leaves_bytes(made.state) + leaves_bytes(made.state.params)
     memory = 0.0 if fused else (moved + optimizer) / bandwidth
     return max(flops / (UTILISATION * peak), memory)
 
 
 def hours(machine: str, fused: bool = False) -> list[float]:
-    """Returns the predicted hours of each stage of base, and of all, at the config's batches."""
+    """Returns the predicted hours of each stage of base, then of all, at the config's batches."""
     stages = realsrt.get_config(f"base,hardware={machine}").stages
     found = [stages[s].steps * seconds(machine, s, fused) / 3600 for s in realsrt.STAGES]
     return [*found, sum(found)]
 
 
 def fits(stage: str, memory: float, remat: bool) -> int:
-    """Returns how many examples of base a device has room for, a tenth of it left free."""
+    """Returns how many examples of base fit into ``memory`` bytes, a tenth of it left free."""
     made = step(stage, remat)
     trees = (made.state, made.frozen, made.state.params)  # the last: gradients
     return max(0, int((0.9 * memory - sum(map(leaves_bytes, trees))) / made.kept_bytes))
 
 
 def report() -> str:
-    """Returns all tables."""
+    """Returns all tables as Markdown."""
     published = realsrt.get_config("base").stages
     sheets, stages, room, time, wire = [], [], [], [], []
     for name, (kind, memory, link) in DEVICES.items():
@@ -98,7 +100,7 @@ def report() -> str:
         spent, n = hours(machine), hardware.find(machine).devices
         numbers = (*spent, spent[-1] * n, hours(machine, fused=True)[-1])
         time.append((machine, n, *(f"{x:.1f}" for x in numbers)))
-        sent = 2 * (n - 1) / n * leaves_bytes(step("generator").state.params)
+        sent = 2 * (n - 1) / n * leaves_bytes(step("generator").state.params)  # a ring's all-reduce
         both = (sent / rates(machine)[2], seconds(machine, "generator"))
         wire.append((machine, f"{sent / 1e6:.0f}", *(f"{1e3 * x:.1f}" for x in both)))
     holds = "|".join(f"{kind} holds, with remat" for kind, _, _ in DEVICES.values())

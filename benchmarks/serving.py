@@ -1,14 +1,14 @@
-"""The HTTP server under load: is every response right, does memory grow, what does HTTP cost?
+"""Load tests of the HTTP server: correctness of responses, memory growth, and the cost of HTTP.
 
     python -m benchmarks.serving mixed [--requests 200] [--clients 8]
     python -m benchmarks.serving speed [--clients 1 4 16] [--requests 32]
 
-Both start `python -m launch.serve` on a free port of this machine; options that are not known here
-go to it. `mixed` sends images of many sizes and formats, damaged and too large ones among them,
-and compares every response byte by byte with what the Upscaler makes of the same file in this
-process; it also prints the server's resident memory. `speed` sends images of one tile and sets
-requests a second beside the bare Upscaler's, which decodes, restores and encodes the same file in
-this process before the server starts and after it has ended.
+Both start `python -m launch.serve` on a free port of this machine; unknown options are passed on to
+it. `mixed` sends images of many sizes and formats, damaged and too large ones among them, and
+compares every response byte by byte with the Upscaler's output for the same file in this process;
+it also prints the server's resident memory. `speed` sends images of one tile and compares requests
+a second with the bare Upscaler's, which decodes, restores and encodes the same file in this process
+before the server starts and after it has ended.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SIZES += [(90, 40), (160, 120), (64, 63), (12, 60), (3, 64), (40, 40)]
 
 
 class Case(NamedTuple):
-    """A body, its parameters and the status that it must get."""
+    """A request's body and parameters, and the status that it must get."""
 
     name: str
     body: bytes
@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
 
 def cases() -> list[Case]:
-    """Returns images of 1x1 to 160x120, grey, with alpha, of 16 bits; and bad ones."""
+    """Returns images from 1x1 to 160x120, grey, with alpha or 16 bits, and invalid requests."""
     found = []
     for n, (width, height) in enumerate(SIZES):
         mode = ("RGB", "L", "RGB", "RGBA")[n % 4]
@@ -73,14 +73,14 @@ def cases() -> list[Case]:
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    """Returns the bytes of an image file."""
+    """Returns the bytes of `image` as a file of format `kind`."""
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()
 
 
 def restored(upscaler: Upscaler, case: Case) -> bytes:
-    """Returns the bytes that the server has to respond with."""
+    """Returns the bytes that the server must respond with."""
     picture = images.from_bytes(case.body)
     scale = float(case.parameters["scale"]) if "scale" in case.parameters else None
     output = upscaler.restore(picture, scale=scale, confidence=False).picture
@@ -89,7 +89,7 @@ def restored(upscaler: Upscaler, case: Case) -> bytes:
 
 @contextlib.contextmanager
 def server(*options: str) -> Iterator[tuple[str, int]]:
-    """Yields (address, process id) of a server that is ready."""
+    """Yields (address, process id) of a server that is ready, and ends it afterwards."""
     command = [sys.executable, "-m", "launch.serve", "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -111,13 +111,14 @@ def load(
     clients: int,
     check: Callable[[Case, httpx.Response], object],
 ) -> tuple[float, list[float]]:
-    """Sends each case once, so many at a time; returns the seconds of all, and of each.
+    """Sends each case once; returns the seconds of all together and of each.
 
     Args:
-        check: called with every response.
+        clients: number of concurrent requests.
+        check: called with every case and its response.
     """
     taken: list[float] = []
-    queue = iter(order)
+    queue = iter(order)  # shared by all clients, each takes the next case when it is free
 
     async def client() -> None:
         async with httpx.AsyncClient(base_url=address, timeout=TIMEOUT) as connection:
@@ -136,7 +137,7 @@ def load(
 
 
 def mixed(upscaler: Upscaler, requests: int, clients: int, options: list[str]) -> int:
-    """Runs the load test; returns the number of responses that were wrong or missing."""
+    """Runs the load test; returns the number of wrong or missing responses."""
     known = cases()
     right = {case.name: restored(upscaler, case) for case in known if case.status == 200}
     order = [known[n % len(known)] for n in range(requests)]
@@ -160,7 +161,7 @@ def mixed(upscaler: Upscaler, requests: int, clients: int, options: list[str]) -
             report()
 
     words = ["--max_pixels", str(MAX_PIXELS), *options]
-    words += ["--max_total_pixels", str(clients * MAX_PIXELS)]  # nobody is to be sent away
+    words += ["--max_total_pixels", str(clients * MAX_PIXELS)]  # no request is refused for load
     with server(*words) as (address, pid):
         report()
         total, taken = load(address, order, clients, check)
@@ -178,14 +179,14 @@ def mixed(upscaler: Upscaler, requests: int, clients: int, options: list[str]) -
 
 
 def percentiles(seconds: list[float], digits: int) -> list[str]:
-    """Returns the 50th and the 99th percentile."""
+    """Returns the 50th and the 99th percentile as text."""
     return [f"{value:.{digits}f}" for value in np.percentile(seconds, (50, 99))]
 
 
 def speed(
     upscaler: Upscaler, clients: list[int], requests: int, side: int, options: list[str]
 ) -> str:
-    """Returns a table of requests a second beside the bare Upscaler's."""
+    """Returns a table of requests a second, with the bare Upscaler's."""
     case = Case("", encoded(Image.fromarray(common.photograph(side))), {})
 
     def bare() -> list[float]:
@@ -199,6 +200,7 @@ def speed(
             every = [case] * requests
             total, taken = load(address, every, number, lambda _, got: got.raise_for_status())
             found[f"{number} clients"] = requests / total, taken
+    # Before and after, so that a drift of the machine's speed meets both.
     alone += bare()
     reference = 1 / float(np.mean(alone))
     rows = [
@@ -209,7 +211,7 @@ def speed(
 
 
 def main() -> int:
-    """Runs one of both; exit code 1 if a response was wrong."""
+    """Runs one of both load tests; exit code 1 if a response was wrong."""
     parser = common.parser(__doc__)
     parser.add_argument("what", choices=["mixed", "speed"])
     parser.add_argument("--model", default=DEFAULT_MODEL)

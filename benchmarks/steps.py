@@ -1,4 +1,4 @@
-"""A stage's training step as shapes: what it takes is counted, and nothing is allocated."""
+"""Training steps as shapes, whose FLOPs and memory are counted without allocating anything."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from maskgit_sr.training import optimizers, state, weights
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a step is made of.
+    """A training step as shapes.
 
     Attributes:
-        settings: the config's of the stage.
-        optimizers: by trained group.
+        settings: the stage's settings in the config.
+        optimizers: optimizers by trained group.
         state: shapes of the training state.
         frozen: shapes of the groups that do not train, perceptual nets included.
     """
@@ -48,22 +48,22 @@ class Step:
         return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
 
     def jitted(self, accumulate: int = 1, layout: Any = None) -> jax.stages.Wrapped:
-        """Returns the trainer's own step."""
+        """Returns the trainer's own jitted step."""
         return state.make_step(self.stage, self.optimizers, self.settings.ema, accumulate, layout)
 
     @functools.cached_property
     def cost(self) -> np.ndarray:
-        """[FLOPs, bytes] of an example, of all phases, in a batch of 8."""
+        """[FLOPs, bytes] of an example in a batch of 8, over all phases."""
         with accelerator():
             traced = jax.make_jaxpr(self.jitted())(self.state, self.frozen, self.batch(8))
         return roofline.cost(traced.jaxpr) / 8
 
     @functools.cached_property
     def kept_bytes(self) -> float:
-        """Bytes of an example that the greediest phase keeps for its backward pass.
+        """Bytes of an example kept for the backward pass, in the phase that keeps most.
 
-        What JAX's differentiation keeps, before XLA computes cheap parts again inside of fusions:
-        an upper bound. The slope between two batches, which takes the parameters out.
+        These are the residuals of JAX's differentiation, an upper bound, since XLA recomputes cheap
+        parts inside of fusions. The slope between two batch sizes leaves the parameters out.
         """
 
         def kept(many: int) -> list[int]:
@@ -89,10 +89,10 @@ class Step:
 
 
 def abstract(config: Any, name: str, execution: Execution) -> Step:
-    """Returns the step of a stage of a config.
+    """Returns the step of a config's stage as shapes.
 
     Raises:
-        UserError: a perceptual net is not there, whose file tells its shapes.
+        UserError: the file of a perceptual net, which holds its shapes, is missing.
     """
     settings, model = config.stages[name], config.model.to_dict()
     method = registry.build(config.method, model, execution, losses(config, name))
@@ -113,7 +113,7 @@ def abstract(config: Any, name: str, execution: Execution) -> Step:
 
 @contextlib.contextmanager
 def accelerator() -> Iterator[None]:
-    """Traces what an accelerator would run, where a network asks for the backend."""
+    """Context in which networks that ask for the backend are traced as on an accelerator."""
     # JAX's own attention promotes bfloat16 by itself, which a strict caller would forbid
     with (
         mock.patch.object(jax, "default_backend", lambda: "tpu"),
@@ -123,7 +123,7 @@ def accelerator() -> Iterator[None]:
 
 
 def leaves_bytes(tree: Any, places: Any = None) -> int:
-    """Returns the bytes of a tree of shapes, those on one device if shardings are given."""
+    """Returns the bytes of a tree of shapes; of one device's shards if ``places`` are given."""
     leaves = jax.tree.leaves(tree)
     spots = jax.tree.leaves(places) if places is not None else [None] * len(leaves)
     return sum(

@@ -1,19 +1,18 @@
-"""Speed of training steps against what the device can do, and of the input that feeds them.
+"""Speed of training steps against the device's limits, and of the input that feeds them.
 
     MASKGIT_SR_ASSETS=DIR python -m benchmarks.training --sizes base small \
         --stages tokenizer generator critic control [--batch N] [--photos PHOTOS] [> FILE.md]
 
-What is timed is the trainer's own step (`training.state.make_step` with the config's optimizers and
-losses, all phases of it, the GAN's from the first step on) on one device, with random weights and
-random images that lie on the device, so that input is not measured. `--photos` measures input by
-itself, examples a second of one worker process by the stage's own settings, and says how many
-workers the step asks for.
+Timed is the trainer's own step (`training.state.make_step` with the config's optimizers and losses,
+all phases, the GAN's from the first step on) on one device, with random weights and random images
+on the device, so that input is not measured. `--photos` measures input by itself, in examples a
+second of one worker process with the stage's settings, and prints how many workers the step needs.
 
-FLOPs and GB are counted in the traced step (`benchmarks.steps`), forward, backward and of all
+FLOPs and GB are counted in the traced step (`benchmarks.steps`), forward and backward over all
 phases, loops as often as they run; with `--remat` they leave out what is computed twice, as MFU
-does by definition. Floor, peaks and the matrix product: `benchmarks.roofline`. Of a stage that does
-not fit into memory the row says so; the published batch of 64 does not on 80 GB without
-`--accumulate` or `--remat` (docs/scaling.md).
+does by definition. Floor, peaks and the matrix product: `benchmarks.roofline`. The row of a stage
+that does not fit into memory says so; the published batch of 64 needs `--accumulate` or `--remat`
+on 80 GB (docs/scaling.md).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ HEAD = "network|stage|dtype|batch|ms a step|examples/s|input examples/s a worker
 
 
 def config_of(size: str, batch: int | None, accumulate: int | None) -> Any:
-    """The config of a size, its GAN active from the first step on."""
+    """Returns the config of a size, with its GAN active from the first step on."""
     config = realsrt.get_config(size)
     if "adversarial_start" in config.losses:
         config.losses.adversarial_start = 0
@@ -47,10 +46,10 @@ def config_of(size: str, batch: int | None, accumulate: int | None) -> Any:
 
 
 def begin(made: steps.Step, seed: int) -> tuple[state.TrainState, Params]:
-    """A state at step 0 with random weights, and the frozen groups.
+    """Returns a state at step 0 with random weights, and the frozen groups.
 
     Raises:
-        UserError: the perceptual net of the config is not there.
+        UserError: the file of the config's perceptual net is missing.
     """
     frozen = roofline.random_params({group: made.frozen[group] for group in made.stage.needs})
     frozen |= {group: make() for group, make in made.stage.frozen.items()}
@@ -68,10 +67,10 @@ def step_seconds(made: steps.Step, seed: int, turns: int, repeats: int) -> float
     """Returns the median seconds of a step.
 
     Args:
-        turns: steps in a row for each of ``repeats`` measurements.
+        turns: consecutive steps in each of ``repeats`` measurements.
 
     Raises:
-        UserError: the perceptual net of the config is not there.
+        UserError: the file of the config's perceptual net is missing.
     """
     current, frozen = begin(made, seed)
     images = {
@@ -81,7 +80,7 @@ def step_seconds(made: steps.Step, seed: int, turns: int, repeats: int) -> float
     compiled = made.jitted(made.settings.accumulate).lower(current, frozen, images).compile()
 
     def several() -> jax.Array:
-        nonlocal current
+        nonlocal current  # the step donates it, so a measurement goes on from the one before
         for _ in range(turns):
             current, _ = compiled(current, frozen, images)
         return current.step
@@ -90,7 +89,7 @@ def step_seconds(made: steps.Step, seed: int, turns: int, repeats: int) -> float
 
 
 def input_rate(photos: str, config: Any, name: str, seconds: float) -> float:
-    """Examples a second of one worker process, made as the stage asks.
+    """Returns the examples a second of one worker process with the stage's settings.
 
     Raises:
         UserError: the folder has no usable photograph.
@@ -141,10 +140,10 @@ def main() -> int:
 def measure(
     config: Any, name: str, dtype: str, limits: roofline.Limits, given: Any
 ) -> tuple[object, ...]:
-    """Returns the row of a stage, from its batch on; a short one if it does not fit into memory.
+    """Returns the row of a stage from its batch on, a short one if it does not fit into memory.
 
     Raises:
-        UserError: the perceptual net of the config is not there, or no photograph.
+        UserError: the file of the config's perceptual net, or the photographs, are missing.
     """
     # what remat computes twice is no part of the model
     plain = steps.abstract(config, name, Execution(parse_dtype(dtype)))
@@ -153,7 +152,7 @@ def measure(
         made = steps.abstract(config, name, Execution(parse_dtype(dtype), remat=True))
     batch, count = made.settings.batch, made.settings.accumulate
     shown = f"{batch}" + f" in {count} parts" * (count > 1) + ", remat" * given.remat
-    # first, so that a wrong folder is known before anything is compiled
+    # first, so that a wrong folder is reported before anything is compiled
     fed = input_rate(given.photos, config, name, given.seconds) if given.photos else None
     try:
         seconds = step_seconds(made, config.seed, given.steps, given.repeats)

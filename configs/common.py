@@ -1,4 +1,4 @@
-"""Blocks that every method's config shares, and a line of meaning for each of their fields."""
+"""Blocks shared by all methods' configs, and a one-line meaning of each of their fields."""
 
 from __future__ import annotations
 
@@ -56,14 +56,19 @@ MEANINGS = {
     "stages.*.optimizer.weight_decay": "decoupled decay of matrices; 0: plain Adam",
     "stages.*.optimizer.clip": "largest global norm of the gradient; 0: no limit",
 }
-"""By path; ``*`` stands for any name. Fields of ``model`` and ``losses`` are documented by the
-method's own dataclasses."""
+"""Meanings by path; ``*`` stands for any name. Fields of ``model`` and ``losses`` are documented in
+the method's own dataclasses."""
 
 
 def optimizer(
     learning_rate: float, final: float = 0.0, **changes: float
 ) -> ml_collections.ConfigDict:
-    """Returns Adam(W) with linear warm-up and cosine decay; ``weight_decay`` 0 is plain Adam."""
+    """Returns settings of AdamW with linear warm-up and cosine decay, by default plain Adam.
+
+    Args:
+        final: learning rate after the last step.
+        **changes: other fields, such as ``warmup``, ``weight_decay`` and ``clip``.
+    """
     config = ml_collections.ConfigDict(
         dict(
             learning_rate=learning_rate,
@@ -82,7 +87,7 @@ def optimizer(
 def stage(
     steps: int, batch: int, optimizer: ml_collections.ConfigDict, **more: object
 ) -> ml_collections.ConfigDict:
-    """Returns the settings of one stage."""
+    """Returns the settings of one stage; ``more`` overrides the other fields."""
     config = ml_collections.ConfigDict(
         dict(
             steps=steps,
@@ -101,7 +106,7 @@ def stage(
 
 
 def base() -> ml_collections.ConfigDict:
-    """Returns the settings of the run itself; see `MEANINGS`."""
+    """Returns the settings that do not depend on a method; see `MEANINGS`."""
     return ml_collections.ConfigDict(
         dict(
             seed=0,
@@ -115,7 +120,7 @@ def base() -> ml_collections.ConfigDict:
             panel_every=5000,
             validate_every=5000,
             checkpoint_every=2000,
-            keep=dict(last=2, best=0, every=0),
+            keep=dict(last=2, best=0, every=0),  # two, since one may be damaged
             max_bad_steps=10,
             profile=dict(start=10, steps=0),
             data=dict(
@@ -138,7 +143,7 @@ def base() -> ml_collections.ConfigDict:
 
 
 def parse(argument: str | None, defaults: dict[str, str]) -> dict[str, str]:
-    """``"small,stage=critic"`` → {"size": "small", "stage": "critic"} over ``defaults``.
+    """Returns ``defaults`` updated by, say, ``"small,stage=critic"``; a bare word is the size.
 
     Raises:
         ValueError: an option that is not in ``defaults``.

@@ -6,22 +6,22 @@ order in one workdir, tokenizer, generator, critic, control; ``stage=STAGE`` run
     python -m launch.train --config configs/realsrt.py:nano --workdir W --config.data.root PHOTOS
 
 nano is meant for two CPU cores and some two and a half hours for all four stages. Its settings are
-those of the weights that ship, but for what docs/training_log.md says of their first steps. small
-has nano's tokens under a multiscale controlling module, which is twice the work and most of the
-picture; its schedule is for an accelerator. The weights that ship were trained on two CPU cores, by
-what the log says.
+those of the shipped weights, whose first steps differed (docs/training_log.md). small has nano's
+tokens under a multiscale controlling module, which doubles the work and makes most of the image;
+its schedule is for an accelerator. Its shipped weights were trained on two CPU cores as the log
+tells.
 
 HARDWARE moves the schedule to a machine (configs/hardware.py says how): mesh, bfloat16, workers.
-Without it nothing is changed. v5p-128 means 64 chips, which are 64 jax devices.
+Without it nothing changes. v5p-128 is 64 chips, which are 64 JAX devices.
 
     python -m launch.train --config configs/realsrt.py:base,hardware=h100x8 \
         --workdir W --config.data.root PHOTOS                       # h100x8, h100x1, v5e-8
     launch/tpu_pod.sh all --project P --zone Z --name N --accelerator v5p-128 \
         --workdir gs://BUCKET/W --data gs://BUCKET/PHOTOS
 
-Expected hours of base are an estimate, not measured (docs/scaling.md): every step takes as long as
-its products at 40 % of the bfloat16 peak or as its memory traffic, whichever is longer, with data
-that keeps up. Of the token stages and of control it is the traffic, most of it that of attention:
+Expected hours of base are an estimate, not measured (docs/scaling.md): a step takes as long as its
+products at 40 % of the bfloat16 peak or its memory traffic, whichever is longer, if the input keeps
+up. In the token stages and in control it is the traffic, most of it that of attention:
 
     hardware  devices  mesh (data×fsdp)  tokenizer  generator  critic  control  hours in all
     v5e-8           8  8×1                     1.4       33.9    39.0      1.0          75.3
@@ -31,9 +31,9 @@ that keeps up. Of the token stages and of control it is the traffic, most of it 
 
 Batches are the published 64, 64, 64 and 8 with one exception: control on v5p-128 has a batch of 64,
 10,000 steps instead of 80,000 and a learning rate of 3.2e-4 instead of 4e-5. On h100x1 and v5e-8
-a batch is worked through in microbatches (``stages.STAGE.accumulate``), over each of which the
-batch statistics are taken.
-Expected score of base on each of them, the paper's: LPIPS 0.2527 on RealSR, 0.2640 on DRealSR.
+gradients are accumulated over microbatches (``stages.STAGE.accumulate``), and batch statistics are
+those of a microbatch.
+Expected scores of base on each machine, the paper's: LPIPS 0.2527 on RealSR, 0.2640 on DRealSR.
 """
 
 from __future__ import annotations
@@ -48,20 +48,21 @@ SIZES = ("base", "small", "nano")
 STAGES = ("tokenizer", "generator", "critic", "control")
 METHODS = {"base": "realsrt", "small": "realsrt_multiscale", "nano": "realsrt_tuned"}
 SHARES = dict(tokenizer=40.0, generator=25.0, critic=10.0, control=25.0)
-"""Shares of a time box."""
+"""Shares of the time box, by stage."""
 GFLOP = dict(tokenizer=1133, generator=990, critic=1075, control=2621)
-"""FLOPs of a training step of ``base`` for each example, in units of 10⁹ (docs/scaling.md)."""
+"""GFLOP of an example in a training step of ``base``, by stage (docs/scaling.md)."""
 FITS = {"v5e-8": 2, "h100x1": 16}
-"""Examples of ``base`` that a device takes at a time, an estimate from its memory, in examples of
-the generator stage; elsewhere what the batch leaves a device is little enough. A v5e chip's 16 GB
-hold three."""
+"""Examples of ``base`` in a device's microbatch, estimated from its memory, in examples of the
+generator stage; other machines hold their share of the batch. A v5e chip's 16 GB hold three."""
 
+# No group norm: a group of two channels wipes out absolute colour (docs/training_log.md).
 _SHAPE = dict(patch=4, code_width=64, narrow_up=True, groups=0)
 
 
 def _model(size: str) -> dict[str, object]:
     if size == "base":
         return {}  # the method's defaults are the published networks
+    # Sharpness 2: attention starts local, which ends a fresh generator's plateau sooner.
     width = dict(
         dim=128, heads=2, head_dim=64, code_width=64, sharpness=2.0, grid=(32, 32), encoder_depth=1
     )
@@ -75,8 +76,8 @@ def _model(size: str) -> dict[str, object]:
     )  # fmt: skip
     if size == "small":
         found["control"] = dict(
-            sharpen=3.0,
-            soften=0.7,
+            sharpen=3.0,  # of an unsharp mask; 4 scores better and has wide halos
+            soften=0.7,  # pixels; takes away the dots that the losses do not see
             network=dict(
                 channels=(96, 192), encoder_blocks=1, decoder_blocks=2,
                 encoder_bottom=1, decoder_bottom=1, **_SHAPE,
@@ -87,6 +88,8 @@ def _model(size: str) -> dict[str, object]:
 
 def _losses(size: str) -> dict[str, object]:
     small = dict(pixel="l1", perceptual="lpips_squeeze", control_steps=2)
+    # small: LPIPS-squeeze at 0.7 draws stairs along edges; a GAN from the first step drowned the
+    # image in the gradient of a discriminator that had learned nothing (docs/training_log.md).
     return {
         "base": {},
         "small": dict(
@@ -134,7 +137,7 @@ def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the config of one size, for all stages or one.
+    """Returns the config of a size, with all stages or one.
 
     Raises:
         ValueError: unknown size, stage, hardware or option.
@@ -150,9 +153,12 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.losses = ml_collections.ConfigDict(_losses(size))
     common.choose(config, _stages(size), options["stage"])
     if size == "nano":
+        # camera: its blur is that of RealSR and DRealSR.
         config.update(log_every=25, panel_every=500, validate_every=500, checkpoint_every=250)
         config.data.update(cache=True, workers=0, margin=32, validation_limit=8, preset="camera")
-    if size == "small":  # why these: docs/training_log.md
+    if size == "small":
+        # lens: a camera's blur and sharpening. zoom: training photographs were reduced, and have 8
+        # to 12 dB more in their finest octave than the HR images of RealSR (docs/training_log.md).
         config.data.update(margin=32, preset="lens", zoom=(1.75, 2.75))
     hardware.apply(config, machine)
     if size == "base" and machine in FITS:  # the others are small enough for any device

@@ -1,4 +1,4 @@
-"""The worked example of docs/adding_a_method.md: a ×2 filter that learns in a minute on a CPU.
+"""The worked example of docs/adding_a_method.md: a ×2 filter, trained in a minute on a CPU.
 
 python -m launch.train --config configs/subpixel.py --workdir W --config.data.root PHOTOS
 """
@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
-    """Returns the config, for both stages or one (``stage=pretrain``).
+    """Returns the config, with both stages or one (``stage=pretrain``).
 
     Raises:
         ValueError: unknown stage or option.

@@ -1,4 +1,4 @@
-"""Restores pictures with Apache Beam: ``python -m launch.beam_upscale --help``."""
+"""Restores images with Apache Beam: ``python -m launch.beam_upscale --help``."""
 
 import sys
 

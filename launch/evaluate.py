@@ -2,8 +2,8 @@
 
     python -m launch.evaluate --model realsrt-nano --hr PHOTOS --degrade realesrgan --seed 0
 
-Every photograph is cut to a multiple of the scale and degraded by a draw that depends on the seed
-and its place among the names only. `maskgit-sr evaluate` does the rest for sets with LR pictures.
+Every photograph is cropped to a multiple of the scale and degraded by a random draw that depends on
+the seed and its place among the names alone. `maskgit-sr evaluate` scores sets that have LR images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ from maskgit_sr.images.pairing import Entry
 def degrade(
     entries: list[Entry], folder: Path, preset: str, scale: int, seed: int
 ) -> tuple[list[Entry], list[str]]:
-    """Writes LR and cut HR images of all entries.
+    """Writes the LR and the cropped HR image of every entry as PNG.
+
+    Args:
+        preset: name in `data.degradations.PRESETS`.
+        scale: HR side over LR side.
 
     Returns:
         Entries of the written files, and one line for each image that could not be degraded.
@@ -51,6 +55,7 @@ def degrade(
         except (UserError, ValueError) as error:
             problems.append(f"{entry.name}: {error}")
             continue
+        # A generator of its own: an image that is skipped does not shift the draws of the others.
         rng = np.random.default_rng([seed, index])
         lr = degradations.draw(rng, settings, hr.shape[0], hr.shape[1], scale).apply(hr)
         paths = {kind: folder / kind / f"{entry.name}.png" for kind in ("lr", "hr")}
@@ -63,7 +68,7 @@ def degrade(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command-line entry; a user's mistake is one line and exit code 2."""
+    """Runs the command and returns its exit code; a user's mistake is one line and code 2."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

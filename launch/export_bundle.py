@@ -30,11 +30,12 @@ def export(
     about: dict[str, object],
     init: paths.PathLike = "",
 ) -> int:
-    """Writes the bundle; returns its number of parameters.
+    """Writes the bundle and returns its number of parameters.
 
     Args:
-        about: more training facts for the metadata: data, hardware, scores (under ``scores``).
-        init: bundle that gives the groups that no stage here has trained; "": they must all be.
+        dtype: ``float32`` or ``bfloat16``, in which arrays outside the method's ``exact`` are kept.
+        about: further facts for the metadata: data, hardware, and scores under ``scores``.
+        init: bundle of the groups that no stage here has trained; "": the stages have them all.
 
     Raises:
         UserError: a stage is missing, the stages disagree on the configuration, unwritable output.
@@ -48,15 +49,16 @@ def export(
     heads = {name: bundles.read_metadata(path) for name, path in files.items() if path in found}
     if not heads:
         raise UserError(f"{workdir}: no folder of a stage among {', '.join(stages)}")
-    newest = list(heads.values())[-1]  # they stand in training order
+    newest = list(heads.values())[-1]  # heads are in training order
     method = registry.build(newest.method, newest.config)
     described = method.describe()
-    for name, head in heads.items():  # what a stage trained must be what the last one describes
+    for name, head in heads.items():  # the bundle has one description: the last stage's
         config = registry.build(head.method, head.config).describe()
         groups = {path.partition("/")[0] for path in (*stages[name].needs, *stages[name].trains)}
         for part in sorted({"tile", *groups} & described.keys()):
             if config[part] != described[part]:
                 raise UserError(f"{workdir}: the {part} of stage {name} differs from the last one")
+    # Latest stage first: `collect` takes each group from the first file that has it.
     sources = [*reversed(files.values()), *([paths.absolute(init)] if init else [])]
     params, facts = weights.collect(sources, method.groups)
     weights.require(params, method.groups, folder)
@@ -70,12 +72,12 @@ def export(
         scores,  # type: ignore[arg-type]
     )
     bundles.write(output, params, metadata, _DTYPES[dtype], method.exact)
-    bundles.read(output, method.shapes())  # what was written must load
+    bundles.read(output, method.shapes())  # raises here, not for whoever downloads it
     return count(params)
 
 
 def lacking(workdir: paths.PathLike, method: str, init: paths.PathLike = "") -> list[str]:
-    """Returns the groups of a method that neither a stage of the workdir nor ``init`` has."""
+    """Returns the method's groups that are in no stage of the workdir and not in ``init``."""
     known = registry.build(method, {})
     sources = [weights.stage_file(paths.absolute(workdir), name) for name in known.stages]
     sources += [paths.absolute(init)] if init else []
@@ -84,7 +86,7 @@ def lacking(workdir: paths.PathLike, method: str, init: paths.PathLike = "") -> 
 
 
 def main() -> None:
-    """Command-line entry; a user's mistake is one line and exit code 2."""
+    """Runs the command; a user's mistake is one line and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--output", type=epath.Path, required=True)

@@ -1,7 +1,8 @@
-"""Tells the launchers whether a run is done: ``python -m launch.finished WORKDIR``.
+"""Reports to launchers if a run is finished: ``python -m launch.finished WORKDIR``.
 
-`launch.train` ends with 0 after the last step, and also when it has saved because of a signal. Exit
-code 0 here: every stage is finished. 75: not yet, the same command of `launch.train` goes on.
+`launch.train` exits with 0 after the last step, and also when it has saved after a signal. Here
+exit code 0 means that every stage is finished, 75 that the same `launch.train` command must run
+again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ CODE = 75  # EX_TEMPFAIL: try again later
 
 
 def finished(workdir: paths.PathLike) -> bool:
-    """Returns True if all stages that the last command was to train are finished."""
+    """Returns True if all stages of the last `launch.train` command are finished."""
     path = paths.absolute(workdir) / "train.json"
     if not path.exists():  # stopped before the end of its first stage
         return False

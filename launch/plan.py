@@ -1,4 +1,4 @@
-"""What launch.xm would run: accelerators, images, command lines, sweeps, and their checks."""
+"""Plan of an XManager launch: accelerators, images, command lines, sweeps, and their checks."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from maskgit_sr.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE = "python:3.12-slim"
 FOLDER = "maskgit-sr"
-"""Of the sources in the build context; becomes the name of the image."""
+"""Folder of the sources in the build context, after which XManager names the image."""
 TRAIN = "python -m launch.train"
 _BUCKETS = "gcsfs>=2026.6,<2027"
 
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """What a job asks for.
+    """Hardware that a job requests.
 
     Attributes:
         requirements: keywords of ``xm.JobRequirements`` on Vertex AI.
-        machine: fields of Vertex AI's MachineSpec; empty where Vertex AI has no such machine.
-        package: of JAX for it, which pip installs beside requirements.txt; "" for the CPU's.
+        machine: fields of Vertex AI's MachineSpec; empty if Vertex AI has no such machine.
+        package: JAX's package for it, installed beside requirements.txt; "" on CPU.
     """
 
     requirements: dict[str, int | str]
@@ -58,7 +58,7 @@ ACCELERATORS = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One point of the sweep; ``name`` is "" without one."""
+    """One point of the sweep; ``name`` is "" without a sweep."""
 
     name: str
     workdir: str
@@ -67,7 +67,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything that would run."""
+    """A checked launch: all that its image and its runs depend on."""
 
     title: str
     executor: str
@@ -78,23 +78,24 @@ class Plan:
     mounts: tuple[str, ...] = ()
 
     def arguments(self, run: Run) -> list[str]:
-        """Returns what the container gets: arguments of `launch.train`."""
+        """Returns the container's arguments, which are those of `launch.train`."""
         return ["--config", self.config, "--workdir", run.workdir, *run.arguments]
 
     def instructions(self) -> list[str]:
-        """Dockerfile instructions of the image."""
+        """Returns the Dockerfile instructions of the image."""
         package = ACCELERATORS[self.accelerator].package
         packages = f"'{package}' '{_BUCKETS}'" if package else f"'{_BUCKETS}'"
         return [
             "WORKDIR /app",
             f"COPY {FOLDER}/requirements.txt ./",
+            # before the sources: a change of the code does not install the packages again
             f"RUN pip install --no-cache-dir -r requirements.txt {packages}",
             f"COPY {FOLDER}/ ./",
             "RUN pip install --no-cache-dir --no-deps .",
         ]
 
     def lines(self) -> Iterator[str]:
-        """The plan in words."""
+        """Yields the lines of a description of the plan."""
         kind = ACCELERATORS[self.accelerator]
         machine = ", ".join(f"{key}={value}" for key, value in kind.machine.items())
         if self.executor == "local":
@@ -112,16 +113,17 @@ class Plan:
             yield f"  {TRAIN} {shlex.join(self.arguments(run))}"
 
     def volumes(self) -> dict[str, str]:
-        """Folders of this machine that a local container sees, under the same paths.
+        """Returns this machine's folders that a local container mounts, under the same paths.
 
-        Data workers hand batches over in shared memory, of which Docker gives a container 64 MB.
+        /dev/shm is among them: data workers hand batches over in shared memory, of which Docker
+        gives a container only 64 MB.
         """
         found = ["/dev/shm", *self.mounts, *(run.workdir for run in self.runs)]
         return {path: path for path in dict.fromkeys(found) if not path.startswith("gs://")}
 
 
 def pairs(words: Sequence[str]) -> tuple[str, ...]:
-    """``--a 1 --b=2 --c`` → ("--a=1", "--b=2", "--c").
+    """Returns words with flag and value joined: ``--a 1 --b`` → ("--a=1", "--b").
 
     Raises:
         UserError: a word that belongs to no flag.
@@ -138,23 +140,23 @@ def pairs(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def sweep_values(text: str) -> tuple[str, list[str]]:
-    """``"config.a.b=1,(2,3)"`` → ("config.a.b", ["1", "(2,3)"]).
+    """Returns key and values of a sweep: "config.a=1,(2,3)" → ("config.a", ["1", "(2,3)"]).
 
     Raises:
-        UserError: no key of the config, or no value.
+        UserError: a key outside the config, or no value.
     """
     key, _, values = text.removeprefix("--").partition("=")
-    found = re.findall(r"(?:\([^)]*\)|\[[^]]*\]|[^,(\[])+", values)
+    found = re.findall(r"(?:\([^)]*\)|\[[^]]*\]|[^,(\[])+", values)  # commas in brackets stay
     if not key.startswith("config.") or not found:
         raise UserError(f"--sweep: expected config.KEY=VALUE,VALUE…, found {text!r}")
     return key, found
 
 
 def points(sweeps: Sequence[str]) -> list[dict[str, str]]:
-    """The product of all sweeps; one empty point without any.
+    """Returns the points of the product of all sweeps; without any, one empty point.
 
     Raises:
-        UserError: a malformed sweep, or a key or a value twice.
+        UserError: a malformed sweep, or a key or value given twice.
     """
     axes: dict[str, list[str]] = {}
     for text in sweeps:
@@ -166,7 +168,7 @@ def points(sweeps: Sequence[str]) -> list[dict[str, str]]:
 
 
 def run_name(point: dict[str, str]) -> str:
-    """``learning_rate=1e-4,seed=0``: a folder name; of a key as much as tells it apart."""
+    """Returns a folder name such as ``learning_rate=1e-4,seed=0``, of the shortest unique keys."""
     parts = []
     for key, value in point.items():
         words, short = key.split("."), ""
@@ -177,10 +179,10 @@ def run_name(point: dict[str, str]) -> str:
 
 
 def check(config: str, arguments: Sequence[str]) -> None:
-    """Builds the config and looks the overrides up in it, before anything costs money.
+    """Builds the config and checks the overrides against it, before anything costs money.
 
     Raises:
-        UserError: no such config, a useless option of it, an unknown field, no data root.
+        UserError: no such config, an unknown option or field, or no data root.
     """
     found = settings.load(config)
     settings.check_paths(arguments, found)
@@ -198,7 +200,12 @@ def make_plan(
     mounts: Sequence[str] = (),
     image: str = IMAGE,
 ) -> Plan:
-    """Checks everything that can be checked here and says what would run.
+    """Returns the plan of a launch after all checks that need neither image nor network.
+
+    Args:
+        arguments: words for ``launch.train``, the same in every run.
+        sweeps: ``config.KEY=VALUE,VALUE…`` each.
+        mounts: folders for a local container beside the workdirs.
 
     Raises:
         UserError: a mistake, in one line.
@@ -220,7 +227,7 @@ def make_plan(
         overrides = tuple(f"--{key}={value}" for key, value in point.items())
         folder = f"{workdir.rstrip('/')}/{name}" if name else workdir
         runs.append(Run(name, folder, (*pairs(arguments), *overrides)))
-    check(config, runs[0].arguments)
+    check(config, runs[0].arguments)  # one stands for all: the runs override the same fields
     title = Path(config.partition(":")[0]).stem
     absolute = tuple(os.path.abspath(path) for path in mounts)
     return Plan(title, executor, accelerator, config, tuple(runs), image, mounts=absolute)

@@ -1,4 +1,4 @@
-"""Command line of the trainer: a config file with overrides, its mistakes, and its listing."""
+"""Command line of the trainer: config files, overrides, their checks, and the listing of fields."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from maskgit_sr.methods import registry
 def load(name: str) -> ml_collections.ConfigDict:
     """Returns the config of ``FILE.py`` or ``FILE.py:ARGUMENT``.
 
-    What it leaves out of ``model`` and ``losses`` are the method's defaults, so that every field
-    can be seen and overridden.
+    Fields that it leaves out of ``model`` and ``losses`` get the method's defaults, so that every
+    field can be listed and overridden.
 
     Raises:
-        UserError: no such file, an argument that it refuses, or networks that do not fit.
+        UserError: no such file, an argument that it refuses, or settings that the method refuses.
     """
     file, _, argument = name.partition(":")
     if not Path(file).is_file():
@@ -48,7 +48,7 @@ def load(name: str) -> ml_collections.ConfigDict:
 
 
 def losses(config: Any, stage: str = "") -> dict[str, Any]:
-    """Returns the settings of the training losses, with a stage's own where it has some."""
+    """Returns the settings of the training losses, overridden by a stage's own."""
     found = config.losses.copy_and_resolve_references()
     if stage:
         with found.unlocked():
@@ -58,14 +58,14 @@ def losses(config: Any, stage: str = "") -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Parses the flags of the command; ``--config FILE`` with its ``--config.a.b=value`` becomes
-    the flag ``config``, which is not there without it.
+    """Parses the flags of the command; ``--config FILE`` and its ``--config.a.b=value`` become the
+    flag ``config``, which is not defined without ``--config``.
 
     Returns:
-        Arguments that are no flags.
+        The arguments that are not flags.
 
     Raises:
-        UserError: any mistake in them.
+        UserError: any mistake in the arguments.
     """
     words, name = _without_config(list(argv))
     if name:
@@ -75,14 +75,14 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
     try:
         return values(words)
     except (flags.Error, TypeError, ValueError) as error:
-        # absl puts whole tracebacks into its messages, of which the last line is for people.
+        # absl puts whole tracebacks into its messages, of which the last line states the mistake.
         text = str(error)
         line = text.strip().splitlines()[-1] if "Traceback" in text else " ".join(text.split())
         raise UserError(line) from None
 
 
 def _without_config(words: list[str]) -> tuple[list[str], str]:
-    """Returns the words without ``--config FILE`` (or ``--config=FILE``), and FILE."""
+    """Returns the words without ``--config FILE`` or ``--config=FILE``, and FILE or ""."""
     for index, word in enumerate(words):
         option, equals, value = word.partition("=")
         if option in ("--config", "-config"):
@@ -95,7 +95,11 @@ def _without_config(words: list[str]) -> tuple[list[str], str]:
 
 
 def check_paths(words: Sequence[str], config: Any) -> None:
-    """Raises UserError for an override of a field that the config does not have."""
+    """Checks that the config has every field that is overridden.
+
+    Raises:
+        UserError: an unknown field, with the nearest one and those there are.
+    """
     for word in words:
         match = re.fullmatch(r"--?config\.([^=]+)(=.*)?", word, re.DOTALL)
         if match is None:
@@ -113,7 +117,7 @@ def check_paths(words: Sequence[str], config: Any) -> None:
 
 
 def listing(config: Any) -> Iterator[str]:
-    """Yields a line for every field: path, value, meaning."""
+    """Yields a line for every field: its path, value and meaning."""
     method = registry.METHODS[config.method]
     documented = {
         **meanings(method.config_class, "model"),
@@ -127,7 +131,7 @@ def listing(config: Any) -> Iterator[str]:
 
 
 def fields(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (path, value) of every field; an empty mapping is one."""
+    """Yields (path, value) of every leaf field; an empty mapping counts as a leaf."""
     for name, value in tree.items():
         path = f"{prefix}.{name}" if prefix else name
         if isinstance(value, Mapping | ml_collections.ConfigDict) and len(value):
@@ -137,8 +141,9 @@ def fields(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def meanings(cls: Any, prefix: str) -> dict[str, str]:
-    """Returns the first sentence on each field, by path, from the dataclasses' docstrings."""
+    """Returns the first sentence on each field in the docstrings of a dataclass, by path."""
     found: dict[str, str] = {}
+    # Reversed, so that a subclass's own words win over those it inherits.
     for base in reversed(cls.__mro__[:-1]):
         _, _, text = (inspect.cleandoc(base.__doc__ or "")).partition("Attributes:\n")
         text = text.partition("\nRaises:")[0]

@@ -1,9 +1,9 @@
-"""All stages of a run within a time box, each to the end of a schedule that fits its share.
+"""Division of a time box among the stages of a run, each with a schedule that fits its share.
 
-A stage trains a little to see how fast the machine is, then as many steps as fit its share, so that
-its learning rate comes to its end in time. What it leaves over goes to the stages after it. The
-plan is kept in ``train.json``, so that the same command goes on along the same schedules, and that
-a launcher can tell whether it has to (`launch.finished`).
+A stage trains briefly to measure the machine's speed, then as many steps as fit its share, so that
+its learning rate decays completely. Time that it leaves goes to later stages. The plan is kept in
+``train.json``, so that the same command resumes along the same schedules, and a launcher can tell
+whether to run it again (`launch.finished`).
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from maskgit_sr.training.loop import Outcome
 _LOG = logging.getLogger(__name__)
 
 PROBE_SECONDS, PROBE_SHARE, MOST_PROBE = 20.0, 0.08, 0.25
-MARGIN = 0.97
+MARGIN = 0.97  # of the time left is planned for, the rest is for a pace that rises
 ONE_STEP = 1e-9  # seconds after the first step
 
 Run = Callable[[str, int | None, float, float], Outcome]
-"""(stage, steps in all or None: the config's, seconds, seconds after the first step at least)."""
+"""Trains (stage, steps in all or None for the config's, seconds, least seconds after step 1)."""
 
 
 class Interrupted(Exception):
-    """A signal has asked the run to stop; everything is saved."""
+    """Raised after SIGTERM has stopped the run, with everything saved."""
 
 
 class Plan:
-    """The stages of a workdir and where each stands.
+    """Stages of a workdir and the progress of each.
 
     Args:
-        steps: stage → steps in its config, in the order of training.
+        steps: steps in the config by stage, in training order.
         run: trains one stage.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -56,18 +57,23 @@ class Plan:
             self.stages = json.loads(self._file.read_text())["stages"]
 
     def train(self, shares: Mapping[str, float], seconds: float) -> list[str]:
-        """Trains every stage that is not finished; returns the names of those left over.
+        """Trains every stage that is not finished; returns the names of those that still are not.
 
-        However short the box is, each stage takes at least one step.
+        However short the time box, each stage takes at least one step.
+
+        Args:
+            shares: weights by which the stages share the time.
+            seconds: time box; infinity: none.
 
         Raises:
-            Interrupted: a signal asked to stop; everything is saved.
-            UserError: what the trainer ends with.
+            Interrupted: SIGTERM asked to stop; everything is saved.
+            UserError: raised by the trainer.
         """
         end = self._clock() + seconds
         waiting = [name for name in self._steps if not self._finished(name, seconds)]
         for index, name in enumerate(waiting):
             left = watch.from_first_host(end - self._clock())
+            # Of the time still left, so that what a stage did not need goes to those after it.
             share = shares[name] / sum(shares[other] for other in waiting[index:])
             if left == float("inf"):
                 self.take(name, None, left, 0.0)
@@ -77,24 +83,24 @@ class Plan:
         return [name for name in waiting if not self._finished(name, seconds)]
 
     def _finished(self, name: str, seconds: float) -> bool:
-        """Returns True if a stage needs no more: without a time box, than its config's steps."""
+        """Returns True if a stage has taken its planned steps, without a time box the config's."""
         found = self.stages.get(name, {})
         if seconds == float("inf"):
             return bool(found.get("step", 0) >= self._steps[name])
         return bool(found.get("finished"))
 
     def _within(self, name: str, seconds: float) -> None:
-        """One stage to the end of a schedule that fits the time, or as far as it comes."""
+        """Trains one stage along a schedule that fits the time, or until the time is over."""
         began = self._clock()
-        # Steps that would be enough: the config's, or those that an earlier run has planned.
+        # An earlier run's plan, if there is one, so that its schedule is the one resumed.
         aim = self.stages.get(name, {}).get("planned", self._steps[name])
         probe = min(max(PROBE_SECONDS, PROBE_SHARE * seconds), MOST_PROBE * seconds) or ONE_STEP
         outcome = self.take(name, aim, 0.0, probe)
-        # All hosts must decide alike, and their clocks differ.
+        # The first host's clock decides: by their own, some hosts would train and others return.
         left = watch.from_first_host(seconds - (self._clock() - began))
         if outcome.finished or outcome.pace is None or left <= 0:
             return
-        # Starting again will take as long as it did: loading, compiling.
+        # The second start loads and compiles as long as the first did.
         start = seconds - left - (outcome.step - outcome.first) * outcome.pace
         fits = int(watch.from_first_host((left - start) * MARGIN / outcome.pace))
         planned = min(aim, outcome.step + max(1, fits))
@@ -102,10 +108,10 @@ class Plan:
         self.take(name, planned, left, ONE_STEP)
 
     def take(self, name: str, steps: int | None, limit: float, at_least: float) -> Outcome:
-        """Trains one stage as ``run`` does, and notes where it then stands.
+        """Trains one stage with ``run`` and records its progress.
 
         Raises:
-            Interrupted: a signal asked to stop; everything is saved.
+            Interrupted: SIGTERM asked to stop; everything is saved.
         """
         outcome = self._run(name, steps, limit, at_least)
         self._note(
@@ -114,7 +120,7 @@ class Plan:
             steps=steps or self._steps[name],
             finished=outcome.finished,
         )
-        if outcome.interrupted:
+        if outcome.interrupted:  # after the note, which a resumed run reads
             raise Interrupted
         return outcome
 
@@ -127,9 +133,10 @@ class Plan:
 
 
 def shorten(settings: Any, steps: int | None) -> None:
-    """Gives a stage so many steps; warm-up and EMA never outlast a part of them."""
+    """Shortens a stage to ``steps``, warm-up and EMA with it; None or more steps: no change."""
     if steps is None or steps >= settings.steps:
         return
     settings.steps = steps
+    # The EMA averages over a tenth of the schedule at most: longer, it would keep early weights.
     settings.optimizer.warmup = min(settings.optimizer.warmup, steps // 20)
     settings.ema = min(settings.ema, max(0.0, 1 - 10 / steps))

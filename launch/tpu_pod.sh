@@ -72,7 +72,7 @@ case "$accelerator" in
   *) type="$accelerator" version="tpu-ubuntu2204-base" ;;
 esac
 runtime="${runtime:-$version}"
-case "$command:$accelerator:$config" in # said now, not by a slice that is paid for
+case "$command:$accelerator:$config" in # checked now, not on a slice that is paid for
   train:*: | watch:*: | all:*:)
     [[ "$accelerator" == v5e-8 || "$accelerator" == v5p-128 ]] ||
       fail "--config is missing: only v5e-8 and v5p-128 have one of their own, not '$accelerator'"
@@ -96,7 +96,7 @@ create() {
   run gcloud compute tpus queued-resources create "$name" "${where[@]}" "${options[@]}"
 }
 
-delete() { # --force: with its node, which a slice that was preempted still has
+delete() { # --force deletes the node too, which a preempted slice still has
   run gcloud compute tpus queued-resources delete "$name" "${where[@]}" --force --quiet
 }
 
@@ -196,7 +196,7 @@ progress() { # of all workers together: running, done, stopped, dead, failed COD
   }
   found="$(sed -n 's/.*maskgit_sr-status: //p' <<<"$answer" | sort -u)"
   case "$found" in
-    *failed*) grep -m1 failed <<<"$found" ;; # one worker's mistake is everybody's
+    *failed*) grep -m1 failed <<<"$found" ;; # a failure of one worker ends the run
     *dead* | *absent*) echo dead ;;
     *running*) echo running ;;
     *stopped*) echo stopped ;;
@@ -242,12 +242,12 @@ watch() {
           done) say "training is done: $workdir" && return ;;
           failed*) die "training $found; see $workdir/logs" ;;
           dead | stopped) # the slice is there, its processes are not
-            # those that are left wait for the others in vain: end them, then start all
+            # processes that are left hang in a collective: end them, then start all
             on_workers "bash maskgit_sr/launch/gcp/worker.sh stop" || true
             ((lost < restarts)) || die "training ended $lost times; --restarts allows no more"
             lost=$((lost + 1))
             say "training is $found; restart $lost of $restarts"
-            train || true # lost meanwhile: the next look finds out
+            train || true # if the slice was lost meanwhile, the next check finds out
             ;;
           UNKNOWN) # a node can be lost before its request says so
             found="$(ask tpu-vm 'value(state)')"

@@ -1,12 +1,12 @@
 """Trains a system: all its stages in order, or one of them.
 
     python -m launch.train --config configs/realsrt.py:nano --workdir W --config.data.root PHOTOS
-    … --max_seconds 3600      within the hour: schedules are shortened to end in it
+    … --max_seconds 3600      within an hour, to whose length the schedules are shortened
     … --config configs/realsrt.py:nano,stage=critic       one stage, along its whole schedule
-    … --list                  every field of the config, its value and its meaning
+    … --list                  prints every field of the config, its value and its meaning
 
-The same command goes on where it was stopped, by a kill, SIGTERM or the time box. A run of all
-stages leaves a bundle, W/NAME.safetensors.
+The same command resumes a run that a kill, SIGTERM or the time box has stopped. A run of all stages
+writes a bundle, W/NAME.safetensors.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from maskgit_sr.training.loop import Outcome, Trainer, Validate
 from maskgit_sr.training.watch import TrainingStopped
 
 FORMAT = 2
-"""Of what a workdir holds; checkpoints of another cannot be gone on with."""
+"""Format version of a workdir; runs of another version cannot be resumed."""
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; may be gs://BUCKET/FOLDER.")
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", float("inf"), "Time box.")
@@ -52,14 +52,17 @@ _LIST = flags.DEFINE_bool("list", False, "Print every field of the config, and t
 
 
 def train(config: Any, workdir: paths.PathLike, max_seconds: float) -> str:
-    """Trains ``config.order`` and returns a line on where the run then stands.
+    """Trains the stages of ``config.order`` and returns a line on the state of the run.
 
-    A single stage takes its whole schedule, as far as the time box lets it. Several stages share
-    the time box, and their schedules are shortened to end in it.
+    A single stage keeps its whole schedule, as far as the time box allows. Several stages share the
+    time box, and their schedules are shortened to end in it.
+
+    Args:
+        max_seconds: time box; infinity: none.
 
     Raises:
         UserError: a mistake in the config or the workdir.
-        timebox.Interrupted: a signal asked to stop; everything is saved.
+        timebox.Interrupted: SIGTERM asked to stop; everything is saved.
     """
     known = ", ".join(config.stages)
     if not config.order or not set(config.order) <= set(config.stages):
@@ -68,6 +71,7 @@ def train(config: Any, workdir: paths.PathLike, max_seconds: float) -> str:
     folder = paths.absolute(workdir)
 
     def run(name: str, steps: int | None, seconds: float, at_least: float) -> Outcome:
+        # A copy: the schedule of another call of this stage is shortened from the whole one.
         own = config.copy_and_resolve_references()
         timebox.shorten(own.stages[name], steps)
         return run_stage(own, name, folder, seconds, at_least)
@@ -98,12 +102,12 @@ def run_stage(
     max_seconds: float = float("inf"),
     at_least: float = 0.0,
 ) -> Outcome:
-    """Wires data, method and trainer of one stage, and trains as `Trainer.run` does.
+    """Wires data, method and trainer of one stage, and trains it with `Trainer.run`.
 
     Raises:
-        UserError: no data root, or groups of earlier stages missing, or a workdir out of reach.
+        UserError: no data root, missing groups of earlier stages, or a workdir out of reach.
     """
-    # 1. what can be known to go wrong before anything is built
+    # 1. checks that need nothing built, so that a mistake is told at once
     folder = paths.absolute(workdir)
     if not config.data.root:
         raise UserError(
@@ -137,7 +141,7 @@ def run_stage(
         validate = validator(method, name, batch)
         panel = {key: array[:4] for key, array in batch.items()}
 
-    # 4. the run
+    # 4. the run; its config is written only now, since a refused one must not change the workdir
     with _reaching(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
@@ -151,10 +155,10 @@ def run_stage(
 
 
 def find_init(name: str) -> str:
-    """Returns ``config.init`` as a path: a bundle's, or that of one that ships; "" stays.
+    """Returns ``config.init``, a path or a shipped model's name, as a path; "" stays "".
 
     Raises:
-        UserError: neither.
+        UserError: neither a bundle nor a shipped model.
     """
     try:
         return os.fspath(load.resolve(name)) if name else ""
@@ -177,7 +181,7 @@ def _check_batch(name: str, stage: Any, mesh: Any) -> None:
     """Checks the global batch against mesh, hosts and microbatches, before anything is allocated.
 
     Raises:
-        UserError: they do not divide it, or the mesh does not fit the devices.
+        UserError: the batch is no multiple of them, or the mesh does not cover the devices.
     """
     shape = sharding.make_mesh(**mesh).shape
     shards = shape["data"] * shape["fsdp"]
@@ -197,7 +201,7 @@ def _check_model(config: Any, name: str, saved: epath.Path) -> None:
     """Checks the model against that of an earlier run of this stage in the same workdir.
 
     Raises:
-        UserError: it is another one, naming the first setting that differs, or the workdir is of an
+        UserError: the models differ, naming the first setting that does, or the workdir has an
             older format.
     """
     if not saved.exists():
@@ -252,16 +256,20 @@ def _iterator(config: Any, stage: Any, method: Method, name: str) -> pipeline.Ba
 
 
 def _spare_cores() -> int:
-    """Returns the cores of this process but one, which the trainer itself needs."""
+    """Returns the number of cores of this process less one, which the trainer needs."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores - 1)
 
 
 def validation_batch(root: str, method: Method, limit: int) -> dict[str, np.ndarray]:
-    """Centre windows of validation images: {"lr": [B, S, S, 3], "hr": [B, sS, sS, 3]} in [0, 1].
+    """Returns centre windows of images: {"lr": [B, S, S, 3], "hr": [B, sS, sS, 3]} in [0, 1].
 
-    S is the largest of the method's sides that an image covers; smaller images are left out.
+    S is the largest of the method's sides that some image covers; smaller images are left out.
+
+    Args:
+        root: folder with lr/ and hr/, or hr/ alone.
+        limit: number of images at most.
 
     Raises:
         UserError: no image is large enough, or the folder cannot be read.
@@ -274,6 +282,7 @@ def validation_batch(root: str, method: Method, limit: int) -> dict[str, np.ndar
         covering = [pair for pair in pairs if min(pair["lr"].shape[:2]) >= side]
         if covering:
             lr, hr = zip(*(_centre(pair, side, method.scale) for pair in covering), strict=True)
+            # np.float32, since uint8 over a Python number is float64.
             return {"lr": np.stack(lr) / np.float32(255), "hr": np.stack(hr) / np.float32(255)}
     least = method.tile.sides[0]
     raise UserError(f"{root}: no validation image with sides of at least {least} LR pixels")
@@ -289,7 +298,7 @@ def _centre(pair: dict[str, Any], side: int, scale: int) -> tuple[np.ndarray, np
 
 
 def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Validate:
-    """Returns a function of EMA weights: PSNR and LPIPS of the stage's output against HR."""
+    """Returns a function of EMA weights that scores the stage's output by PSNR and LPIPS."""
     from maskgit_sr import metrics
     from maskgit_sr.metrics import lpips
 
@@ -299,6 +308,7 @@ def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Valid
 
     @jax.jit
     def outputs(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+        # The same draws every time, so that scores of two steps compare.
         return jnp.clip(panel(params, batch, jax.random.key(0))["output"], 0, 1)
 
     def validate(params: Params) -> dict[str, float]:
@@ -313,10 +323,10 @@ def validator(method: Method, stage: str, batch: dict[str, np.ndarray]) -> Valid
 
 
 def join_hosts() -> None:
-    """Joins the other processes of the run, if the environment tells of any.
+    """Initialises JAX's distributed runtime if the environment tells of several processes.
 
-    Slurm, Open MPI and TPU pods say who and how many they are, which JAX reads itself; elsewhere
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+    JAX itself detects Slurm, Open MPI and TPU pods; elsewhere JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID describe the run.
     """
     known = os.environ
     address = known.get("JAX_COORDINATOR_ADDRESS")
@@ -331,7 +341,7 @@ def join_hosts() -> None:
 
 
 def narrate() -> None:
-    """Sends the progress of the trainer and the data to stderr."""
+    """Logs the progress of trainer and data to stderr."""
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax narrates every save at INFO
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -343,7 +353,7 @@ def narrate() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Command-line entry; a user's mistake is one line and exit code 2."""
+    """Runs the command; a user's mistake is one line and exit code 2."""
     with one_line("launch.train", {TrainingStopped: 1}):
         config = flags.FLAGS.config if "config" in flags.FLAGS else None
         if len(argv) > 1:

@@ -5,10 +5,10 @@
         --sweep=config.stages.generator.optimizer.learning_rate=1e-4,2e-4 --sweep=config.seed=0,1 \\
         -- --config.data.root=tfds:div2k
 
-What comes after ``--`` goes to ``launch.train`` as it is. Each run is one job that goes through all
-stages (or that of ``stage=`` in the config), so no launcher has to stay awake between them; the
-runs of a sweep (the product of all ``--sweep``) have a folder of the workdir each. ``--dry-run``
-prints what would run and needs no xmanager; ``pip install '.[xm]'`` brings it.
+Words after ``--`` go to ``launch.train`` unchanged. Each run is one job that trains all stages (or
+that of ``stage=`` in the config), so no launcher has to stay awake between them; each run of a
+sweep (the product of all ``--sweep``) has its own folder in the workdir. ``--dry-run`` prints the
+plan and needs no xmanager; ``pip install '.[xm]'`` installs it.
 
 Vertex AI needs ``GOOGLE_CLOUD_PROJECT``, ``GOOGLE_CLOUD_BUCKET_NAME`` and a login of gcloud, and
 has no v5p: launch/tpu_pod.sh does pods.
@@ -33,7 +33,7 @@ _PACKAGES = ("maskgit_sr", "configs", "data", "launch")
 
 
 def copy_sources(target: Path) -> None:
-    """What the image needs and nothing else: XManager would pack the folder with its .git."""
+    """Copies the image's sources alone: XManager would pack the whole folder with its .git."""
     for name in _SOURCES:
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, target / name)
@@ -75,16 +75,16 @@ async def _launch(plan: Plan) -> None:
                 ]
             )
         for run in plan.runs:
-            # no shell reads a container's words: XManager's quotes would stay in them
+            # no shell parses a container's arguments: XManager's quotes would stay in them
             words = [xm.ShellSafeArg(word) for word in plan.arguments(run)]
             job = xm.Job(executable=executable, executor=executor, args=words)
             unit = await experiment.add(job)
-            if plan.executor == "local":  # the runs of a sweep would fight for the same device
+            if plan.executor == "local":  # one after another: all runs share this machine's device
                 await unit.wait_until_complete()
 
 
 def _teach_vertex(machine: dict[str, int | str]) -> None:
-    """XManager 0.8 picks machine types up to A100 and TPU v3 itself; ours are chosen here."""
+    """Makes XManager use ``machine``: its 0.8 knows machine types up to A100 and TPU v3 only."""
     import google.cloud.aiplatform_v1 as aiplatform_v1
     from xmanager.cloud import vertex
 
@@ -95,7 +95,7 @@ def _teach_vertex(machine: dict[str, int | str]) -> None:
 
 
 def define_flags() -> None:
-    """On the command line only: ``launch.train`` has a ``--config`` of its own."""
+    """Defines the flags, not at import, since ``launch.train`` has a ``--config`` of its own."""
     flags.DEFINE_string("config", None, "Config file with options, such as FILE:base.")
     flags.DEFINE_string("workdir", None, "Folder of the run; gs://… for Vertex AI.")
     flags.DEFINE_enum("executor", "local", ["local", "vertex"], "Where it runs.")
@@ -109,7 +109,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Command-line entry; a user's mistake is one line and exit code 2."""
+    """Runs the command; a user's mistake is one line and exit code 2."""
     given = flags.FLAGS
     with one_line("launch.xm"):
         machine = given.executor, given.accelerator

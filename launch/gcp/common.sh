@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the scripts share, to be sourced by them; they set `script`, their name, and `dry_run` for a
-# run without effects.
+# Functions of the scripts that source this file, which set `script`, their name, and `dry_run`, not
+# empty for a run without effects.
 set -euo pipefail
 
 fail() { # one line, exit code 2: a mistake of the user

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes one worker of a pod ready: Python, the package with its tpu extra, the data.
+# Prepares one worker of a pod: Python, the package with its tpu extra, the data.
 #
 #   setup_worker.sh [--data gs://BUCKET/PHOTOS] [--validation gs://…] [--assets gs://…]
 #

@@ -17,7 +17,7 @@ period="${MASKGIT_SR_LOG_SECONDS:-60}"
 python="${PYTHON:-$HOME/venv/bin/python}"
 mkdir -p "$state"
 
-alive() { # and not a zombie, or another process that has the number after a reboot
+alive() { # a zombie has no command line; after a reboot another process may have the number
   [[ -f "$state/pid" ]] && grep -qs worker.sh "/proc/$(<"$state/pid")/cmdline"
 }
 
@@ -32,7 +32,7 @@ begin() {
   local workdir="$1" code=0 again keeper
   child="" interrupted=""
   shift
-  # the disk of a preempted worker is gone: what it had to say must leave it in time
+  # a preempted worker's disk is lost: its log must be copied before
   while sleep "$period"; do copy_log "$workdir/logs"; done &
   keeper=$!
   trap 'interrupted=1; [[ -z "$child" ]] || kill -TERM "$child" 2>/dev/null' TERM
@@ -43,7 +43,7 @@ begin() {
   while [[ -n "$interrupted" ]]; do # the signal ended `wait`, and the trainer is still saving
     interrupted="" again=0
     wait "$child" || again=$?
-    ((again == 127)) || code=$again # 127: it had ended just then, and its code is known
+    ((again == 127)) || code=$again # 127: it has been waited for already, and its code is known
   done
   # a trainer that could not save is a failure, one that the signal itself killed is not
   case "$code" in

@@ -1,4 +1,4 @@
-"""Pictures in, pictures out."""
+"""Restoration of images by a bundle's model."""
 
 DEFAULT_MODEL = "realsrt-small"
-"""What is loaded unless another model is asked for; `maskgit_sr.list_models` has all."""
+"""Name of the model that is loaded by default; `maskgit_sr.list_models` lists all."""

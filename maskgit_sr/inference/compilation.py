@@ -1,4 +1,4 @@
-"""Compiled programs kept between runs, so that only a model's first start on a machine compiles."""
+"""Persistent cache of compiled programs: only a model's first start on a machine compiles."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from jax.experimental.compilation_cache import compilation_cache
 from maskgit_sr import assets
 
 LIMIT_BYTES = 1 << 30
-"""What the folder may hold; what was not used for longest goes first."""
+"""Largest size of the folder; the least recently used programs are deleted first."""
 
 
 def keep() -> Path | None:
     """Turns on JAX's persistent compilation cache in the user's cache folder.
 
-    For the whole process. Whoever has chosen a folder (``JAX_COMPILATION_CACHE_DIR``), or none at
-    all (``JAX_ENABLE_COMPILATION_CACHE=false``), keeps that. Programs for CPUs are only good for
-    processors with the same instructions, so each kind of processor has its own folder; a home
-    folder may be shared by many.
+    Acts on the whole process. A folder chosen by ``JAX_COMPILATION_CACHE_DIR``, or none by
+    ``JAX_ENABLE_COMPILATION_CACHE=false``, stays. Programs for CPUs run only on processors with the
+    same instructions, and machines may share a home folder, so each kind of processor has a folder
+    of its own.
 
     Returns:
-        The folder; None where nothing was changed, also where it cannot be written.
+        The folder, or None if nothing was changed or the folder cannot be written.
     """
     config: Any = jax.config  # its attributes are made at run time
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
@@ -40,12 +40,12 @@ def keep() -> Path | None:
         return None
     config.update("jax_compilation_cache_max_size", LIMIT_BYTES)
     config.update("jax_compilation_cache_dir", str(folder))
-    compilation_cache.reset_cache()  # who compiled before this has settled that there is none
+    compilation_cache.reset_cache()  # a compilation before this has settled that there is no cache
     return folder
 
 
 def _processor() -> str:
-    """A name for what the processor can do."""
+    """Returns a hash of the processor's model and instruction sets."""
     found = [platform.machine(), platform.processor()]
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

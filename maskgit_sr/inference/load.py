@@ -23,7 +23,7 @@ _FOLDER = Path(__file__).parent.parent / "weights"
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """A bundle that ships: where it is and what its card and metadata say."""
+    """A shipped bundle: its path, and the contents of its metadata and card."""
 
     name: str
     path: Path
@@ -38,7 +38,7 @@ class ModelInfo:
 
 
 def list_models() -> list[ModelInfo]:
-    """The bundles inside the package, by name."""
+    """Returns the bundles that ship with the package, sorted by name."""
     found = []
     for path in sorted(_FOLDER.glob("*.safetensors")):
         params, metadata = bundles.read(path)
@@ -61,10 +61,12 @@ def list_models() -> list[ModelInfo]:
 
 
 def resolve(name: paths.PathLike) -> paths.PathLike:
-    """A shipped model's name, or a path to a bundle; one in a bucket is not looked for here.
+    """Returns the path of a bundle from a shipped model's name or a path.
+
+    A path in a bucket is returned unchecked.
 
     Raises:
-        UserError: neither; the message lists the names.
+        UserError: neither a shipped model nor a file; the message lists the names.
     """
     text = os.fspath(name)
     shipped = {path.stem: path for path in sorted(_FOLDER.glob("*.safetensors"))}
@@ -81,7 +83,7 @@ def resolve(name: paths.PathLike) -> paths.PathLike:
 
 
 def read_metadata(model: paths.PathLike) -> bundles.Metadata:
-    """Returns what the bundle of a model says of itself, without reading its arrays.
+    """Returns the metadata of a model's bundle, without reading its arrays.
 
     Raises:
         UserError: as `resolve` and `bundles.read_metadata` do.
@@ -90,10 +92,10 @@ def read_metadata(model: paths.PathLike) -> bundles.Metadata:
 
 
 def pick_device(name: str | None) -> jax.Device:
-    """The first device of ``cpu``, ``gpu``, ``tpu``, or JAX's own choice.
+    """Returns the first ``cpu``, ``gpu`` or ``tpu`` device, or JAX's own choice for None.
 
     Raises:
-        UserError: unknown name, or no such device here.
+        UserError: unknown name, or JAX sees no such device.
     """
     if name is None:
         return jax.devices()[0]
@@ -116,15 +118,17 @@ def load(
 
     Args:
         model: name of a shipped model, or a path, also in a bucket.
-        batch: windows a device call; by default 1 on CPU, where more gains nothing, and 32 else.
+        batch: windows a device call; by default 1 on CPU, where more gains nothing, else 32.
         device: ``cpu``, ``gpu`` or ``tpu``; by default whatever JAX prefers.
-        dtype: ``float32`` or ``bfloat16``; by default bfloat16 on accelerators, float32 on CPU.
+        dtype: compute dtype, ``float32`` or ``bfloat16``; by default bfloat16 on accelerators,
+            float32 on CPU.
 
     Raises:
         UserError: unknown model or device, a damaged bundle, or one that does not fit its method.
     """
     path = resolve(model)
     place = pick_device(device)
+    # Before anything compiles, so that all programs are cached.
     compilation.keep()
     metadata = bundles.read_metadata(path)
     try:
@@ -134,6 +138,7 @@ def load(
         raise UserError(f"{path}: {error}") from None
     if metadata.scale != method.scale:
         raise UserError(f"{path}: scale: expected {method.scale}, found {metadata.scale}")
+    # Only now the arrays: what the method expects of them is known from the metadata.
     params, metadata = bundles.read(path, method.shapes())
     _check_finite(params, path)
     size = (1 if place.platform == "cpu" else 32) if batch is None else batch

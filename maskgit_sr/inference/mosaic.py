@@ -1,7 +1,7 @@
-"""An image as tiles, and its restored tiles as an image again; everything on the host.
+"""Cutting of an image into windows and blending of the restored ones, all on the host.
 
-Whoever restores tiles in an order of their own (the upscaler, a server that fills its device calls
-from several requests, a distributed engine) needs only this and `Upscaler.run`.
+Callers that schedule windows themselves (the upscaler, a server that fills its device calls from
+several requests, a distributed engine) need only this and `Upscaler.run`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from maskgit_sr.ops.tiles import Blender, pad_reflect, plan_axis
 
 
 class Mosaic:
-    """Windows of one image in row-major order, out by `cut` and back, restored, by `add`.
+    """Windows of one image in row-major order: `cut` returns them, `add` takes them restored.
 
     The host holds the input, the output and one band of windows.
 
     Args:
         color: [H, W, 3] uint8, uint16, or float in [0, 1].
-        tile: how it is cut.
-        scale: of the restored windows.
-        confidence: the windows come with confidence.
+        tile: allowed sides and overlap of the windows.
+        scale: side of a restored window over that of a window.
+        confidence: True if restored windows come with confidence.
 
     Attributes:
-        side: of a window, in pixels of ``color``.
-        count: of windows.
+        side: side of a window, in pixels of the input.
+        count: number of windows.
         color: [scale·H, scale·W, 3] of the input's dtype, complete once every window was added.
         confidence: float32 [H, W] in [0, 1], or None without confidence.
     """
@@ -51,7 +51,7 @@ class Mosaic:
         self._scores = Blender(rows, columns, self.side, 1, 1, tile.variance)
 
     def cut(self, indices: Sequence[int]) -> np.ndarray:
-        """Returns those windows: float32 [n, side, side, 3] in [0, 1]."""
+        """Returns the windows of ``indices``: float32 [n, side, side, 3] in [0, 1]."""
         corners = [self._corners[index] for index in indices]
         side = self.side
         windows = np.stack([self._padded[y : y + side, x : x + side] for y, x in corners])
@@ -63,17 +63,18 @@ class Mosaic:
         confidence: np.ndarray | None = None,
         tokens: np.ndarray | None = None,
     ) -> None:
-        """Adds the next window in row-major order, restored.
+        """Blends the next restored window in, in row-major order.
 
         Args:
-            image: [scale·side, scale·side, 3]; colour need not be clipped.
-            confidence: [h, w], each cell of which covers side/h × side/w input pixels; required if
-                the mosaic has confidence.
+            image: float [scale·side, scale·side, 3]; values outside [0, 1] are clipped later.
+            confidence: [h, w], each cell covers side/h × side/w input pixels; required if the
+                mosaic has confidence.
             tokens: [h, w], or None where the method has none.
 
         Raises:
             UserError: the image holds values that are not finite.
         """
+        # Before blending: a cast to integers would hide what is not finite.
         if not np.isfinite(image).all():
             raise UserError("the model's output holds values that are not finite")
         for row, band in self._blender.add(image):
@@ -89,15 +90,16 @@ class Mosaic:
 
     @property
     def tokens(self) -> np.ndarray | None:
-        """int32 [rows, columns, h, w] of the windows, once every one was added; None without."""
+        """Tokens of all windows, int32 [rows, columns, h, w], once each was added, or None."""
         if not self._tokens:
             return None
         return np.stack(self._tokens).reshape(*self._grid, *self._tokens[0].shape)
 
 
 def quantize(band: np.ndarray, dtype: Any) -> np.ndarray:
-    """Intensities, clipped to [0, 1], as samples of `dtype`."""
+    """Returns intensities, clipped to [0, 1], as samples of `dtype`."""
     band = np.clip(band, 0, 1)
     if np.issubdtype(dtype, np.floating):
         return band.astype(dtype)
+    # Rounded: the cast alone would cut, which darkens by half a level on average.
     return np.rint(band * np.float32(peak(dtype))).astype(dtype)

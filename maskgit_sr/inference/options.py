@@ -1,4 +1,4 @@
-"""A method's own options from text, as a command line or a query string gives them."""
+"""Parsing of a method's options from the text of a command line or a query string."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from maskgit_sr.inference.upscaler import Upscaler
     from maskgit_sr.methods.base import RestoreOptions
 
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}  # bool("false") is True
 _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 
 def table(options: RestoreOptions) -> dict[str, Any]:
-    """Returns the options by name, without ``confidence``: what is returned is no choice of how."""
+    """Returns the options by name, without ``confidence``, a choice of what is returned."""
     found = dataclasses.asdict(options)
     del found["confidence"]
     return found
@@ -27,11 +27,11 @@ def split(words: Sequence[str] | None, **shortcuts: Any) -> dict[str, Any]:
     """Returns the options of a command line by name, for `parse`.
 
     Args:
-        words: ``NAME=VALUE`` each, as --option takes them.
-        **shortcuts: values of the flags that some options have; None where one was not given.
+        words: values of --option, ``NAME=VALUE`` each.
+        **shortcuts: values of options that have a flag of their own; None if not given.
 
     Raises:
-        UserError: a word without a name or an equals sign, or an option that is given twice.
+        UserError: a word without a name or an equals sign, or an option given twice.
     """
     found = {name: value for name, value in shortcuts.items() if value is not None}
     for word in words or ():
@@ -45,7 +45,7 @@ def split(words: Sequence[str] | None, **shortcuts: Any) -> dict[str, Any]:
 
 
 def parse(given: Mapping[str, Any], upscaler: Upscaler) -> dict[str, Any]:
-    """Returns the values of ``given``, text by name, with the types that the options have.
+    """Returns the values of ``given``, text by name, converted to the options' types.
 
     `Upscaler.options` checks the ranges.
 
@@ -61,7 +61,7 @@ def parse(given: Mapping[str, Any], upscaler: Upscaler) -> dict[str, Any]:
                 f"{name}: {upscaler.method.name} has no such option; "
                 f"expected one of {', '.join(known)}"
             )
-        kind = (get_args(hints[name]) or [hints[name]])[0]  # of `float | None` the float
+        kind = (get_args(hints[name]) or [hints[name]])[0]  # `float | None` → float
         text = str(value)
         try:
             found[name] = _BOOLEANS[text.lower()] if kind is bool else kind(text)

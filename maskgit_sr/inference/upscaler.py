@@ -1,4 +1,4 @@
-"""Any image in, restored image out: fixed-shape windows on the device, the rest on the host."""
+"""Restoration of images of any size: fixed-shape windows on the device, the rest on the host."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from maskgit_sr.methods.base import Method, Restored, RestoreOptions
 
 MAX_SCALE = 16.0
 MAX_PROGRAMS = 16
-"""Choices of options whose compiled programs an upscaler keeps, those used last."""
+"""Most option sets whose compiled programs an upscaler keeps; the least recently used go first."""
 Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Restoration:
-    """A restored picture.
+    """Result of `Upscaler.restore`.
 
     Attributes:
-        picture: the result.
+        picture: the restored picture.
         confidence: float32 [H, W] in [0, 1] at input size, or None.
         tokens: int32 [window rows, window columns, h, w], or None.
     """
@@ -45,7 +45,7 @@ class Restoration:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What :meth:`Upscaler.__call__` returns; ``image`` is of the kind that was put in."""
+    """Result of :meth:`Upscaler.__call__`; ``image`` has the type of the input."""
 
     image: PIL.Image.Image | np.ndarray
     confidence: np.ndarray | None
@@ -60,7 +60,10 @@ class Upscaler:
     windows.
 
     Args:
-        batch: windows a device call; a shorter last batch is filled up.
+        batch: windows a device call; a shorter last batch is padded.
+
+    Raises:
+        UserError: a batch below 1.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Upscaler:
             raise UserError(f"batch: expected at least 1, found {batch}")
         self.method, self.metadata, self.batch, self.device = method, metadata, batch, device
         self.params = jax.device_put(params, device)
+        # Options are static under jit, so that each choice of them is a program to be kept.
         self._compile = functools.lru_cache(MAX_PROGRAMS)(self._jit)
 
     def __call__(
@@ -85,11 +89,11 @@ class Upscaler:
         """Restores a PIL image of any mode or an array (uint8, uint16, float; 1 to 4 channels).
 
         Args:
-            scale: output side over input side; None: the method's own, which the network makes.
-                Any other is an antialiased resize of that.
-            seed: of whatever is drawn; the same seed gives the same image.
-            confidence: also return the confidence map; None: if the method provides one.
-            progress: is called with (windows done, windows in all).
+            scale: output side over input side, at most 16; None: the method's own, at which the
+                network works. Any other is an antialiased resize of its output.
+            seed: seed of all random draws; the same seed gives the same image.
+            confidence: True to return the confidence map; None: if the method provides one.
+            progress: called with (windows done, windows in all).
             **options: the method's own (`Method.options`), such as ``steps`` and ``temperature``
                 of RealSRT; None stands for the default.
 
@@ -120,7 +124,7 @@ class Upscaler:
         progress: Progress | None = None,
         **options: Any,
     ) -> Restoration:
-        """As :meth:`__call__`, for a decoded picture; dtype, alpha, grey, ICC and EXIF are kept."""
+        """Restores a decoded picture as :meth:`__call__`; keeps dtype, alpha, grey, ICC, EXIF."""
         scale = self.scale(scale)
         chosen = self.options(confidence=confidence, **options)
         mosaic = self.mosaic(picture, chosen)
@@ -137,10 +141,10 @@ class Upscaler:
         return Restoration(finish(picture, mosaic.color, scale), mosaic.confidence, mosaic.tokens)
 
     def scale(self, asked: float | None) -> float:
-        """Returns the scale asked for, or the method's own for None.
+        """Returns ``asked``, or the method's own scale for None.
 
         Raises:
-            UserError: it is out of range.
+            UserError: a scale out of range.
         """
         if asked is None:
             return float(self.method.scale)
@@ -149,7 +153,7 @@ class Upscaler:
         return asked
 
     def options(self, /, *, confidence: bool | None = None, **given: Any) -> RestoreOptions:
-        """Returns the static choices of :meth:`__call__`, checked.
+        """Returns the checked options of :meth:`__call__`, which are static under jit.
 
         Raises:
             UserError: an option that the method lacks, or one out of range.
@@ -172,14 +176,15 @@ class Upscaler:
         """Starts the restoration of at most `batch` windows; the results stay on the device.
 
         Args:
-            lr: float32 [n, side, side, 3] in [0, 1]; fewer than `batch` are filled up by the last.
-            indices: uint32 [n], of each window in its own image.
-            bases: [batch] keys, the same for all windows of an image; with its index they seed a
-                window.
+            lr: float32 [n, side, side, 3] in [0, 1]; padded to `batch` by the last window.
+            indices: uint32 [n], the window's index in its own image.
+            bases: [batch] keys, the same for all windows of an image; a window's key is folded from
+                it and the index.
 
         Returns:
-            Arrays of `batch` windows, of which the first n count.
+            Arrays of `batch` windows, of which the first n are valid.
         """
+        # Padded, since another batch size would compile another program.
         take = np.minimum(np.arange(self.batch), len(lr) - 1)
         arguments = jax.device_put((lr[take], indices[take], bases[take]), self.device)
         return self._compile(options)(self.params, *arguments)
@@ -191,22 +196,24 @@ class Upscaler:
         seed: int = 0,
         tick: Callable[[int], None] | None = None,
     ) -> Iterator[Mosaic]:
-        """Yields the mosaics, in order, each as soon as all its windows were added.
+        """Yields the mosaics in order, each as soon as all its windows were added.
 
         A device call takes windows of several mosaics of the same side, so that small images do not
-        leave it half empty; it runs while the one before is put together.
+        leave it half empty. It runs while the host blends the windows of the call before.
 
         Args:
-            tick: is told how many windows a call had.
+            tick: called with the number of windows of each device call.
         """
         places = ((mosaic, index) for mosaic in mosaics for index in range(mosaic.count))
         bases = jnp.broadcast_to(jax.random.key(seed), (self.batch,))
         waiting: tuple[list[tuple[Mosaic, int]], Restored] | None = None
+        # By side: a program takes windows of one side.
         for _, alike in itertools.groupby(places, key=lambda place: place[0].side):
             while part := list(itertools.islice(alike, self.batch)):
                 lr = np.concatenate([mosaic.cut([index]) for mosaic, index in part])
                 indices = np.array([index for _, index in part], np.uint32)
                 started = self.run(lr, indices, bases, options)
+                # Only once the next call is started, so that host and device work at the same time.
                 if waiting is not None:
                     yield from _add(*waiting, tick)
                 waiting = part, started
@@ -214,9 +221,10 @@ class Upscaler:
             yield from _add(*waiting, tick)
 
     def _jit(self, options: RestoreOptions) -> Any:
-        """Returns the jitted restoration; a window's index in its image seeds its samples."""
+        """Returns the jitted restoration with ``options``."""
 
         def run(params: Params, lr: jax.Array, indices: jax.Array, bases: jax.Array) -> Restored:
+            # By the index in the image, so that a window's place in a batch changes nothing.
             keys = jax.vmap(jax.random.fold_in)(bases, indices)
             return self.method.restore(params, lr, keys, options)
 
@@ -226,7 +234,7 @@ class Upscaler:
 def _add(
     places: Sequence[tuple[Mosaic, int]], started: Restored, tick: Callable[[int], None] | None
 ) -> Iterator[Mosaic]:
-    """Puts the windows of a call where they belong; yields the mosaics that this completes."""
+    """Adds the windows of a device call to their mosaics; yields those that are then complete."""
     restored = fetch(len(places), started)
     for (mosaic, index), window in zip(places, each(restored), strict=True):
         mosaic.add(*window)
@@ -237,26 +245,27 @@ def _add(
 
 
 def fetch(count: int, restored: Restored) -> Restored:
-    """Returns the first `count` windows on the host."""
+    """Waits for a device call and returns its first `count` windows as NumPy arrays."""
     return jax.tree.map(lambda part: part[:count], jax.device_get(restored))
 
 
 def each(restored: Restored) -> Iterator[tuple[Any, ...]]:
-    """Yields (image, confidence, tokens) of every window, None for what there is not."""
+    """Yields (image, confidence, tokens) of every window, None for those that are absent."""
     none = [None] * len(restored.image)
     return zip(*(none if part is None else part for part in restored), strict=True)
 
 
 def finish(picture: Picture, color: np.ndarray, scale: float) -> Picture:
-    """Returns `picture` with the network's output for colour, at `scale` times its own size."""
+    """Returns `picture` at `scale` times its size, with `color`, the network's output."""
     height, width = picture.color.shape[:2]
+    # A scale below 1 would leave nothing of a side of one pixel.
     out_height, out_width = (max(1, round(side * scale)) for side in (height, width))
     if (out_height, out_width) != color.shape[:2]:
         color = images.resize(color, out_height, out_width)
     alpha = picture.alpha
     if alpha is not None:
         alpha = images.resize(alpha, out_height, out_width)
-    if picture.grey:  # the network's slight tints are not part of a grey picture
+    if picture.grey:  # the network's slight tints are not part of a grey image
         luma = color.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
         color = quantize(luma / np.float32(peak(color.dtype)), color.dtype)[..., None].repeat(3, -1)
     return dataclasses.replace(picture, color=color, alpha=alpha)

@@ -19,12 +19,12 @@ _LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """State and data iterator of one run, saved together, asynchronously and atomically.
+    """Checkpoints of one run: state and data iterator together, asynchronous and atomic.
 
     Args:
-        keep: the newest so many stay,
-        best: and so many of the lowest score,
-        every: and those of steps that this divides; 0: none.
+        keep: number of newest checkpoints to keep.
+        best: number of checkpoints of the lowest score to keep as well.
+        every: keeps also the checkpoints of steps that this divides; 0: none.
     """
 
     def __init__(self, folder: epath.Path, keep: int = 2, best: int = 0, every: int = 0):
@@ -32,7 +32,7 @@ class Checkpoints:
         if best:
             policies.append(
                 preservation_policy.BestN(
-                    get_metric_fn=lambda metrics: -metrics["score"],
+                    get_metric_fn=lambda metrics: -metrics["score"],  # Orbax keeps the highest
                     n=best,
                     keep_checkpoints_without_metrics=False,
                 )
@@ -53,14 +53,19 @@ class Checkpoints:
         self._good = self._manager.latest_step()
 
     def save(self, state: TrainState, iterator: Any, score: float | None = None) -> None:
-        """Starts a save; the next save or :meth:`close` waits for it.
+        """Starts a save unless its step is there; the next save or :meth:`close` waits for it.
+
+        Args:
+            score: ranks the checkpoint for ``best``, lower being better; None: unranked.
 
         Raises:
             UserError: this or the last save failed, as on a full disk; earlier ones are whole.
         """
         step = int(state.step)
+        # Orbax raises for a step that it has, and a last step is saved in the loop and at its end.
         if step in self._manager.all_steps():
             return
+        # A failure of the save before is raised here, where it can still name the last whole one.
         self._wait()
         try:
             self._manager.save(
@@ -89,9 +94,9 @@ class Checkpoints:
         return UserError(f"{self._folder}: cannot write a checkpoint ({reason}); there is {last}")
 
     def restore(self, like: TrainState, iterator: Any) -> TrainState | None:
-        """The newest checkpoint that can be read, laid out as ``like``; None when there is none.
+        """Returns the newest readable checkpoint, sharded as ``like``; None if there is none.
 
-        ``iterator`` is moved to where it was. A checkpoint that any host cannot read is passed
+        Sets ``iterator`` to its saved position. A checkpoint that any host cannot read is passed
         over with a warning to the one before; once that is read, the unreadable ones are deleted,
         as Orbax would neither write their steps again nor any step before them.
 
@@ -114,6 +119,7 @@ class Checkpoints:
                 )["state"]
             except Exception as error:  # Orbax raises many kinds for a damaged checkpoint
                 trouble = str(error)
+            # Agreed on by all: hosts that went on from different steps would never meet again.
             if not watch.any_host(state is None):
                 for damaged in steps[:place]:
                     self._manager.delete(damaged)
@@ -129,10 +135,10 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for the save under way.
+        """Waits for the pending save and releases Orbax's threads.
 
         Raises:
-            UserError: it failed.
+            UserError: the save failed.
         """
         try:
             self._wait()

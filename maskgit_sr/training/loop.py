@@ -31,16 +31,16 @@ Validate = Callable[[Params], dict[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Where a run stands when it returns.
+    """State of a stage when `Trainer.run` returns.
 
     Attributes:
         first: steps done before this run.
-        step: steps done by this run and those before it.
-        finished: it was the last one.
-        groups: the file of the stage's groups.
-        pace: seconds a step in this run, checkpoints and panels included, compilation not; None if
+        step: steps done in all.
+        finished: the stage has taken its last step.
+        groups: path of the stage's exported groups.
+        pace: seconds a step in this run, with checkpoints and panels, without compilation; None if
             it took no step after its first.
-        interrupted: a signal has stopped it.
+        interrupted: SIGTERM stopped the run.
     """
 
     first: int
@@ -52,21 +52,22 @@ class Outcome:
 
 
 class Trainer:
-    """Runs one stage in ``workdir/<stage>``; a second call goes on where the first one stopped.
+    """Trains one stage in ``workdir/<stage>``; a second call resumes where the first one stopped.
 
     Args:
-        workdir: on this machine or in a bucket (gs://), which all hosts must reach.
+        workdir: local or in a bucket (gs://), reachable from all hosts.
         config: ``seed``, ``init`` (bundle or ""), ``mesh``, ``log_every``, ``panel_every``,
             ``validate_every``, ``checkpoint_every``, ``keep``, ``max_bad_steps``, ``profile`` and
             ``stages[stage]``: ``steps``, ``batch``, ``accumulate``, ``ema``, ``optimizer``,
             ``optimizers``.
         iterator: yields the arrays of `Stage.batch`, such as {"hr": [B, H, W, 3],
-            "lr": [B, H/s, W/s, 3]}, and what names the examples; has grain's state.
+            "lr": [B, H/s, W/s, 3]} in [0, 1], B of this host, and ``source`` and ``index`` of the
+            examples; its state can be saved by grain.
         validate: (groups with EMA weights) → scores, or None.
         panel_batch: {"hr", "lr"} of fixed images to draw, or None.
 
     Raises:
-        UserError: groups that the stage needs are not there.
+        UserError: unknown stage, or a mesh that does not cover the devices.
     """
 
     def __init__(
@@ -95,15 +96,17 @@ class Trainer:
         self._pace: float | None = None
 
     def run(self, max_seconds: float = float("inf"), at_least: float = 0.0) -> Outcome:
-        """Trains to the last step, until the time box is full or SIGTERM; leaves everything saved.
+        """Trains to the last step, the end of the time box or SIGTERM, and saves everything.
 
         Args:
-            at_least: seconds after the first step that the time box does not cut short, so that
-                the pace becomes known however long loading and compiling take.
+            max_seconds: time box, from the call on.
+            at_least: seconds of training after the first step that the time box does not cut, so
+                that the pace is known however long loading and compiling take.
 
         Raises:
             TrainingStopped: ``config.max_bad_steps`` steps in a row were not finite.
-            UserError: a checkpoint cannot be written or read.
+            UserError: a checkpoint cannot be written or read, or groups that the stage needs are
+                missing.
         """
         began = time.monotonic()
         self._timed = self._pace = None
@@ -126,15 +129,18 @@ class Trainer:
             with watch.StopSignal() as stop:
 
                 def over(step: int) -> bool:
+                    # Asking is a collective, so all hosts skip it at the same steps.
                     if jax.process_count() > 1 and step % watch.ASK_EVERY:
                         return False
                     end = began + max_seconds
                     if at_least:
+                        # No end before the first step: how long compiling takes is not known.
                         first_done = self._timed[1] if self._timed else float("inf")
                         end = max(end, first_done + at_least)
                     return watch.any_host(stop.asked() or time.monotonic() >= end)
 
                 state = self._steps(frozen, state, checkpoints, writer, over)
+                # One answer for all: a host that goes on to the next stage alone would hang there.
                 interrupted = watch.any_host(stop.asked())
             checkpoints.save(state, self.iterator)
         except BaseException:
@@ -145,7 +151,7 @@ class Trainer:
             writer.close()
         checkpoints.close()
 
-        # 3. what the stages after this one take over
+        # 3. the groups for later stages, after the checkpoint that a rerun would resume from
         step, seconds = int(state.step), spent + time.monotonic() - began
         path = self._export(frozen, state, step, seconds)
         _LOG.info("stage %s stopped at step %d of %d, groups in %s", self.name, step, steps, path)
@@ -159,7 +165,7 @@ class Trainer:
         writer: Writer,
         over: Callable[[int], bool],
     ) -> TrainState:
-        """Returns the state after the last step that was taken."""
+        """Takes the steps that are left; returns the state after the last one taken."""
         config, settings, step = self.config, self.settings, int(state.step)
         steps = settings.steps
         layout = jax.tree.map(lambda x: x.sharding, state)
@@ -173,7 +179,7 @@ class Trainer:
                     batch = next(self.iterator)
                 arrays = {name: batch[name] for name in self.stage.batch}
                 placed = sharding.put_batch(arrays, self.mesh)
-                if run_step is None:  # compiled here, so that the time is not taken for a step's
+                if run_step is None:  # ahead of time, so that compiling is not timed as a step
                     run_step = jitted.lower(state, frozen, placed).compile()
                     flops = (run_step.cost_analysis() or {}).get("flops", 0.0)
                     clock.restart()
@@ -185,6 +191,7 @@ class Trainer:
                     self._timed = step, time.monotonic()
                 broken.add(step, batch, metrics["in_a_row"])
                 if step % config.log_every == 0 or step == steps:
+                    # float() waits for the device, so only the steps that are logged do it.
                     scalars = {name: float(value) for name, value in metrics.items()}
                     scalars["skipped_steps"] = int(state.skipped)
                     self._log(writer, step, scalars, len(arrays[self.stage.batch[0]]), clock, flops)
@@ -193,10 +200,13 @@ class Trainer:
                     self._draw(writer, step, frozen, state)
                 if step % config.validate_every == 0 or step == steps:
                     score = self._score(writer, step, frozen, state)
+                # A scored step is saved too: only a saved one can be kept as the best.
                 if step % config.checkpoint_every == 0 or (score is not None and config.keep.best):
                     checkpoints.save(state, self.iterator, score)
+            # The last steps' outcomes were not looked at yet (watch._LAG).
             broken.finish()
             if self._timed is not None and step > self._timed[0]:
+                # The host runs ahead; the pace is the device's.
                 jax.block_until_ready(state.step)
                 self._pace = (time.monotonic() - self._timed[1]) / (step - self._timed[0])
         except KeyboardInterrupt:  # between steps the state is whole; within one it is donated
@@ -214,7 +224,7 @@ class Trainer:
         clock: _Clock,
         flops: float,
     ) -> None:
-        """Writes a step's scalars with rates since the last time; ``batch`` is this host's."""
+        """Writes a step's scalars and the rates since the last call; ``batch`` of this host."""
         seconds, waited = clock.lap(step)
         rate = optimizers.schedule(self.settings.optimizer, self.settings.steps)
         scalars |= {
@@ -231,7 +241,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _profiled(self, step: int, writer: Writer) -> Iterator[None]:
-        """Writes a trace of the steps from ``config.profile.start`` on, ``profile.steps`` many."""
+        """Traces ``config.profile.steps`` steps from step ``config.profile.start`` on."""
         profile = self.config.profile
         if profile.steps and step == profile.start:
             jax.profiler.start_trace(str(writer.folder / "profile"))
@@ -242,7 +252,7 @@ class Trainer:
             _LOG.info("trace of %d steps in %s", profile.steps, writer.folder / "profile")
 
     def _prepare(self) -> tuple[Params, TrainState]:
-        """Returns the frozen groups and the state at step 0, both in their place on the mesh."""
+        """Returns the frozen groups and the state at step 0, both sharded over the mesh."""
         sources = weights.Sources(self.method, self.name, self.workdir, self.config.init)
         frozen, self._facts = sources.frozen()
         continued, given = sources.initial()
@@ -252,7 +262,7 @@ class Trainer:
             params, stats = sources.start(key, frozen, continued, given)
             return create(self.stage, params, stats, self.optimizers, self.config.seed)
 
-        # Shapes first: the state is made where it will lie, never whole on one device.
+        # Shapes first: each device makes its shards, the state is never whole on one.
         shapes = jax.eval_shape(build, frozen, continued, given)
         layout = sharding.shardings(shapes, self.mesh)
         state = jax.jit(build, out_shardings=layout)(frozen, continued, given)
@@ -264,7 +274,7 @@ class Trainer:
         return parameter_overview.get_parameter_overview(state.params, include_stats=False)
 
     def groups(self, frozen: Params, state: TrainState) -> Params:
-        """Returns the bundle's groups as they stand: frozen ones, and the EMA of trained ones."""
+        """Returns the bundle's groups: frozen ones as they are, trained ones by their EMA."""
         known = {group: frozen[group] for group in self.method.groups if group in frozen}
         return self.stage.finish(weights.merged(known, state.ema), state.stats)
 
@@ -274,6 +284,7 @@ class Trainer:
         if not hasattr(self, "_panel"):
             self._panel = jax.jit(self.stage.panel)
         params = {**frozen, **self.groups(frozen, state)}
+        # A fixed key: panels of two steps differ by the weights alone.
         images = self._panel(params, self.panel_batch, jax.random.key(0))
         writer.panel(step, self.name, self._on_host(images))
         for group, stats in state.stats.items():
@@ -281,7 +292,7 @@ class Trainer:
                 writer.histogram(step, f"{group}/counts", self._on_host(stats["counts"]))
 
     def _score(self, writer: Writer, step: int, frozen: Params, state: TrainState) -> float | None:
-        """Writes all scores; returns the one that ranks checkpoints, lower being better."""
+        """Writes all scores; returns LPIPS, which ranks checkpoints, lower being better."""
         if self.validate is None:
             return None
         scores = self.validate(self.groups(frozen, state))
@@ -290,7 +301,7 @@ class Trainer:
         return scores.get("lpips")
 
     def _on_host(self, tree: Any) -> Any:
-        """Returns a tree as NumPy arrays, all-gathered over hosts and devices."""
+        """Returns a tree as NumPy arrays, all-gathered. Collective: every host must call it."""
         whole = NamedSharding(self.mesh, PartitionSpec())
         return jax.tree.map(np.asarray, jax.device_put(tree, whole))
 
@@ -309,6 +320,7 @@ class Trainer:
             training=self._facts | {self.name: facts},
         )
         path = weights.stage_file(self.workdir, self.name)
+        # Gathered by all hosts, as a collective must be, and written by one.
         exported = self._on_host({group: groups[group] for group in self.stage.exports})
         if jax.process_index() == 0:
             bundles.write(path, exported, metadata)
@@ -317,14 +329,14 @@ class Trainer:
 
 
 class _Clock:
-    """Seconds a step between two laps, and the share of them spent waiting for data."""
+    """Times the steps between two laps, and how much of it was waiting for data."""
 
     def __init__(self, step: int):
         self._step, self._waited = step, 0.0
         self.restart()
 
     def restart(self) -> None:
-        """Leaves out what has passed, such as compilation."""
+        """Begins the lap anew, so that what has passed, such as compilation, does not count."""
         self._mark, self._waited = time.monotonic(), 0.0
 
     @contextlib.contextmanager

@@ -11,28 +11,34 @@ import optax
 
 
 def schedule(config: Any, steps: int) -> optax.Schedule:
-    """Linear warm-up, then cosine from ``learning_rate`` to ``final_learning_rate``."""
+    """Returns a linear warm-up, then a cosine from ``learning_rate`` to the final one.
+
+    Args:
+        config: ``learning_rate``, ``final_learning_rate`` and ``warmup`` in steps.
+        steps: length of the whole schedule, warm-up included.
+    """
     found = optax.warmup_cosine_decay_schedule(
         0.0 if config.warmup else config.learning_rate,
         config.learning_rate,
         config.warmup,
-        max(steps, config.warmup + 1),
+        max(steps, config.warmup + 1),  # optax refuses a cosine of no steps
         config.final_learning_rate,
     )
     return _promoting(found)
 
 
 def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function of optax under standard dtype promotion: it mixes floats and counts."""
+    """Returns a function of optax that runs under standard dtype promotion."""
 
     def call(*args: Any) -> Any:
-        with jax.numpy_dtype_promotion("standard"):
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes float32 and integer counts
             return function(*args)
 
     return call
 
 
 def _decays(params: Any) -> Any:
+    # Vectors are norm scales and biases, which decay would pull to 0.
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
@@ -40,8 +46,9 @@ def for_groups(settings: Any, groups: Iterable[str]) -> dict[str, optax.Gradient
     """Returns an optimizer for each trained group.
 
     Args:
-        settings: of a stage: ``steps``, ``optimizer``, and ``optimizers``, what is different for
-            single groups by their names.
+        settings: a stage's ``steps``, ``optimizer``, and ``optimizers``, the fields that single
+            groups override, by group.
+        groups: names of groups, or paths of parts of groups.
     """
     found = {}
     for group in groups:
@@ -51,9 +58,10 @@ def for_groups(settings: Any, groups: Iterable[str]) -> dict[str, optax.Gradient
 
 
 def build(config: Any, steps: int) -> optax.GradientTransformation:
-    """AdamW (Adam when ``weight_decay`` is 0) behind a global-norm clip; decay on matrices only."""
+    """Returns AdamW (Adam if ``weight_decay`` is 0) after a global-norm clip (0: none)."""
     parts = []
     if config.clip:
+        # Before Adam, whose updates no longer have the gradient's size.
         parts.append(optax.clip_by_global_norm(config.clip))
     parts.append(
         optax.adamw(

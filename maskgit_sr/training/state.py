@@ -1,4 +1,4 @@
-"""The training state and the step that updates it, for any stage of any method."""
+"""Training state, and the step that updates it, for any stage of any method."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Optimizers = dict[str, optax.GradientTransformation]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything a run needs to go on bit for bit, but for the data iterator.
+    """All that a run resumes from bit for bit, except the data iterator.
 
     Attributes:
-        step: steps done, int32, those that were skipped included.
-        skipped: steps that changed nothing because something in them was not finite, int32.
-        in_a_row: how many of them were the last ones, int32.
+        step: steps done, int32, skipped ones included.
+        skipped: steps that changed nothing because a metric or gradient was not finite, int32.
+        in_a_row: skipped steps since the last one that was not, int32.
         params: trained groups, or parts of groups by path.
-        ema: moving average of those that belong to a group that the stage exports.
-        stats: updated but not trained (codebook EMA).
+        ema: exponential moving average of ``params``, of groups that the stage exports.
+        stats: statistics that are updated but not trained (codebook EMA).
         optimizer: optimizer state by group.
-        key: base PRNG key data; a step's key is folded from it and the step number.
+        key: base PRNG key data; a step folds its number into it.
     """
 
     step: jax.Array
@@ -47,7 +47,7 @@ class TrainState:
 def create(
     stage: Stage, params: Params, stats: Params, optimizers: Optimizers, seed: int
 ) -> TrainState:
-    """A fresh state at step 0; to be jitted with out_shardings."""
+    """Returns a fresh state at step 0; to be jitted with out_shardings."""
     trained = {path: params[path] for path in stage.trains}
     exported = [path for path in trained if path.partition("/")[0] in stage.exports]
     return TrainState(
@@ -55,6 +55,7 @@ def create(
         skipped=jnp.int32(0),
         in_a_row=jnp.int32(0),
         params=trained,
+        # copied: the step donates both, and a buffer can be donated once only
         ema={path: jax.tree.map(jnp.copy, trained[path]) for path in exported},
         stats={group: stats[group] for group in stage.fresh_stats},
         optimizer={path: optimizers[path].init(trained[path]) for path in stage.trains},
@@ -74,11 +75,11 @@ def make_step(
     A step in which a metric or a gradient is not finite changes nothing but the counters.
 
     Args:
-        accumulate: microbatches that a batch is worked through in, one after the other, in each
-            phase; gradients and metrics are their means. What a loss takes over its whole batch
-            (batch statistics, the codebook's counts, random keys) it takes over each microbatch:
-            the codebook moves that many times a step.
-        layout: shardings of the state, which it keeps; None: those that the compiler chooses.
+        ema_decay: decay of the moving average after the first steps, in [0, 1).
+        accumulate: microbatches of a batch in each phase, whose gradients and metrics are averaged.
+            What a loss takes over its whole batch (batch statistics, the codebook's counts, random
+            keys) it takes over each microbatch: the codebook moves that many times a step.
+        layout: shardings that the state keeps; None: those that the compiler chooses.
             FSDP-sharded parameters are all-gathered where they are used; left to itself, XLA
             splits the arithmetic along with them instead (docs/scaling.md).
     """
@@ -89,10 +90,12 @@ def make_step(
             return groups
         return jax.lax.with_sharding_constraint(groups, sharding.gathered(groups, mesh))
 
+    # Out as it came in: a step compiled ahead of time takes the state in one layout only.
     @partial(jax.jit, donate_argnums=0, out_shardings=None if layout is None else (layout, None))
     def step(
         state: TrainState, frozen: Params, batch: Batch
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        # A function of seed and step alone: a resumed run draws what an unbroken one would.
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         params, stats = dict(state.params), state.stats
         optimizer = dict(state.optimizer)
@@ -112,7 +115,7 @@ def make_step(
                     {group: params[group] for group in phase.groups}
                 )
 
-            # The statistics pass from phase to phase: the second one sees what the first has moved.
+            # Statistics pass from phase to phase: the second one starts from the first one's.
             grads, found, stats, carry = _over_microbatches(
                 gradient, stats, batch, phase_key, accumulate
             )
@@ -122,9 +125,10 @@ def make_step(
                 )
                 params[group] = optax.apply_updates(params[group], updates)
                 metrics[f"{group}/gradient_norm"] = optax.tree.norm(grads[group])
+            # What a phase hands on is data to the next one, whose gradient is of its own groups.
             batch.update(jax.lax.stop_gradient(carry))
             metrics |= {f"{name}/{k}": v for k, v in found.items()}
-        # Early steps average over what there has been, so that the start does not linger.
+        # A smaller decay at first, so that the initial weights do not linger in the average.
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema = {
             group: jax.tree.map(
@@ -132,6 +136,7 @@ def make_step(
             )
             for group in state.ema
         }
+        # The metrics hold the gradients' norms, which are not finite if any gradient is not.
         good = jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in metrics.values()]))
         new = (params, ema, stats, optimizer)
         old = (state.params, state.ema, state.stats, state.optimizer)
@@ -139,6 +144,7 @@ def make_step(
         bad = jnp.where(good, 0, 1)
         in_a_row = (state.in_a_row + bad) * bad
         metrics["in_a_row"] = in_a_row
+        # A skipped step counts: its key and its batch are not used again.
         counters = (state.step + 1, state.skipped + bad, in_a_row)
         return TrainState(*counters, kept[0], kept[1], kept[2], kept[3], state.key), metrics
 
@@ -146,10 +152,10 @@ def make_step(
 
 
 def _microbatches(batch: dict[str, Any], count: int) -> dict[str, Any]:
-    """[B, …] → [count, B / count, …].
+    """Returns arrays [B, …] as microbatches [count, B / count, …].
 
-    A microbatch takes its share of what every device holds: cut along the batch, it would lie on
-    some devices only.
+    Each microbatch takes its share of what every device holds: contiguous slices of the batch would
+    lie on some devices only.
     """
     if count == 1:
         return batch
@@ -163,7 +169,7 @@ def _over_microbatches(
     key: jax.Array,
     count: int,
 ) -> tuple[Params, dict[str, jax.Array], Params, dict[str, jax.Array]]:
-    """Returns (mean gradient, mean metrics, last statistics, carry of each microbatch)."""
+    """Returns (mean gradients, mean metrics, last statistics, carry by microbatch)."""
     if count == 1:
         grads, result = gradient(stats, batch, key)
         return grads, result.metrics, result.stats, result.carry
@@ -178,6 +184,7 @@ def _over_microbatches(
         total = jax.tree.map(jnp.add, total, (grads, result.metrics))
         return (total, result.stats), result.carry
 
+    # A scan, so that one microbatch's activations are in memory at a time.
     (total, stats), carry = jax.lax.scan(add, (zeros, stats), (batch, jax.random.split(key, count)))
     grads, metrics = jax.tree.map(lambda x: x / count, total)
     return grads, metrics, stats, carry

@@ -22,27 +22,27 @@ PEAK_TFLOPS = {
     "TPU v5p": 459,
     "TPU v5 lite": 197,
     "TPU v5e": 197,
-    "TPU v5": 459,  # how some versions of JAX call a v5p
+    "TPU v5": 459,  # a v5p in some versions of JAX; after the longer names, which it would match
     "TPU v4": 275,
 }
-"""Dense bfloat16 (V100: float16) TFLOP/s of a device, by a part of its ``device_kind``, of which
-the first that fits counts; from the makers' data sheets."""
+"""Dense bfloat16 (V100: float16) TFLOP/s of a device, from data sheets, by a substring of its
+``device_kind``; the first match counts."""
 
 ASK_EVERY = 8  # steps between two collectives on whether to stop, where there are several hosts
 _LAG = 4  # steps that the device may be ahead of the host's check, which would wait for it
 
 
 class TrainingStopped(RuntimeError):
-    """Training cannot go on by itself; the message is for a person."""
+    """Raised when training cannot continue by itself; the message tells a person why."""
 
 
 class BrokenSteps:
-    """Stops a run after so many steps in a row that were not finite.
+    """Stops a run after ``limit`` non-finite steps in a row.
 
-    A step's outcome is looked at a few steps later, so that the device is never waited for.
+    A step's outcome is read a few steps later, so that the host never waits for the device.
 
     Args:
-        limit: how many steps in a row are too many.
+        limit: number of non-finite steps in a row that ends the run.
     """
 
     def __init__(self, limit: int):
@@ -51,14 +51,14 @@ class BrokenSteps:
         self._examples: deque[str] = deque(maxlen=limit)
 
     def add(self, step: int, batch: Mapping[str, np.ndarray], in_a_row: jax.Array) -> None:
-        """Takes note of a step that was started.
+        """Records a step that was started, and reads the outcome of an earlier one.
 
         Args:
-            batch: ``index`` and ``source`` of its examples, where the data has them.
-            in_a_row: the state's counter after it.
+            batch: holds ``index`` and ``source`` of its examples, where the data has them.
+            in_a_row: `TrainState.in_a_row` after the step.
 
         Raises:
-            TrainingStopped: too many were broken; names the examples of each.
+            TrainingStopped: the limit is reached; names the examples of each step.
         """
         ids = {name: batch[name] for name in ("source", "index") if name in batch}
         self._waiting.append((step, ids, in_a_row))
@@ -66,13 +66,13 @@ class BrokenSteps:
             self._look()
 
     def finish(self) -> None:
-        """Looks at all that were started; raises as :meth:`add` does."""
+        """Reads the outcomes of all steps that were started; raises as :meth:`add` does."""
         while self._waiting:
             self._look()
 
     def _look(self) -> None:
         step, ids, counter = self._waiting.popleft()
-        count = int(counter)
+        count = int(counter)  # waits until the device has done that step
         if not count:
             self._examples.clear()
             return
@@ -87,7 +87,7 @@ class BrokenSteps:
 
 
 class StopSignal:
-    """Within it, SIGTERM asks the run to stop instead of ending the process."""
+    """Context in which SIGTERM requests a shutdown instead of ending the process."""
 
     def __enter__(self) -> StopSignal:
         self._asked = threading.Event()
@@ -101,6 +101,7 @@ class StopSignal:
             signal.signal(signal.SIGTERM, self._before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        # Only a flag: the state can be saved between steps, within one it is donated.
         self._asked.set()
 
     def asked(self) -> bool:
@@ -123,12 +124,17 @@ def from_first_host(value: float) -> float:
 
 
 def of_kind(table: Mapping[str, float], kind: str) -> float | None:
-    """Returns the entry of a table like ``PEAK_TFLOPS`` for a ``device_kind``, or None."""
+    """Returns the entry of a table such as ``PEAK_TFLOPS`` for a ``device_kind``, or None."""
     return next((value for name, value in table.items() if name in kind), None)
 
 
 def utilization(flops: float, seconds: float) -> dict[str, float]:
-    """Returns TFLOP/s of a device and, where its peak is known, MFU; ``flops`` of one device."""
+    """Returns TFLOP/s of a device and, if its peak is known, its MFU.
+
+    Args:
+        flops: FLOPs of a step on one device.
+        seconds: time of a step.
+    """
     rate = flops / seconds / 1e12
     peak = of_kind(PEAK_TFLOPS, jax.local_devices()[0].device_kind)
     found = {"tflops_per_device": rate}
@@ -136,7 +142,7 @@ def utilization(flops: float, seconds: float) -> dict[str, float]:
 
 
 def device_memory() -> dict[str, float]:
-    """Returns GiB in use and the peak, of this host's first device; {} where it does not tell."""
+    """Returns GiB in use and at the peak of this host's first device; {} if it reports none."""
     stats: dict[str, Any] = jax.local_devices()[0].memory_stats() or {}
     names = {"bytes_in_use": "memory_gib", "peak_bytes_in_use": "peak_memory_gib"}
     return {names[key]: stats[key] / 2**30 for key in names if key in stats}

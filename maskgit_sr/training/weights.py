@@ -1,4 +1,4 @@
-"""Where a stage's weights come from, and where it leaves them for the stages after it."""
+"""Sources of a stage's weights, and the file that it leaves for later stages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def stage_file(workdir: epath.Path, stage: str) -> epath.Path:
-    """Returns the path where a stage leaves its groups for the stages after it."""
+    """Returns the path of the groups that a stage exports for later stages."""
     return workdir / stage / "groups.safetensors"
 
 
@@ -27,7 +27,7 @@ def part(groups: Params, path: str) -> Params:
     """Returns the subtree at ``group`` or ``group/inner/path``.
 
     Raises:
-        KeyError: there is none.
+        KeyError: no such subtree.
     """
     for name in path.split("/"):
         groups = groups[name]
@@ -35,7 +35,7 @@ def part(groups: Params, path: str) -> Params:
 
 
 def merged(groups: Params, parts: Mapping[str, Params]) -> Params:
-    """Returns ``groups`` with the subtrees of ``parts`` in place of theirs; nothing is mutated."""
+    """Returns ``groups`` with subtrees replaced by those of ``parts``; nothing is mutated."""
     for path, tree in parts.items():
         group, _, inner = path.partition("/")
         new = merged(groups.get(group, {}), {inner: tree}) if inner else tree
@@ -44,7 +44,9 @@ def merged(groups: Params, parts: Mapping[str, Params]) -> Params:
 
 
 def collect(sources: Iterable[epath.Path], groups: Iterable[str]) -> tuple[Params, dict[str, Any]]:
-    """Reads ``groups`` from stage files or bundles, the first file that has a group giving it.
+    """Reads each of ``groups`` from the first of the stage files or bundles that has it.
+
+    Files that do not exist are passed over.
 
     Returns:
         (groups found, training facts of the files by stage).
@@ -58,7 +60,7 @@ def collect(sources: Iterable[epath.Path], groups: Iterable[str]) -> tuple[Param
         params, metadata = bundles.read(path)
         for group in wanted & params.keys() - found.keys():
             found[group] = params[group]
-        facts = metadata.training | facts
+        facts = metadata.training | facts  # of facts, too, the first file's count
     return found, facts
 
 
@@ -73,30 +75,32 @@ def require(found: Params, needed: Iterable[str], where: epath.Path) -> None:
 
 
 class Sources:
-    """The files of a run that hold weights: those of its stages, and the bundle it began from.
+    """Weight files of a run: those of its stages, and the bundle that it started from.
 
     Args:
-        stage: the stage that is about to train.
+        stage: name of the stage to be trained.
         init: path of a bundle, or "".
 
     Raises:
-        UserError: no such bundle.
+        UserError: the bundle is missing or unreadable.
     """
 
     def __init__(self, method: Method, stage: str, workdir: epath.Path, init: str):
         self.method, self.workdir = method, workdir
         self.stage: Stage = method.stages[stage]
         names = list(method.stages)
+        # Latest stage first, since `collect` takes a group from the first file that has it.
         self._stages = [stage_file(workdir, name) for name in reversed(names)]
+        # A rerun must not continue from its own file or a later stage's.
         self._earlier = self._stages[len(names) - names.index(stage) :]
         self._init = [paths.absolute(init)] if init else []
         for path in self._init:
-            bundles.read_metadata(path)  # `collect` passes over files that are not there
+            bundles.read_metadata(path)  # raises; `collect` passes over files that are not there
 
     def frozen(self) -> tuple[Params, dict[str, Any]]:
         """Returns the groups that the stage needs, and the training facts of all files.
 
-        A later stage may have gone on with a group, so that the last one that has it counts.
+        A later stage may have trained a group further, so the latest stage that has it counts.
 
         Raises:
             UserError: a group is missing.
@@ -106,7 +110,7 @@ class Sources:
         return {group: found[group] for group in self.stage.needs}, facts
 
     def initial(self) -> tuple[Params, Params]:
-        """Returns (continued parts, groups of the bundle), which both replace fresh weights.
+        """Returns (continued parts, groups of the bundle), both of which replace fresh weights.
 
         Raises:
             UserError: a group that the stage continues is missing.
@@ -125,11 +129,11 @@ class Sources:
         return continued, given
 
     def start(self, key: jax.Array, frozen: Params, continued: Params, given: Params) -> Any:
-        """Returns the stage's first (params, stats), a pure function to be jitted.
+        """Returns the stage's initial (params, stats); pure, to be jitted.
 
-        Fresh weights, then what `Stage.start` makes of them. Of that are replaced: groups that the
-        stage continues, by those of an earlier stage, or else of the bundle; all others that the
-        bundle has. A stage of this run is newer than the bundle that the run began from.
+        Fresh weights pass through `Stage.start`. Then groups that the stage continues are replaced
+        by those of an earlier stage or else of the bundle, and others by the bundle's if it has
+        them. A stage of this run is newer than the bundle that the run started from.
         """
         stage, method = self.stage, self.method
         whole = (path for path in (*stage.trains, *stage.fresh_stats) if "/" not in path)
@@ -141,7 +145,7 @@ class Sources:
 
 
 def fits(initial: Params, fresh: Params) -> bool:
-    """Returns True if all that a bundle has of a group is in a fresh one, of the same shapes."""
+    """Returns True if a fresh group has every array of a bundle's, with the same shape."""
     known = flatten(fresh)
     return all(
         name in known and known[name].shape == leaf.shape for name, leaf in flatten(initial).items()

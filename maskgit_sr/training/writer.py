@@ -1,4 +1,4 @@
-"""Scalars and image panels, to TensorBoard and to a JSONL file."""
+"""Writer of scalars and image panels to TensorBoard and a JSONL file."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from tensorboardX import SummaryWriter
 from maskgit_sr import paths
 
 _LOG = logging.getLogger(__name__)
-_SECONDS = 60.0  # between two copies to a bucket
+_SECONDS = 60.0  # between two copies to a bucket, each of which sends files whole
 _BYTES = 32 * 2**20  # an event file of this size is closed: buckets take whole files only
 _ORDER = ("lr", "output", "hr", "confidence")  # jit hands dictionaries back sorted by name
 
 
 class Writer:
-    """``scalars.jsonl`` has one object a line; the images go to TensorBoard only.
+    """Writes scalars to ``scalars.jsonl``, an object a line, and to TensorBoard; images there only.
 
-    In a bucket, where nothing can be appended, the files are those of a local folder that are
-    copied there every minute and on closing.
+    A bucket's files cannot be appended to: they are written to a local folder and copied to the
+    bucket every minute and on closing.
 
     Args:
-        folder: on this machine or in a bucket; may hold the files of an earlier start.
-        silent: writes nothing, as all hosts but one must.
+        folder: local or in a bucket; may hold the files of an earlier start.
+        silent: writes nothing, for all hosts but one.
 
     Attributes:
-        folder: where the files are written; others put there, such as traces, go the same way.
+        folder: local folder of the files; others put there, such as traces, are copied as well.
     """
 
     def __init__(self, folder: paths.PathLike, silent: bool = False):
@@ -41,6 +41,7 @@ class Writer:
         self.folder = Path(folder) if self._bucket is None else Path(tempfile.mkdtemp())
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = self.folder / "scalars.jsonl"
+        # Fetched first: the next copy overwrites the bucket's file, earlier starts' lines too.
         if self._bucket is not None and not silent and (self._bucket / lines.name).exists():
             (self._bucket / lines.name).copy(lines)
         self._silent, self._copied, self._when = silent, dict[Path, int](), time.monotonic()
@@ -54,7 +55,7 @@ class Writer:
         )
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Writes every value under its name."""
+        """Writes the scalars of a step, by name."""
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
@@ -68,7 +69,8 @@ class Writer:
                 self._board = self._events()
 
     def _copy(self, bucket: epath.Path) -> bool:
-        """Copies what has grown; a bucket out of reach is told of and tried again later."""
+        """Copies files that have grown; False, with a warning, if the bucket is out of reach."""
+        # Also where it fails: a bucket out of reach must not cost time at every line.
         self._when = time.monotonic()
         try:
             for path in sorted(self.folder.rglob("*")):
@@ -83,13 +85,13 @@ class Writer:
         return True
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
-        """The distribution of ``values``, to TensorBoard."""
+        """Writes the distribution of ``values``, of any shape, to TensorBoard."""
         self._board.add_histogram(name, values.reshape(-1), step)
 
     def panel(self, step: int, name: str, images: dict[str, np.ndarray]) -> None:
-        """One picture: a row an example, a column for each entry of ``images`` [B, H, W, 3].
+        """Writes one image: a row an example, a column an entry of ``images`` [B, H, W, 3].
 
-        Columns read input, output, target, confidence; entries of other names come after them.
+        Columns are LR, output, HR and confidence, then entries of other names.
         """
         rank = {name: place for place, name in enumerate(_ORDER)}
         images = dict(sorted(images.items(), key=lambda item: rank.get(item[0], len(rank))))
@@ -99,7 +101,7 @@ class Writer:
         self._board.flush()
 
     def close(self) -> None:
-        """Flushes both; copies them to the bucket and removes the local ones if they arrived."""
+        """Closes both files; deletes the local ones once they are copied to the bucket."""
         self._board.close()
         self._lines.close()
         if self._bucket is not None and self._copy(self._bucket):
@@ -107,7 +109,7 @@ class Writer:
 
 
 def tile_panel(images: dict[str, np.ndarray]) -> np.ndarray:
-    """{name: [B, H, W, 3] in [0, 1]} → uint8 [B·H, columns·W, 3]."""
+    """Returns {name: [B, H, W, 3] in [0, 1]} as one image, uint8 [B·H, columns·W, 3]."""
     columns = [np.concatenate(list(np.asarray(batch)), axis=0) for batch in images.values()]
     grid = np.concatenate(columns, axis=1)
     return np.rint(np.clip(grid, 0, 1) * 255).astype(np.uint8)
