@@ -1,4 +1,4 @@
-"""A degradation as a record: the steps, in order, with every parameter that was drawn.
+"""Degradations as records: the steps, in order, with every parameter that was drawn.
 
 `Degradation.apply` turns one HR image into the same LR image every time, bit for bit on one
 version of OpenCV; `to_dict` and `from_dict` carry a record through JSON without loss; `str` gives
@@ -74,6 +74,7 @@ class GaussianNoise:
     seed: int
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        # A stored seed, not the generator of the draws: the record gives the same noise each time.
         rng = np.random.default_rng(self.seed)
         noisy = operations.gaussian_noise(image, self.sigma / 255, rng, grey=self.grey)
         return np.clip(noisy, 0, 1, out=noisy)
@@ -131,7 +132,7 @@ class Jpeg:
 
 Step = Sharpen | Blur | Resize | GaussianNoise | CorrelatedNoise | PoissonNoise | Jpeg
 
-# What a step is called in JSON.
+# Names of the steps in JSON. Files of records hold them, so they must not change.
 _NAMES: dict[str, type] = {
     "sharpen": Sharpen,
     "blur": Blur,
@@ -180,19 +181,20 @@ class Degradation:
                 f"degradation drawn for {self.height}x{self.width} RGB, got shape {hr.shape}"
             )
         image = unit(hr) if hr.dtype == np.uint8 else hr
+        # Float32 between the steps: 8 bits only where JPEG and shot noise need them, and last.
         for step in self.steps[1:] if sharpened else self.steps:
             image = step(image)
         return operations.to_bytes(image)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
+        """Returns the record as a JSON-ready dict."""
         names = {kind: name for name, kind in _NAMES.items()}
         steps = [{"step": names[type(step)], **dataclasses.asdict(step)} for step in self.steps]
         return {"height": self.height, "width": self.width, "scale": self.scale, "steps": steps}
 
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> Degradation:
-        """The record that `to_dict` described.
+        """Returns the record that `to_dict` made.
 
         Raises:
           ValueError: an unknown step, or parameters that a step does not take.
@@ -214,7 +216,7 @@ def _step(entry: Mapping[str, Any]) -> Step:
         raise ValueError(f"unknown step {name!r}, expected one of {', '.join(_NAMES)}")
     if name == "blur":
         fields["kernel"] = Kernel(**fields["kernel"])
-    if name == "correlated_noise":
+    if name == "correlated_noise":  # JSON gives lists, with which a record could not be hashed
         fields["covariance"] = tuple(tuple(row) for row in fields["covariance"])
     step = _NAMES[name](**fields)
     _check_types(step)
@@ -223,6 +225,7 @@ def _step(entry: Mapping[str, Any]) -> Step:
 
 def _check_types(record: Any) -> None:
     """Raises TypeError where a number, text or truth value is something else."""
+    # Exact types, since True is an int; annotations are text in this module (see its first import).
     kinds = {"float": (float, int), "int": (int,), "str": (str,), "bool": (bool,)}
     for entry in dataclasses.fields(record):
         value = getattr(record, entry.name)

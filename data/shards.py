@@ -119,6 +119,7 @@ class Shards:
             shard = {"file": name, "examples": len(packed), "bytes": size}
         part: dict[str, Any] = {"shard": shard, "pictures": [p.row() for p in pictures]}
         part["examples"] = [row for row, _ in found]
+        # After the shard: without its rows a resumed run writes it again.
         paths.write(self.folder / f"part-{self._parts:05}.json", json.dumps(part))
         self._keep(part)
 
@@ -140,6 +141,8 @@ class Shards:
             "licences": Counter(example["licence"] for example in self.examples),
             "shards": self.shards,
         }
+        # The last of the files, since it is the mark of a finished folder; the rows, from which a
+        # killed run would write it again, go only then.
         paths.write(self.folder / records.MANIFEST, json.dumps(manifest, indent=1))
         self._clear()
         return manifest
@@ -155,6 +158,7 @@ class Shards:
 
     def _clear(self) -> None:
         half = self.folder.glob(".*.part*")  # of `paths.whole`, when it was killed
+        # Settings last: parts without them would look like a folder of something else.
         for path in (*self.folder.glob("part-*.json"), *half, self.folder / _SETTINGS):
             path.unlink(missing_ok=True)
 

@@ -57,7 +57,7 @@ def list_images(root: epath.PathLike) -> list[str]:
             f"image folder {str(root)!r}: no image found "
             f"(looked for {' '.join(sorted(PICTURE_SUFFIXES))})"
         )
-    return sorted(names)
+    return sorted(names)  # draws go by index, and the order on disk is not the same everywhere
 
 
 def read_image(path: epath.PathLike) -> np.ndarray:
@@ -326,7 +326,7 @@ def open_source(text: str) -> Source:
 
 
 def parse_mixture(text: str) -> list[tuple[str, float]]:
-    """ "A*0.7;B*0.3" → [("A", 0.7), ("B", 0.3)]; a source without a weight counts 1.
+    """Returns (source, weight) of each part: "A*0.7;B" → [("A", 0.7), ("B", 1.0)].
 
     Raises:
       UserError: no source, or a weight that is not positive.
@@ -336,11 +336,11 @@ def parse_mixture(text: str) -> list[tuple[str, float]]:
         raise UserError("data root: expected a folder, list file, shards or tfds:NAME, found ''")
     mixture = []
     for part in parts:
-        name, star, weight = part.rpartition("*")
+        name, star, weight = part.rpartition("*")  # the last one: a path may hold others
         try:
             mixture.append((name, float(weight)) if star else (part, 1.0))
         except ValueError:
             raise UserError(f"data root {part!r}: expected a number after *") from None
-        if not mixture[-1][1] > 0:
+        if not mixture[-1][1] > 0:  # true for NaN too
             raise UserError(f"data root {part!r}: expected a weight above 0")
     return mixture

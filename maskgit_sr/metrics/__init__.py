@@ -46,6 +46,7 @@ class Metric:
 
 @jax.jit
 def _mark(score: Score, *images: Image) -> Score:
+    # The whole image, also what a border or NIQE's blocks leave out: broken outputs get no score.
     whole = [jnp.isfinite(image).all((1, 2, 3)) for image in images]
     return jnp.where(jnp.all(jnp.stack(whole), axis=0), score, jnp.nan)
 
