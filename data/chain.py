@@ -28,6 +28,7 @@ class Sharpen:
     threshold: float = 10
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        # Fields have the names of the operation's parameters.
         return operations.usm_sharpen(image, **vars(self))
 
     def __str__(self) -> str:
@@ -176,6 +177,7 @@ class Degradation:
         """
         if sharpened and not self.sharpens:
             raise ValueError("this degradation does not start by sharpening")
+        # The steps hold absolute sizes, so that a record fits images of one size.
         if hr.shape != (self.height, self.width, 3):
             raise ValueError(
                 f"degradation drawn for {self.height}x{self.width} RGB, got shape {hr.shape}"
@@ -215,6 +217,7 @@ def _step(entry: Mapping[str, Any]) -> Step:
     if name not in _NAMES:
         raise ValueError(f"unknown step {name!r}, expected one of {', '.join(_NAMES)}")
     if name == "blur":
+        # Parameters that records of earlier versions lack keep their defaults.
         fields["kernel"] = Kernel(**fields["kernel"])
     if name == "correlated_noise":  # JSON gives lists, with which a record could not be hashed
         fields["covariance"] = tuple(tuple(row) for row in fields["covariance"])

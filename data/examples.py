@@ -74,6 +74,7 @@ class ExampleSpec:
         names = ("margin", "preset", "sharpen", "contrast", "sharpness")
         settings = {name: getattr(data, name) for name in names}
         spec = cls(crop=crop, scale=scale, zoom=tuple(data.zoom), **settings)
+        # What is not degraded has no use for a margin.
         return spec if "lr" in arrays else replace(spec, preset="none", margin=0)
 
     def make(self, reader: Reader, index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class ExampleSpec:
         side = self.crop + self.margin
         limit = min(IMAGES, len(reader))
         for step in range(limit):
-            example = reader[index + step]
+            example = reader[index + step]  # the next image, so that an index gives one example
             if "lr" in example:
                 return example
             for _ in range(TRIES):

@@ -143,7 +143,7 @@ class Batches(grain.DatasetIterator):
 
     @property
     def images(self) -> int:
-        """Number of images in all sources together."""
+        """Total number of images in all sources."""
         return sum(self._lengths)
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -152,7 +152,7 @@ class Batches(grain.DatasetIterator):
         for reason in self.skipped.fresh():
             _log.warning("skipped: %s", reason)
         # Workers hand over uint8, a quarter of float32's bytes, in shared memory, which nothing
-        # that is handed out may refer to.
+        # handed out may refer to.
         return {name: _own(values) for name, values in batch.items()}
 
     def _started(self) -> grain.DatasetIterator:

@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     picture = sheet(
         reader, options.preset, options.seed, options.count, options.crop, options.scale
     )
-    data = io.BytesIO()
+    data = io.BytesIO()  # encoded first: `paths.write` leaves a whole file or none
     picture.save(data, "PNG")
     paths.write(options.output, data.getvalue())
     for note in reader.skipped.notes().values():

@@ -42,7 +42,7 @@ def difference_hash(image: np.ndarray) -> np.ndarray:
 
 
 class NearDuplicates:
-    """Finds the remembered picture whose difference hash is nearest.
+    """Finds the remembered image whose difference hash is nearest.
 
     Args:
       limit: at most so many of the 256 bits may differ. Unrelated photographs differ in about 128,
@@ -55,7 +55,7 @@ class NearDuplicates:
         self._names: list[str] = []
 
     def nearest(self, code: np.ndarray) -> tuple[str, int] | None:
-        """(name, differing bits) of the nearest picture within the limit, or None."""
+        """Returns (name, differing bits) of the nearest image within the limit, or None."""
         if not self._names:
             return None
         differing = np.bitwise_count(self._hashes ^ code).sum(1)
@@ -65,6 +65,6 @@ class NearDuplicates:
         return self._names[found], int(differing[found])
 
     def add(self, name: str, code: np.ndarray) -> None:
-        """Remembers one picture."""
+        """Remembers one image."""
         self._hashes = np.vstack([self._hashes, code])  # cheaper than the comparison with all
         self._names.append(name)

@@ -85,7 +85,7 @@ class Reader:
         self.source, self.skipped = source, skipped
         self._least = least
         self._cache: dict[int, dict[str, Any]] | None = {} if cache else None
-        self._bad: set[int] = set()
+        self._bad: set[int] = set()  # not decoded again in every epoch
 
     def __len__(self) -> int:
         return len(self.source)

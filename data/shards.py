@@ -1,4 +1,4 @@
-"""The output of `data.prepare`: shards that are finished one after the other, and their rows."""
+"""Output folder of `data.prepare`: shards that are finished one by one, and rows of images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of a picture, encoded."""
+    """An encoded crop of an image; places and sizes in HR pixels."""
 
     top: int
     left: int
@@ -63,7 +63,7 @@ class InspectedImage:
 
 
 class Shards:
-    """The output folder: finished shards, each with the rows of the pictures it ends with.
+    """Output folder: finished shards, each with the rows of the images up to its end.
 
     Args:
       settings: all that determines the bytes; the folder must have been begun with equal ones.
@@ -109,7 +109,7 @@ class Shards:
         self.examples += part["examples"]
 
     def add(self, pictures: Sequence[InspectedImage]) -> None:
-        """Writes one shard with all crops of these pictures, if any, and then their rows."""
+        """Writes one shard with all crops of these images, if any, and then their rows."""
         found = [example for picture in pictures for example in picture.examples()]
         packed = [record for _, record in found]
         shard = None

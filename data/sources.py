@@ -46,6 +46,7 @@ def list_images(root: epath.PathLike) -> list[str]:
     root = epath.Path(root)
     if not root.is_dir():
         raise UserError(f"image folder {str(root)!r}: not found or not a folder")
+    # Hidden files may be images that are still being written (`paths.whole`).
     names = [
         str((folder / name).relative_to(root).as_posix())
         for folder, _, files in root.walk()
@@ -297,6 +298,7 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
+        # TFDS images may be grey, RGBA or 16-bit.
         image = cast(color_of(np.asarray(self._data[index][self._key])), np.uint8)
         return {"image": image, "id": f"{self.name}/{self.split}/{index}"}
 
@@ -319,6 +321,7 @@ def open_source(text: str) -> Source:
         return lr_hr_pairs(rest)
     path = epath.Path(text)
     if path.is_dir():
+        # Also shards without a manifest: that is an error, not a folder without images.
         return records.RecordFolder(path) if records.is_shards(path) else ImageFolder(path)
     if path.is_file():
         return ImageList(path)

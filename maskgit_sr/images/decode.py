@@ -50,7 +50,7 @@ def about(name: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def read(path: str | os.PathLike[str]) -> Picture:
-    """Decodes a picture file; its content decides the format, not its suffix.
+    """Decodes an image file; its content decides the format, not its suffix.
 
     PNG and TIFF (and binary PPM of maximum 65535) keep 16 bits. Of an animation or a TIFF of
     several pages the first is taken, with a note. Palettes, CMYK, LAB and so on become RGB; a
@@ -66,7 +66,7 @@ def read(path: str | os.PathLike[str]) -> Picture:
 
 
 def from_bytes(data: bytes, *, limit: int = MAX_PIXELS) -> Picture:
-    """Decodes the bytes of a picture file as `read` does.
+    """Decodes the bytes of an image file as `read` does.
 
     Raises:
       TooManyPixels: more than `limit` pixels by its header; nothing was decoded.
@@ -121,7 +121,7 @@ def rgb8(data: bytes, name: str, limit: int = RGB8_PIXELS) -> np.ndarray:
 
 
 def from_pil(image: Image.Image) -> Picture:
-    """Takes over a Pillow image of any mode, with `info["icc_profile"]` and its EXIF.
+    """Returns the picture of a Pillow image of any mode, with its ICC profile and EXIF.
 
     Mode I is read as 16-bit. Mode F is read as [0, 1], or as [0, 255] where it exceeds 1.
 
@@ -137,10 +137,10 @@ def from_pil(image: Image.Image) -> Picture:
 
 
 def header_size(file: BinaryIO) -> tuple[int, int]:
-    """Returns (height, width) of a picture when upright, from the head of its file.
+    """Returns (height, width) of an image when upright, from the head of its file.
 
     Raises:
-      UserError: not a picture.
+      UserError: not an image.
     """
     try:
         with Image.open(file, formats=_formats()) as image:
@@ -169,7 +169,7 @@ def _file_bytes(path: Path) -> bytes:
 
 
 def check_size(width: int, height: int, limit: int = MAX_PIXELS) -> None:
-    """Raises UserError for a picture without pixels, TooManyPixels for more than `limit`."""
+    """Raises UserError for an image without pixels, TooManyPixels for more than `limit`."""
     if width < 1 or height < 1:
         raise UserError(f"expected at least one pixel, found {width}x{height}")
     if width * height > limit:

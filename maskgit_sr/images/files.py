@@ -36,7 +36,7 @@ _FORMAT_OF = {f".{f}": f for f in FORMATS} | {".jpeg": "jpg", ".tiff": "tif"}
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to restore; `skipped` where `target` exists and existing ones are skipped."""
+    """One image to restore; `skipped` where `target` exists and existing ones are skipped."""
 
     source: Path
     target: Path
@@ -213,6 +213,7 @@ def _in_folder(
     found: _Found, folder: Path, format: str | None, suffix: str | None, scale: Callable[[], float]
 ) -> Path:
     target = folder / found.name
+    # In the input's own folder only a name like `a_x4` tells an output from its input.
     beside = os.path.realpath(target.parent) == os.path.realpath(found.source.parent)
     return _beside(target, format, suffix if beside else suffix or "", scale)
 

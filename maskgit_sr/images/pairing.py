@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import files
 
+# Behind a digit a scale needs no separator: `img_3x4` is `img_3`, but `box4` is a name.
 _SUFFIX = re.compile(
     r"(?:[_-](?:lr|hr|gt|sr|lq|hq|out|output|rlt|result|restored|bicubic)\d*"
     r"|[_-](?:x\d+|\d+x)"

@@ -66,7 +66,7 @@ def to_pil(picture: Picture) -> Image.Image:
 
 
 def to_array(picture: Picture, like: np.ndarray) -> np.ndarray:
-    """Returns the samples with the dtype, dimensions and channels of `like`, which may have any size."""
+    """Returns the samples with the dtype, dimensions and channels of `like`, but not its size."""
     channels = 1 if like.ndim == 2 else like.shape[-1]
     color, alpha = picture.color, None
     if channels in (2, 4):
@@ -130,7 +130,7 @@ def check_target(picture: Picture, path: str | os.PathLike[str], *, scale: float
 def check_kind(picture: Picture, kind: str, *, scale: float = 1.0) -> None:
     """Raises the UserError of `to_bytes` for what is known before `picture` is upscaled."""
     height, width = (round(side * scale) for side in picture.color.shape[:2])
-    limit = encode.MAX_SIDE.get(kind, 2**31 - 1)
+    limit = encode.MAX_SIDE.get(kind, 2**31 - 1)  # PNG has 31 bits for a side
     if max(height, width) > limit:
         raise UserError(f"{kind} has at most {limit} pixels a side, found {width}x{height}")
     alpha = picture.alpha

@@ -113,7 +113,7 @@ def available(name: str, assets: str | Path | None = None) -> str | None:
         for file in _spec(name).weights:
             _assets.find(file, assets)
     except UserError as error:
-        if name not in SPECS:
+        if name not in SPECS:  # a mistake, not a missing file
             raise
         return str(error)
     return None

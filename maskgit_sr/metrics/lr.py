@@ -1,4 +1,4 @@
-"""Consistency of an output with its LR input: both scores shrink the output and compare.
+"""Consistency of an output with its LR input: the output is shrunk and compared with it.
 
 The output is shrunk by `ops.resize.downsample_bicubic`, MATLAB's antialiased bicubic, unrounded and
 unclipped. That is the degradation only of LR images made in this way: for real pairs the scores say

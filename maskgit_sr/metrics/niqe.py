@@ -132,6 +132,7 @@ def _moments(x: Array, side: int) -> tuple[Array, Array, Array]:
     b, h, w = x.shape
     x = x.reshape(b, h // side, side, w // side, side).transpose(0, 1, 3, 2, 4)
     x = x.reshape(b, -1, side, side)
+    # Shifts wrap around within a block, as in the published programs.
     x = jnp.stack([x, *(x * jnp.roll(x, shift, axis=(2, 3)) for shift in _SHIFTS)])
     axes, squares = (3, 4), x * x
     left, right = (

@@ -79,14 +79,14 @@ def image_features(params: Params, x: Image) -> Float[Array, "B E"]:
 def _bottleneck(block: Params, x: Array, stride: int) -> Array:
     y = jax.nn.relu(conv(block["conv1"], x))
     y = jax.nn.relu(conv(block["conv2"], y, 1, 1))
-    if stride > 1:
+    if stride > 1:  # CLIP's ResNet pools by means where others have strided convolutions
         x, y = mean_pool(x, stride), mean_pool(y, stride)
     y = conv(block["conv3"], y)
     return jax.nn.relu(y + (conv(block["downsample"], x) if "downsample" in block else x))
 
 
 def _attention_pool(params: Params, x: Array) -> Array:
-    """The mean feature attends to itself and to every position."""
+    """Attends from the mean feature to itself and to every position."""
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     mean = x.mean(1, keepdims=True)
     x = jnp.concatenate([mean, x], axis=1)
@@ -146,6 +146,7 @@ def preference(params: Params, x: Image) -> Float[Array, "B"]:
     image = image_features(params["network"], x)
     image = image / jnp.linalg.norm(image, axis=-1, keepdims=True)
     text = params["text"] / jnp.linalg.norm(params["text"], axis=-1, keepdims=True)
+    # In full float32, since the logit scale multiplies errors of the cosines as well.
     cosines = jnp.einsum("be,pke->bpk", image, text, precision="highest")
     logits = jnp.exp(params["network"]["logit_scale"]) * cosines
     return jax.nn.softmax(logits, axis=-1)[..., 0].mean(1)

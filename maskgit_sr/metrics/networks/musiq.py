@@ -30,10 +30,11 @@ _GROUPS = 32
 
 
 def read(file: Path) -> Params:
-    """Returns the params of an official `*_ckpt.npz` (`opt/target/…`), convolutions standardised."""
+    """Returns the params of an official `*_ckpt.npz`, with convolutions standardised."""
     flat = {}
     with np.load(file) as stored:
         for name in stored.files:
+            # Names are `opt/target/…`; the rest is the optimizer's state.
             _, found, path = f"/{name}".partition("/target/")
             if found:
                 flat[*path.split("/")] = _standardise(path, np.asarray(stored[name], np.float32))
@@ -127,7 +128,7 @@ def _embed(params: Params, x: Array) -> Array:
     x = x.reshape(b * n, *x.shape[2:])
     x = jax.nn.relu(_group_norm(params["gn_root"], conv(params["conv_root"], x, 2, "SAME"), 1e-6))
     x = max_pool(x, 3, 2, ceil=True)
-    unit = params["block1"]["unit1"]
+    unit = params["block1"]["unit1"]  # its eps are the published ones, not those of the root
     y = jax.nn.relu(_group_norm(unit["gn1"], conv(unit["conv1"], x), 1e-4))
     y = jax.nn.relu(_group_norm(unit["gn2"], conv(unit["conv2"], y, 1, 1), 1e-4))
     y = _group_norm(unit["gn3"], conv(unit["conv3"], y), 1e-4)
