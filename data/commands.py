@@ -35,6 +35,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
 
     def error(self, message: str) -> NoReturn:
+        # argparse's own message has a line of usage before it.
         with one_line(self.name):
             raise UserError(message)
 

@@ -39,7 +39,7 @@ def features(params: Params, x: Image) -> Float[Array, "B 2048"]:
     """Returns pool_3 of images [B,H,W,3] in [0,1], of any size."""
     x = single(x, 1)
     shape = (x.shape[0], SIDE, SIDE, 3)
-    # Without antialiasing, as pytorch-fid: published FIDs are of images that were resized so.
+    # Without antialiasing, as pytorch-fid, whose scores these are to be compared with.
     return trunk(params, 2 * jax.image.resize(x, shape, "linear", antialias=False) - 1)
 
 

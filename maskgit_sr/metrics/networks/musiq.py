@@ -34,7 +34,7 @@ def read(file: Path) -> Params:
     flat = {}
     with np.load(file) as stored:
         for name in stored.files:
-            # Names are `opt/target/…`; the rest is the optimizer's state.
+            # The file is a training state, its parameters are at `opt/target/…`.
             _, found, path = f"/{name}".partition("/target/")
             if found:
                 flat[*path.split("/")] = _standardise(path, np.asarray(stored[name], np.float32))
