@@ -7,5 +7,5 @@
 
 import os
 
-# as in maskgit_sr, which is not needed here
+# gs:// goes through gcsfs, as maskgit_sr sets it; modules here may import etils before maskgit_sr.
 os.environ.setdefault("EPATH_USE_TF", "0")

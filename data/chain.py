@@ -1,4 +1,4 @@
-"""A degradation as a record: the steps, in order, with every parameter that was drawn.
+"""Degradations as records: the steps, in order, with every parameter that was drawn.
 
 `Degradation.apply` turns one HR image into the same LR image every time, bit for bit on one
 version of OpenCV; `to_dict` and `from_dict` carry a record through JSON without loss; `str` gives
@@ -28,6 +28,7 @@ class Sharpen:
     threshold: float = 10
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        # Fields have the names of the operation's parameters.
         return operations.usm_sharpen(image, **vars(self))
 
     def __str__(self) -> str:
@@ -74,6 +75,7 @@ class GaussianNoise:
     seed: int
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        # A stored seed, not the generator of the draws: the record gives the same noise each time.
         rng = np.random.default_rng(self.seed)
         noisy = operations.gaussian_noise(image, self.sigma / 255, rng, grey=self.grey)
         return np.clip(noisy, 0, 1, out=noisy)
@@ -131,7 +133,7 @@ class Jpeg:
 
 Step = Sharpen | Blur | Resize | GaussianNoise | CorrelatedNoise | PoissonNoise | Jpeg
 
-# What a step is called in JSON.
+# Names of the steps in JSON. Files of records hold them, so they must not change.
 _NAMES: dict[str, type] = {
     "sharpen": Sharpen,
     "blur": Blur,
@@ -175,24 +177,26 @@ class Degradation:
         """
         if sharpened and not self.sharpens:
             raise ValueError("this degradation does not start by sharpening")
+        # The steps hold absolute sizes, so that a record fits images of one size.
         if hr.shape != (self.height, self.width, 3):
             raise ValueError(
                 f"degradation drawn for {self.height}x{self.width} RGB, got shape {hr.shape}"
             )
         image = unit(hr) if hr.dtype == np.uint8 else hr
+        # Float32 between the steps: 8 bits only where JPEG and shot noise need them, and last.
         for step in self.steps[1:] if sharpened else self.steps:
             image = step(image)
         return operations.to_bytes(image)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
+        """Returns the record as a JSON-ready dict."""
         names = {kind: name for name, kind in _NAMES.items()}
         steps = [{"step": names[type(step)], **dataclasses.asdict(step)} for step in self.steps]
         return {"height": self.height, "width": self.width, "scale": self.scale, "steps": steps}
 
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> Degradation:
-        """The record that `to_dict` described.
+        """Returns the record that `to_dict` made.
 
         Raises:
           ValueError: an unknown step, or parameters that a step does not take.
@@ -213,8 +217,9 @@ def _step(entry: Mapping[str, Any]) -> Step:
     if name not in _NAMES:
         raise ValueError(f"unknown step {name!r}, expected one of {', '.join(_NAMES)}")
     if name == "blur":
+        # Parameters that records of earlier versions lack keep their defaults.
         fields["kernel"] = Kernel(**fields["kernel"])
-    if name == "correlated_noise":
+    if name == "correlated_noise":  # JSON gives lists, with which a record could not be hashed
         fields["covariance"] = tuple(tuple(row) for row in fields["covariance"])
     step = _NAMES[name](**fields)
     _check_types(step)
@@ -223,6 +228,7 @@ def _step(entry: Mapping[str, Any]) -> Step:
 
 def _check_types(record: Any) -> None:
     """Raises TypeError where a number, text or truth value is something else."""
+    # Exact types, since True is an int; annotations are text in this module (see its first import).
     kinds = {"float": (float, int), "int": (int,), "str": (str,), "bool": (bool,)}
     for entry in dataclasses.fields(record):
         value = getattr(record, entry.name)

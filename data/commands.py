@@ -1,4 +1,4 @@
-"""What the data commands share: options of degradations, one-line errors and a progress bar."""
+"""Helpers of the data commands: degradation options, one-line errors and a progress bar."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """Argument parser that reports a mistake in one line and exits with code 2."""
 
     def __init__(self, name: str, text: str):
         super().__init__(
@@ -35,12 +35,18 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
 
     def error(self, message: str) -> NoReturn:
+        # argparse's own message has a line of usage before it.
         with one_line(self.name):
             raise UserError(message)
 
 
 def seed(text: str) -> int:
-    """Returns the seed that an option gives; argparse names this function where it is no number."""
+    """Returns the seed that an option gives.
+
+    Raises:
+      ValueError: not a number; argparse then puts this function's name into its message.
+      ArgumentTypeError: a negative number.
+    """
     if (number := int(text)) < 0:
         raise argparse.ArgumentTypeError(f"expected at least 0, found {number}")
     return number
@@ -48,12 +54,13 @@ def seed(text: str) -> int:
 
 def run(name: str, command: Callable[[list[str] | None], int]) -> NoReturn:
     """Runs a command; bad input (ValueError, OSError) is one line and exit code 2."""
+    # 130 is what a shell reports of a process that SIGINT has ended.
     with one_line(name, {ValueError: 2, OSError: 2, KeyboardInterrupt: 130}):
         sys.exit(command(None))
 
 
 def progress(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterator[T]:
-    """Passes `items` on behind a bar on stderr, if that is a terminal."""
+    """Yields `items` as they come, with a progress bar on stderr if that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

@@ -1,6 +1,6 @@
-"""How degradations are drawn: the presets.
+"""Presets: random draws of degradations.
 
-`draw(rng, preset, height, width, scale)` gives the record of one degradation (`data.chain`) of an
+`draw(rng, preset, height, width, scale)` returns the record of one degradation (`data.chain`) of an
 HR image of that size; every choice comes from `rng`, so equal generators give equal records.
 """
 
@@ -33,7 +33,7 @@ _CV2_MODES = ("bilinear", "bicubic", "area")
 
 
 class Settings(Protocol):
-    """What a preset is: something that draws the steps."""
+    """A preset: draws the steps of one degradation."""
 
     def steps(
         self, rng: np.random.Generator, height: int, width: int, scale: int
@@ -69,6 +69,7 @@ class Order:
         return [Blur(self._kernel(rng))] if rng.random() < self.blur else []
 
     def _kernel(self, rng: np.random.Generator) -> Kernel:
+        # int() and float() throughout: records go to JSON, which has no NumPy scalars.
         size = int(rng.choice(self.kernel_sizes))
         if rng.random() < self.sinc:
             lowest = math.pi / 3 if size < 13 else math.pi / 5
@@ -98,7 +99,7 @@ class Order:
         if rng.random() >= self.noise:
             return []
         kind, grey = rng.random() < self.gaussian, bool(rng.random() < self.grey)
-        seed = int(rng.integers(2**32))
+        seed = int(rng.integers(2**32))  # of the noise itself, so that a record holds no arrays
         if kind:
             return [GaussianNoise(float(rng.uniform(*self.gaussian_sigma)), grey, seed)]
         return [PoissonNoise(float(rng.uniform(*self.poisson_scale)), grey, seed)]
@@ -151,6 +152,8 @@ class HighOrder:
         else:
             chain += self._resize(rng, factor, height, width)
 
+        # Drawn in one order wherever they are applied: another order of draws would give other
+        # records for the same seed.
         noise, jpeg = last.draw_noise(rng), last.draw_jpeg(rng)
         final = self._final(rng, height // scale, width // scale)
         if rng.random() < self.jpeg_after:
@@ -210,7 +213,7 @@ class Shuffled:
                 chain.append(Resize(rows, columns, "bicubic", antialias=True))
         order = list(rng.permutation(("blur", "blur", "reduce", "finish", "noise", "jpeg")))
         first, second = order.index("reduce"), order.index("finish")
-        if first > second:
+        if first > second:  # "finish" makes the LR size, whatever size "reduce" has drawn
             order[first], order[second] = order[second], order[first]
         for name in order:
             if name == "blur":
@@ -238,6 +241,7 @@ class Shuffled:
             factor = rng.uniform(1, 2 * rest)
             height, width = (max(1, int(n / factor)) for n in (rows, columns))
             return [Resize(height, width, _pick(rng, _CV2_MODES))]
+        # Decimation keeps the first pixel of a block; the shifted kernel samples its centre.
         sigma = float(rng.uniform(0.1, 0.6 * rest))
         kernel = Kernel("gaussian", 25, sigma, sigma, offset=(rest - 1) / 2)
         return [Blur(kernel), Resize(rows // rest, columns // rest, "nearest")]
@@ -249,6 +253,7 @@ class Shuffled:
             sigma = float(rng.integers(low, high, endpoint=True))
             return GaussianNoise(sigma, bool(kind < 0.4), seed)
         axes = np.linalg.qr(rng.uniform(size=(3, 3)))[0]
+        # Absolute values as in the released code: eigenvalues may become negative.
         covariance = np.abs(high**2 * (axes.T * rng.uniform(size=3)) @ axes)
         return CorrelatedNoise(
             tuple((float(a), float(b), float(c)) for a, b, c in covariance), seed
@@ -348,7 +353,7 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
 def draw(
     rng: np.random.Generator, preset: str | Settings, height: int, width: int, scale: int
 ) -> Degradation:
-    """The record of one degradation of an HR image of [height, width].
+    """Returns the record of one degradation of an HR image of [height, width].
 
     Args:
       preset: name in `PRESETS`, or the settings themselves.
@@ -364,7 +369,7 @@ def draw(
 
 
 def named(preset: str | Settings) -> Settings:
-    """The settings of a preset's name.
+    """Returns the settings of a preset, which is given by name or as settings.
 
     Raises:
       ValueError: unknown name.

@@ -1,4 +1,4 @@
-"""A synthetic test set: LR images of a folder of HR images, with every parameter that was drawn.
+"""Makes a synthetic test set: LR images of a folder of HR images, with all parameters drawn.
 
     python -m data.degrade --input HR --output LR --preset realesrgan --seed 0
 
@@ -53,7 +53,7 @@ def read_records(path: Path) -> tuple[dict[str, Any], dict[str, Degradation]]:
     """
     try:
         content = json.loads(path.read_text())
-        if content["version"] != VERSION or content["version"] is True:
+        if content["version"] != VERSION or content["version"] is True:  # True == 1
             raise UserError(f"version {content['version']}, expected {VERSION}")
         settings = {key: content[key] for key in _SETTINGS}
         if [type(value) for value in settings.values()] != [str, int, int] or settings["scale"] < 1:
@@ -89,6 +89,8 @@ def degrade(
         try:
             hr = whole_multiple(image, scale)
             if given is None:
+                # By name, so that other files of the folder change nothing; crc32, since hash()
+                # of a text differs from process to process.
                 rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
                 record = degradations.draw(rng, preset, hr.shape[0], hr.shape[1], scale)
             else:
@@ -103,6 +105,7 @@ def degrade(
         drawn[name] = record.to_dict()
     if not drawn:
         raise UserError(f"no usable image; {next(iter(failed.values()))}")
+    # Written last, so that a killed run leaves no records beside images of other draws.
     content = {"version": VERSION, **settings, "images": drawn}
     paths.write(output / RECORDS, json.dumps(content, indent=1, ensure_ascii=False))
     return failed
@@ -131,6 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     source = ImageFolder(options.input)
     folders = [path for path in (options.output, options.hr_output) if path]
+    # Resolved, since a link or `..` may lead to the HR images, which would be overwritten.
     if len({path.resolve() for path in (Path(options.input), *folders)}) <= len(folders):
         parser.error("--output, --hr-output: expected folders of their own")
     if options.overwrite:

@@ -1,4 +1,4 @@
-"""From a photograph to one training example: crop, flip, degrade, crop again.
+"""Makes a training example of a photograph: crop, flip, degrade, crop again.
 
 All draws come from one generator, so an example is a function of the image and that generator.
 """
@@ -24,7 +24,7 @@ IMAGES = 64  # images in a row without one good crop before the thresholds must 
 
 @dataclass(frozen=True)
 class ExampleSpec:
-    """How examples are made.
+    """Settings of the training examples.
 
     Attributes:
       crop: side of the HR crop, a multiple of `scale`.
@@ -74,6 +74,7 @@ class ExampleSpec:
         names = ("margin", "preset", "sharpen", "contrast", "sharpness")
         settings = {name: getattr(data, name) for name in names}
         spec = cls(crop=crop, scale=scale, zoom=tuple(data.zoom), **settings)
+        # What is not degraded has no use for a margin.
         return spec if "lr" in arrays else replace(spec, preset="none", margin=0)
 
     def make(self, reader: Reader, index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -96,13 +97,13 @@ class ExampleSpec:
         side = self.crop + self.margin
         limit = min(IMAGES, len(reader))
         for step in range(limit):
-            example = reader[index + step]
+            example = reader[index + step]  # the next image, so that an index gives one example
             if "lr" in example:
                 return example
             for _ in range(TRIES):
                 zoom = rng.uniform(*self.zoom) if self.zoom[1] > 1 else 1.0
                 crop = random_crop(example["hr"], max(1, round(side / zoom)), rng)
-                if self._good(crop):
+                if self._good(crop):  # judged before it is enlarged, which lowers its sharpness
                     return {**example, "hr": enlarged(crop, side)}
             name = example["id"]
             reader.skipped.note(name, f"{name}: {TRIES} crops in a row flat or blurred")
@@ -119,8 +120,10 @@ class ExampleSpec:
 
     def _degraded(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         hr = _turned(example["hr"], rng.integers(2, size=3))
+        # Once for target and chain: sharpening costs the most of all steps (data/README.md).
         sharp = operations.usm_sharpen(unit(hr)) if self.sharpen else None
         target = hr if sharp is None else operations.to_bytes(sharp)
+        # In LR pixels, so that the LR window shows exactly what the HR window does.
         top, left = (int(n) for n in rng.integers(self.margin // self.scale + 1, size=2))
         made = {"hr": _window(target, top * self.scale, left * self.scale, self.crop)}
         if self.preset != "none":
@@ -133,7 +136,7 @@ class ExampleSpec:
         return made
 
     def _paired(self, pair: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The same place of an LR and an HR image that came together."""
+        """Returns the same window of an LR and an HR image that came together, turned alike."""
         hr, lr, small = pair["hr"], pair["lr"], self.crop // self.scale
         check_scale(hr.shape, lr.shape, self.scale, f"pair {pair['id']}")
         if min(lr.shape[:2]) < small:
@@ -154,14 +157,14 @@ def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.nd
 
 
 def enlarged(crop: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [n, n, 3] → uint8 [side, side, 3], by bicubic; itself if it has that size."""
+    """Returns uint8 [n, n, 3] resized to [side, side, 3] by bicubic; itself if it has that size."""
     if crop.shape[0] == side:
         return crop
     return operations.to_bytes(operations.resize(unit(crop), side, side, "bicubic"))
 
 
 def reflected(image: np.ndarray, size: int) -> np.ndarray:
-    """Sides shorter than `size` are reflected at the bottom and right, the edge not repeated."""
+    """Reflects sides shorter than `size` at the bottom and right; the edge is not repeated."""
     below, right = (max(size - n, 0) for n in image.shape[:2])
     if not below and not right:
         return image
@@ -173,7 +176,7 @@ def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
 
 
 def _turned(image: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """One of the eight flips and quarter turns: upside down, left to right, transposed."""
+    """Returns one of the eight flips and quarter turns: upside down, left to right, transposed."""
     if turns[0]:
         image = image[::-1]
     if turns[1]:

@@ -62,7 +62,7 @@ class Kernel:
         return text + (f" beta {self.beta:.2f}" if self.beta != 1 else "")
 
     def array(self) -> np.ndarray:
-        """Returns the kernel itself.
+        """Returns the kernel, float32 [size, size] with sum 1.
 
         Raises:
           ValueError: an unknown shape, an even size, a sigma, β or cut-off that is not positive, a
@@ -84,7 +84,7 @@ class Kernel:
         return _normalized(1 / (1 + power) if self.shape == "plateau" else np.exp(-0.5 * power))
 
     def _squared_radius(self) -> np.ndarray:
-        """r² at every pixel, float64 [size, size]."""
+        """Returns r² at every pixel, float64 [size, size]."""
         if not min(self.sigma_x, self.sigma_y) > 0:
             raise ValueError(f"kernel sigma must be positive, got {self.sigma_x}, {self.sigma_y}")
         y, x = np.mgrid[: self.size, : self.size] - ((self.size - 1) / 2 + self.offset)
@@ -96,6 +96,7 @@ class Kernel:
         if self.amount < 0:
             raise ValueError(f"unsharp amount must not be negative, got {self.amount}")
         blur = Kernel("gaussian", self.size, self.sigma_x, self.sigma_x)
+        # 1 + amount - amount: the sum stays 1, so that flat areas keep their level.
         kernel = -self.amount * blur.array()
         kernel[self.size // 2, self.size // 2] += 1 + self.amount
         return kernel
@@ -106,11 +107,12 @@ class Kernel:
         y, x = np.mgrid[: self.size, : self.size] - (self.size - 1) / 2
         r = np.hypot(x, y)
         centre = self.size // 2
-        r[centre, centre] = 1  # J₁(cr)/r → c/2
+        r[centre, centre] = 1  # not 0/0; the limit, J₁(cr)/r → c/2, is put there below
         kernel = self.cutoff * special.j1(self.cutoff * r) / (2 * math.pi * r)
         kernel[centre, centre] = self.cutoff**2 / (4 * math.pi)
         return kernel
 
 
 def _normalized(kernel: np.ndarray) -> np.ndarray:
+    # Divided in float64, so that the sum is 1 to the precision of float32.
     return (kernel / kernel.sum()).astype(np.float32)

@@ -18,7 +18,7 @@ class SecondLens:
     """The scene through a shorter lens, by the camera's own processing, registered to the longer.
 
     RealSR (Cai et al., ICCV 2019, Sec. 3) and DRealSR photograph with a zoom lens and register the
-    pictures. On its way to the LR image the light passes optics and demosaicing (a blur), the
+    images. On its way to the LR image the light passes optics and demosaicing (a blur), the
     sensor's noise, the sharpening that every camera applies to its JPEG files, and the
     registration's interpolation (a second blur). Blurs alone, as in "camera", leave out the third:
     between HR and LR images of RealSR contrast is raised by a seventh at 1/8 cycle an LR pixel and
@@ -40,6 +40,7 @@ class SecondLens:
     registration: Range = (0.3, 0.9)
 
     def steps(self, rng: np.random.Generator, height: int, width: int, scale: int) -> list[Step]:
+        # Before the reduction, so in HR pixels: the range, in LR pixels, holds at every scale.
         chain: list[Step] = [_gaussian(scale * float(rng.uniform(*self.optics)))]
         mode = "area" if rng.random() < self.area else "bicubic"
         chain.append(Resize(height // scale, width // scale, mode, antialias=mode == "bicubic"))
@@ -61,5 +62,5 @@ def _gaussian(sigma: float) -> Blur:
 
 
 def _side(sigma: float) -> int:
-    """Side of the smallest kernel that reaches three sigmas from its centre."""
+    """Returns the side of the smallest kernel that reaches three sigmas from its centre."""
     return 2 * math.ceil(3 * sigma) + 1

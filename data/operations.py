@@ -21,14 +21,16 @@ _BORDER = cv2.BORDER_REFLECT_101  # torch's and SciPy's "reflect"/"mirror": the 
 
 
 def to_bytes(image: np.ndarray) -> np.ndarray:
-    """uint8 of the same shape: clipped to [0, 1], times 255, rounded half to even."""
+    """Returns uint8 of the same shape: clipped to [0, 1], times 255, rounded half to even."""
+    # Clipped first: convertScaleAbs would take the absolute value of what is below 0.
     return cv2.convertScaleAbs(np.clip(image, 0, 1), alpha=255)
 
 
 def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Correlates every channel with `kernel` [k, k]; the border is reflected without its edge."""
     column, row = kernel.sum(1), kernel.sum(0)
-    if np.abs(np.outer(column, row) - kernel).max() < 1e-7:  # k + k products a pixel, not k·k
+    # With sum 1 a separable kernel is the product of its marginals: k + k products a pixel.
+    if np.abs(np.outer(column, row) - kernel).max() < 1e-7:
         return cv2.sepFilter2D(image, -1, row, column, borderType=_BORDER)
     return cv2.filter2D(image, -1, kernel, borderType=_BORDER)
 
@@ -45,6 +47,8 @@ def usm_sharpen(
       threshold: least detail, in levels of 255, that is sharpened; the mask is blurred likewise.
     """
     side = radius + 1 - radius % 2
+    # Separable: as a plain 51×51 convolution it would take most of the chain's time, and change at
+    # most 0.05 levels (data/README.md).
     smooth = cv2.GaussianBlur(image, (side, side), 0, borderType=_BORDER)
     detail = cv2.absdiff(image, smooth)
     edges = cv2.threshold(detail, threshold / 255, 1, cv2.THRESH_BINARY, dst=detail)[1]
@@ -75,8 +79,8 @@ def resize(
         is widened by the reduction, as in PIL, MATLAB and `jax.image.resize` (bicubic a = -0.5).
       factor: places the samples of bilinear and bicubic 1/factor pixels apart, as torch does when
         it is given a factor, instead of by the ratio of the sizes; 0: by the sizes. Where a factor
-        cuts off to the size that is there, the image is copied; torch's bicubic would shift it by
-        less than a pixel.
+        cuts off to the size that is there, the image is returned as it is; torch's bicubic would
+        shift it by less than a pixel.
 
     Raises:
       ValueError: unknown mode, a size below 1, a factor that does not lead to the size, or
@@ -111,7 +115,7 @@ def resize(
 
 
 def _window_means(image: np.ndarray, size: int) -> np.ndarray:
-    """image [N, K, 3] → [size, K, 3]: the means over rows floor(i·N/size) … ceil((i+1)·N/size) - 1.
+    """Returns [size, K, 3] of image [N, K, 3]: means over rows ⌊i·N/size⌋ to ⌈(i+1)·N/size⌉ - 1.
 
     A tap a step, so time goes with N + 2·size rows.
     """
@@ -131,7 +135,7 @@ def _window_means(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _along_rows(weights: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """weights [M, N] times image [N, K, 3] → [M, K, 3]."""
+    """Returns weights [M, N] times image [N, K, 3]: [M, K, 3]."""
     flat = np.ascontiguousarray(image, np.float32).reshape(image.shape[0], -1)
     # Not NumPy's matmul: a BLAS that starts threads of its own stalls the reading threads.
     product = cv2.gemm(weights, flat, 1, None, 0)  # type: ignore[call-overload]
@@ -140,7 +144,7 @@ def _along_rows(weights: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _antialiased_weights(size_in: int, size_out: int, mode: str) -> np.ndarray:
-    """Resampling matrix, float32 [size_out, size_in], rows sum to 1."""
+    """Returns the resampling matrix, float32 [size_out, size_in], rows sum to 1."""
     stretch = max(size_in / size_out, 1.0)
     centres = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
     d = np.abs(np.arange(size_in)[None, :] - centres[:, None]) / stretch
@@ -150,6 +154,7 @@ def _antialiased_weights(size_in: int, size_out: int, mode: str) -> np.ndarray:
         near = (1.5 * d - 2.5) * d * d + 1
         far = ((-0.5 * d + 2.5) * d - 4) * d + 2
         weights = np.where(d < 1, near, np.where(d < 2, far, 0.0))
+    # What a kernel has beyond the border is left out and the rest scaled up, as PIL does.
     weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     weights.flags.writeable = False  # shared through the cache
     return weights
@@ -175,6 +180,7 @@ def correlated_noise(
     its nearest one that is.
     """
     values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
+    # Covariances of BSRGAN's draws may have negative eigenvalues.
     root = (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
     return image + cv2.transform(rng.standard_normal(image.shape, dtype=np.float32), root)
 
@@ -203,24 +209,25 @@ _BUCKETS = 512  # of the first nine bits of a 32-bit uniform number
 
 @functools.lru_cache(maxsize=9)  # 1, 2, 4, …, 256
 def _poisson_tables(full: int) -> tuple[np.ndarray, np.ndarray]:
-    """For the means level/255·full of the 256 levels: distribution functions and where to start.
+    """Tabulates the distribution functions of the 256 means level/255·full.
 
     Returns:
       (uint32 [256, K], P(X ≤ k) in units of 2⁻³², uint16 [256, _BUCKETS], the quantile at the
       lower end of each bucket).
     """
     means = np.arange(256) / 255 * full
+    # Beyond this count lies half a unit of 2⁻³² for the largest mean, less for the others.
     last = int(stats.poisson.isf(2.0**-33, full)) + 1
     exact = stats.poisson.cdf(np.arange(last + 1)[None, :], means[:, None])
     table = np.minimum(np.round(exact * 2.0**32), 2.0**32 - 1).astype(np.uint32)
-    table[:, -1] = 2**32 - 1
+    table[:, -1] = 2**32 - 1  # ends the search of `_poisson`, whose numbers are all below
     starts = np.arange(_BUCKETS, dtype=np.uint64) * (2**32 // _BUCKETS)
     first = np.stack([np.searchsorted(row, starts, side="right") for row in table])
     return table, np.minimum(first, last).astype(np.uint16)
 
 
 def _poisson(levels: np.ndarray, full: int, rng: np.random.Generator) -> np.ndarray:
-    """Poisson counts of mean level/255·full, uint16 of the shape of `levels`, by inversion.
+    """Returns Poisson counts of mean level/255·full, uint16 of the shape of `levels`, by inversion.
 
     There are only 256 means, so their distribution functions are tabulated once; `rng.poisson`
     would work each one out anew for every pixel, five times as slowly. Probabilities are multiples
@@ -246,7 +253,7 @@ def _poisson(levels: np.ndarray, full: int, rng: np.random.Generator) -> np.ndar
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """JPEG round trip at `quality` 1..100 (4:2:0 chroma); clips and rounds to 8 bits first."""
+    """Returns the image after JPEG of `quality` 1..100 (4:2:0 chroma), clipped to 8 bits first."""
     bgr = cv2.cvtColor(to_bytes(image), cv2.COLOR_RGB2BGR)
     _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))

@@ -41,7 +41,7 @@ def train_iterator(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> Batches:
-    """Endless shuffled batches of HR crops and their degraded versions.
+    """Returns an iterator over endless shuffled batches of HR crops and their degraded versions.
 
     Each epoch is a new permutation of a source. The endless sequence is cut into batches, of which
     shard s takes s, s + shard_count, …; so shards neither overlap nor leave anything out, and
@@ -95,14 +95,16 @@ def train_iterator(
     datasets = [_examples(reader, i, spec, seed) for i, reader in enumerate(readers)]
     weights = [weight for _, weight in mixture]
     endless = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
+    # `repeat` stands before: no remainder is dropped. Sliced after batching: the batches of all
+    # shards side by side are those of a single host, so that a restart may change their number.
     batches = endless.batch(batch_size, drop_remainder=True)[shard_index::shard_count]
     lengths = [len(reader) for reader in readers]
     return Batches(batches, batch_size * shard_count, lengths, skipped, workers, threads)
 
 
 def _examples(reader: Reader, number: int, spec: ExampleSpec, seed: int) -> grain.MapDataset:
-    """The endless shuffled examples of one source; sources with equal seeds would go in step."""
-    if number:
+    """Returns the endless shuffled examples of one source, the `number`-th of the mixture."""
+    if number:  # with equal seeds, sources would be shuffled and cropped in step
         seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
     def make(index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def _examples(reader: Reader, number: int, spec: ExampleSpec, seed: int) -> grai
 
 
 class Batches(grain.DatasetIterator):
-    """Batches k, k + 1, … of a dataset of batches, wherever they are made.
+    """Resumable iterator over a dataset of batches, made by workers, threads or the caller.
 
     The state is the number of examples that were handed out on all hosts together. It fits any
     number of workers, threads and hosts, and another batch size if the count divides by it.
@@ -136,11 +138,12 @@ class Batches(grain.DatasetIterator):
         self.skipped = skipped
         self._workers, self._threads = workers, threads
         self._position = 0
-        self._running: list[grain.DatasetIterator] = []  # none or one
+        # None or one; a list, since the finalizer needs it and must not hold this iterator.
+        self._running: list[grain.DatasetIterator] = []
 
     @property
     def images(self) -> int:
-        """Number of images in all sources together."""
+        """Total number of images in all sources."""
         return sum(self._lengths)
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -148,8 +151,8 @@ class Batches(grain.DatasetIterator):
         self._position += 1
         for reason in self.skipped.fresh():
             _log.warning("skipped: %s", reason)
-        # Between processes go the bytes that all these values are. Nothing handed out may stay in
-        # the memory that is shared with them.
+        # Workers hand over uint8, a quarter of float32's bytes, in shared memory, which nothing
+        # handed out may refer to.
         return {name: _own(values) for name, values in batch.items()}
 
     def _started(self) -> grain.DatasetIterator:
@@ -172,11 +175,11 @@ class Batches(grain.DatasetIterator):
         return iter(rest.to_iter_dataset(alone).mp_prefetch(options, _one_thread))
 
     def get_state(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Returns a JSON-ready dict: examples handed out, and number of images in each source."""
         return {"examples": self._position * self._batch_size, "lengths": self._lengths}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on where `get_state` was called.
+        """Continues where `get_state` was called.
 
         Raises:
           UserError: the examples do not make whole batches.
@@ -193,7 +196,7 @@ class Batches(grain.DatasetIterator):
                 state["lengths"],
                 self._lengths,
             )
-        self.close()
+        self.close()  # batches made ahead are those of the former position
         self._position = position
 
     def start_prefetch(self) -> None:
@@ -217,4 +220,5 @@ def _own(values: np.ndarray) -> np.ndarray:
 
 
 def _one_thread(worker: int, count: int) -> None:
+    # OpenCV's setting is one of its process; the trainer's does not reach the workers.
     cv2.setNumThreads(0)

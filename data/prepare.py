@@ -2,9 +2,9 @@
 
     python -m data.prepare --input PHOTOS [MORE …] --output SHARDS [--dataset div2k-train]
 
-Every file is decoded; unreadable, small, flat, blurred and repeated pictures are left out and
+Every file is decoded; unreadable, small, flat, blurred and repeated images are left out and
 listed with the reason in SHARDS/report.csv, as are near duplicates, which stay unless
---drop-near-duplicates. Large pictures are cut into overlapping crops. With --pairs the inputs hold
+--drop-near-duplicates. Large images are cut into overlapping crops. With --pairs the inputs hold
 LR and HR images, which are cut alike. What is finished when the command is killed is kept: the same
 command again goes on from there, to the same bytes.
 
@@ -39,7 +39,7 @@ Folder = ImageFolder | PairedFolder
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides about the bytes of the shards."""
+    """Settings that determine the bytes of the shards."""
 
     crop: int
     stride: int
@@ -53,7 +53,7 @@ class Settings:
 
 
 def cut(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int, int, int]]:
-    """(top, left, height, width) of overlapping crops that cover a picture.
+    """Returns (top, left, height, width) of overlapping crops that cover an image.
 
     Steps are `stride`, the last crop ends at the border; a side up to `crop` is kept whole, as all
     are for a crop of 0.
@@ -69,14 +69,15 @@ def cut(height: int, width: int, crop: int, stride: int) -> list[tuple[int, int,
 
 
 def inspect(folder: Folder, index: int, settings: Settings, label: str) -> InspectedImage:
-    """Decodes, judges and cuts one picture or pair; duplicates are found later, in order.
+    """Decodes, checks and cuts one image or pair; duplicates are found later, in order.
 
-    `label` stands for the folder in the picture's name.
+    `label` stands for the folder in the image's name.
     """
     picture = InspectedImage(f"{label}/{folder.names[index]}")
     try:
         example = folder[index]
     except UserError as error:
+        # Without the path, which the message begins with and the report has in its own column.
         picture.problem = f"unreadable: {str(error).rpartition(': ')[2]}"
         return picture
     hr = example["hr"] if "hr" in example else example["image"]
@@ -92,6 +93,7 @@ def inspect(folder: Folder, index: int, settings: Settings, label: str) -> Inspe
         return picture
     picture.digest = quality.pixel_digest(hr)
     picture.code = tuple(map(int, quality.difference_hash(hr)))
+    # Cut on the LR grid, so that both crops of a pair show the same.
     crop = max(1, settings.crop // scale) if settings.crop else 0
     stride = max(1, settings.stride // scale)
     for place in cut(lr.shape[0], lr.shape[1], crop, stride):
@@ -117,14 +119,14 @@ def inspect(folder: Folder, index: int, settings: Settings, label: str) -> Inspe
 
 
 class Duplicates:
-    """Marks pictures that came before; must see them in order."""
+    """Marks exact and near duplicates of earlier images; must be given the images in order."""
 
     def __init__(self, settings: Settings):
         self._settings, self._seen = settings, dict[str, str]()
         self._near = quality.NearDuplicates(settings.near)
 
     def mark(self, picture: InspectedImage) -> None:
-        """Sets `problem` and `duplicate_of`."""
+        """Sets `problem` and `duplicate_of` of a duplicate; remembers any other image."""
         if not picture.digest:
             return
         if earlier := self._seen.get(picture.digest):
@@ -143,7 +145,7 @@ class Duplicates:
 
 
 def licences(folder: Folder, given: str) -> list[str]:
-    """Licence of each picture; `given` for all, else the folder's MANIFEST.csv, else "unknown".
+    """Returns each image's licence: `given`, else the folder's MANIFEST.csv's, else "unknown".
 
     Raises:
       UserError: a MANIFEST.csv without the two columns.
@@ -160,7 +162,7 @@ def licences(folder: Folder, given: str) -> list[str]:
 
 
 def labels(folders: Sequence[Folder]) -> list[str]:
-    """What stands for each folder in names: its own name, with a number where that repeats."""
+    """Returns the label of each folder in names: its own name, numbered where that repeats."""
     names = [folder.root.resolve().name for folder in folders]
     return [
         name if names.count(name) == 1 else f"{name}-{names[: i + 1].count(name)}"
@@ -191,6 +193,7 @@ def prepare(
     shards, duplicates = Shards(output, asdict(settings), inputs), Duplicates(settings)
     if shards.manifest is not None:
         return shards.manifest
+    # Images of finished shards count as seen, so that a resumed run makes the same bytes.
     for row in shards.pictures:
         duplicates.mark(InspectedImage(**row))
     done = len(shards.pictures)
@@ -203,9 +206,10 @@ def prepare(
         picture.licence = stands_under
         duplicates.mark(picture)
         if picture.problem:
-            picture.crops.clear()
+            picture.crops.clear()  # duplicates are found only after threads have cut them
         held.append(picture)
         size += sum(len(crop.hr) + len(crop.lr) for crop in picture.crops)
+        # A shard ends with a whole image, so that a resumed run starts with the next one.
         if size >= settings.shard_bytes:
             shards.add(held)
             held, size = [], 0
@@ -221,7 +225,7 @@ def prepare(
 def _in_order(
     tasks: Sequence[tuple[Folder, int, str]], settings: Settings, workers: int
 ) -> Iterator[InspectedImage]:
-    """Inspects in threads (decoders and encoders leave Python's lock), a few files ahead."""
+    """Yields inspected images in order; threads (codecs release the GIL) work a few files ahead."""
     waiting: deque[Future[InspectedImage]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for folder, index, label in tasks:
@@ -266,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     if options.dataset:
         recipes.check(options.dataset, [folder.names for folder in folders])
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(0)  # the threads of `--workers` take an image each
     options.shard_bytes = int(options.shard_mb * 2**20)
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     finished = (options.output / records.MANIFEST).exists()

@@ -1,4 +1,4 @@
-"""A contact sheet of degradations, for a person to look at.
+"""Draws a contact sheet of degradations.
 
     python -m data.preview --input PHOTOS --output sheet.png --preset realesrgan --seed 0
 
@@ -24,7 +24,7 @@ _TEXT_WIDTH, _GAP, _FONT_SIZE = 330, 8, 13
 
 
 def row(hr: np.ndarray, lr: np.ndarray, text: str) -> Image.Image:
-    """HR, LR enlarged to its size by repeated pixels, and the text wrapped beside them."""
+    """Returns HR, LR enlarged to its size by repeated pixels, and the text wrapped beside them."""
     side = hr.shape[0]
     large = cv2.resize(lr, (side, side), interpolation=cv2.INTER_NEAREST)
     font = ImageFont.load_default(_FONT_SIZE)
@@ -40,7 +40,7 @@ def row(hr: np.ndarray, lr: np.ndarray, text: str) -> Image.Image:
 
 
 def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
-    """One line a step; longer ones are broken at words."""
+    """Returns one line a step; longer ones are broken at words."""
     lines = []
     for step in text.split(" | "):
         line = ""
@@ -61,10 +61,10 @@ def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> l
 
 
 def sheet(reader: Reader, preset: str, seed: int, count: int, crop: int, scale: int) -> Image.Image:
-    """`count` rows of random images of the source."""
+    """Returns a sheet of `count` rows, each of a random image of the source."""
     rows = []
     for i in range(count):
-        rng = np.random.default_rng([seed, i])
+        rng = np.random.default_rng([seed, i])  # by row: a longer sheet begins with the same ones
         example = reader[int(rng.integers(len(reader)))]
         hr = np.ascontiguousarray(random_crop(example["hr"], crop, rng))
         record = degradations.draw(rng, preset, crop, crop, scale)
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     picture = sheet(
         reader, options.preset, options.seed, options.count, options.crop, options.scale
     )
-    data = io.BytesIO()
+    data = io.BytesIO()  # encoded first: `paths.write` leaves a whole file or none
     picture.save(data, "PNG")
     paths.write(options.output, data.getvalue())
     for note in reader.skipped.notes().values():

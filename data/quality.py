@@ -1,4 +1,4 @@
-"""What is wrong with a training photograph: too small, flat, blurred, a duplicate."""
+"""Quality checks of training photographs: contrast, sharpness and duplicates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def detail(image: np.ndarray) -> tuple[float, float]:
-    """(contrast, sharpness) of uint8 [H, W, 3], in levels of 255.
+    """Returns (contrast, sharpness) of uint8 [H, W, 3], in levels of 255.
 
     Contrast is the standard deviation of the luma: below 3 or so nothing is to be seen. Sharpness
     is the standard deviation of its Laplacian: a photograph out of focus has less than 2 (the
@@ -17,29 +17,32 @@ def detail(image: np.ndarray) -> tuple[float, float]:
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     contrast = cv2.meanStdDev(grey)[1]
+    # Signed 16 bits: the Laplacian of 8-bit levels lies in ±1020.
     sharpness = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1]
     return float(contrast[0, 0]), float(sharpness[0, 0])
 
 
 def pixel_digest(image: np.ndarray) -> str:
-    """SHA-256 of size and pixels of uint8 [H, W, 3]: equal in whatever file format."""
+    """Returns SHA-256 of size and pixels of uint8 [H, W, 3], equal whatever the file format."""
+    # The size counts: the same bytes in another shape are another image.
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
 def difference_hash(image: np.ndarray) -> np.ndarray:
-    """256 bits, uint64 [4]: whether brightness grows from each of 16×17 fields to the next.
+    """Returns 256 bits, uint64 [4]: set where the next of 16×17 fields in a row is brighter.
 
     Few bits change under rescaling, recompression and small changes of colour.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    # float32: means rounded to 8 bits would tie in smooth areas.
     fields = cv2.resize(grey.astype(np.float32), (17, 16), interpolation=cv2.INTER_AREA)
     return np.packbits(fields[:, 1:] > fields[:, :-1]).view(np.uint64)
 
 
 class NearDuplicates:
-    """Finds the remembered picture whose difference hash is nearest.
+    """Finds the remembered image whose difference hash is nearest.
 
     Args:
       limit: at most so many of the 256 bits may differ. Unrelated photographs differ in about 128,
@@ -52,7 +55,7 @@ class NearDuplicates:
         self._names: list[str] = []
 
     def nearest(self, code: np.ndarray) -> tuple[str, int] | None:
-        """(name, differing bits) of the nearest picture within the limit, or None."""
+        """Returns (name, differing bits) of the nearest image within the limit, or None."""
         if not self._names:
             return None
         differing = np.bitwise_count(self._hashes ^ code).sum(1)
@@ -62,6 +65,6 @@ class NearDuplicates:
         return self._names[found], int(differing[found])
 
     def add(self, name: str, code: np.ndarray) -> None:
-        """Remembers one picture."""
+        """Remembers one image."""
         self._hashes = np.vstack([self._hashes, code])  # cheaper than the comparison with all
         self._names.append(name)

@@ -1,4 +1,4 @@
-"""Reading that goes on when an image cannot be used.
+"""Readers that continue when an image cannot be used.
 
 `Reader` stands between a source and the pipeline: an unusable image is replaced by the next one,
 so that the example at an index is the same whoever asks for it and whenever. What was passed over
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Skipped:
-    """Files that were passed over, each noted once, by whichever process; shared by a folder."""
+    """Files that were passed over, each noted once; all processes share them through a folder."""
 
     def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="skipped-")
@@ -41,6 +41,7 @@ class Skipped:
         if name in self._named:
             return
         self._named.add(name)
+        # Hashed, since names hold slashes; fsencode, since they need not be UTF-8.
         path = os.path.join(self._folder, hashlib.sha256(os.fsencode(name)).hexdigest())
         if os.path.exists(path) or not os.path.isdir(self._folder):
             return
@@ -52,6 +53,7 @@ class Skipped:
 
     def fresh(self) -> list[str]:
         """Returns the reasons that it has not returned before."""
+        # Compared with all that were told: entries sort by hash, so a new one may stand anywhere.
         entries = [entry for entry in self._entries() if entry not in self._told]
         self._told.update(entries)
         return [self._read(entry)[1] for entry in entries]
@@ -60,6 +62,7 @@ class Skipped:
         return len(self._entries())
 
     def _entries(self) -> list[str]:
+        # Hidden files are notes that `paths.write` has not renamed yet.
         return sorted(name for name in os.listdir(self._folder) if not name.startswith("."))
 
     def _read(self, entry: str) -> tuple[str, str]:
@@ -82,13 +85,13 @@ class Reader:
         self.source, self.skipped = source, skipped
         self._least = least
         self._cache: dict[int, dict[str, Any]] | None = {} if cache else None
-        self._bad: set[int] = set()
+        self._bad: set[int] = set()  # not decoded again in every epoch
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """dict(hr, id), and lr where the source has it.
+        """Returns dict(hr, id), and lr where the source has it.
 
         Raises:
           UserError: no image of the source is usable.

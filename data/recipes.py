@@ -1,4 +1,4 @@
-"""What the usual data sets hold, so that a download can be checked; see data/README.md."""
+"""Contents of the usual data sets, to check a download by; see data/README.md."""
 
 from __future__ import annotations
 

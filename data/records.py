@@ -31,7 +31,7 @@ from maskgit_sr.images.decode import rgb8
 
 MANIFEST, EXAMPLES, VERSION = "manifest.json", "examples.jsonl", 1
 
-# Every record is reached alone, and encoded images do not compress further.
+# Training reads single records at random, and encoded images do not compress further.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
@@ -58,7 +58,7 @@ def unpack(record: bytes) -> tuple[str, bytes, bytes]:
 
 def write_shard(path: Path, packed: Iterable[bytes]) -> int:
     """Writes records to one shard, which appears whole or not at all; returns its size in bytes."""
-    from array_record.python import array_record_module
+    from array_record.python import array_record_module  # has no wheel for Windows
 
     with paths.whole(path) as part:
         writer = array_record_module.ArrayRecordWriter(str(part), _WRITER_OPTIONS)
@@ -97,7 +97,7 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
 
 
 class RecordFolder:
-    """A folder of shards by `data.prepare`; `id` is what the record says.
+    """Source of the shards that `data.prepare` wrote; `id` is that of the record.
 
     Shards at gs:// and the like are copied to a temporary folder first, because the ArrayRecord
     reader opens local files only.
@@ -110,6 +110,7 @@ class RecordFolder:
         self.folder = epath.Path(folder)
         manifest = read_manifest(self.folder)
         paths = []
+        # Sizes are compared here, so that a shard cut short does not end a run in its middle.
         for shard in manifest["shards"]:
             path = self.folder / shard["file"]
             found = path.stat().length if path.exists() else None
@@ -141,7 +142,7 @@ class RecordFolder:
         return f"RecordFolder({str(self.folder)!r}, {len(self)} images)"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(len(self))[index]
+        index = range(len(self))[index]  # an IndexError beyond the end, as a sequence has
         try:
             name, hr, lr = unpack(self._data[index])
         except (RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The output of `data.prepare`: shards that are finished one after the other, and their rows."""
+"""Output folder of `data.prepare`: shards that are finished one by one, and rows of images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of a picture, encoded."""
+    """An encoded crop of an image; places and sizes in HR pixels."""
 
     top: int
     left: int
@@ -63,7 +63,7 @@ class InspectedImage:
 
 
 class Shards:
-    """The output folder: finished shards, each with the rows of the pictures it ends with.
+    """Output folder: finished shards, each with the rows of the images up to its end.
 
     Args:
       settings: all that determines the bytes; the folder must have been begun with equal ones.
@@ -109,7 +109,7 @@ class Shards:
         self.examples += part["examples"]
 
     def add(self, pictures: Sequence[InspectedImage]) -> None:
-        """Writes one shard with all crops of these pictures, if any, and then their rows."""
+        """Writes one shard with all crops of these images, if any, and then their rows."""
         found = [example for picture in pictures for example in picture.examples()]
         packed = [record for _, record in found]
         shard = None
@@ -119,6 +119,7 @@ class Shards:
             shard = {"file": name, "examples": len(packed), "bytes": size}
         part: dict[str, Any] = {"shard": shard, "pictures": [p.row() for p in pictures]}
         part["examples"] = [row for row, _ in found]
+        # After the shard: without its rows a resumed run writes it again.
         paths.write(self.folder / f"part-{self._parts:05}.json", json.dumps(part))
         self._keep(part)
 
@@ -140,6 +141,8 @@ class Shards:
             "licences": Counter(example["licence"] for example in self.examples),
             "shards": self.shards,
         }
+        # The last of the files, since it is the mark of a finished folder; the rows, from which a
+        # killed run would write it again, go only then.
         paths.write(self.folder / records.MANIFEST, json.dumps(manifest, indent=1))
         self._clear()
         return manifest
@@ -155,6 +158,7 @@ class Shards:
 
     def _clear(self) -> None:
         half = self.folder.glob(".*.part*")  # of `paths.whole`, when it was killed
+        # Settings last: parts without them would look like a folder of something else.
         for path in (*self.folder.glob("part-*.json"), *half, self.folder / _SETTINGS):
             path.unlink(missing_ok=True)
 

@@ -46,6 +46,7 @@ def list_images(root: epath.PathLike) -> list[str]:
     root = epath.Path(root)
     if not root.is_dir():
         raise UserError(f"image folder {str(root)!r}: not found or not a folder")
+    # Hidden files may be images that are still being written (`paths.whole`).
     names = [
         str((folder / name).relative_to(root).as_posix())
         for folder, _, files in root.walk()
@@ -57,7 +58,7 @@ def list_images(root: epath.PathLike) -> list[str]:
             f"image folder {str(root)!r}: no image found "
             f"(looked for {' '.join(sorted(PICTURE_SUFFIXES))})"
         )
-    return sorted(names)
+    return sorted(names)  # draws go by index, and the order on disk is not the same everywhere
 
 
 def read_image(path: epath.PathLike) -> np.ndarray:
@@ -297,6 +298,7 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
+        # TFDS images may be grey, RGBA or 16-bit.
         image = cast(color_of(np.asarray(self._data[index][self._key])), np.uint8)
         return {"image": image, "id": f"{self.name}/{self.split}/{index}"}
 
@@ -319,6 +321,7 @@ def open_source(text: str) -> Source:
         return lr_hr_pairs(rest)
     path = epath.Path(text)
     if path.is_dir():
+        # Also shards without a manifest: that is an error, not a folder without images.
         return records.RecordFolder(path) if records.is_shards(path) else ImageFolder(path)
     if path.is_file():
         return ImageList(path)
@@ -326,7 +329,7 @@ def open_source(text: str) -> Source:
 
 
 def parse_mixture(text: str) -> list[tuple[str, float]]:
-    """ "A*0.7;B*0.3" → [("A", 0.7), ("B", 0.3)]; a source without a weight counts 1.
+    """Returns (source, weight) of each part: "A*0.7;B" → [("A", 0.7), ("B", 1.0)].
 
     Raises:
       UserError: no source, or a weight that is not positive.
@@ -336,11 +339,11 @@ def parse_mixture(text: str) -> list[tuple[str, float]]:
         raise UserError("data root: expected a folder, list file, shards or tfds:NAME, found ''")
     mixture = []
     for part in parts:
-        name, star, weight = part.rpartition("*")
+        name, star, weight = part.rpartition("*")  # the last one: a path may hold others
         try:
             mixture.append((name, float(weight)) if star else (part, 1.0))
         except ValueError:
             raise UserError(f"data root {part!r}: expected a number after *") from None
-        if not mixture[-1][1] > 0:
+        if not mixture[-1][1] > 0:  # true for NaN too
             raise UserError(f"data root {part!r}: expected a weight above 0")
     return mixture

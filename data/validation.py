@@ -16,7 +16,7 @@ from maskgit_sr.errors import UserError
 def validation_pairs(
     root: epath.PathLike, limit: int | None = None, scale: int = 4
 ) -> Iterator[dict[str, Any]]:
-    """Yields the pairs of a `PairedFolder` in sorted order: dict(lr, hr uint8 [H, W, 3], id str).
+    """Returns an iterator over a `PairedFolder`, sorted: dict(lr, hr uint8 [H, W, 3], id str).
 
     Without LR images, HR is cut at the right and bottom to a multiple of `scale`, and LR is its
     antialiased bicubic reduction (PIL, MATLAB), rounded to 8 bits.
@@ -24,6 +24,7 @@ def validation_pairs(
     Raises:
       UserError: see `PairedFolder`; or HR is not exactly `scale` times its LR.
     """
+    # Not a generator function: a missing folder is an error at the call, not at the first pair.
     source = PairedFolder(root)
     return (_pair(source, i, scale) for i in range(len(source))[:limit])
 
@@ -41,7 +42,7 @@ def _pair(source: PairedFolder, index: int, scale: int) -> dict[str, Any]:
 
 
 def whole_multiple(hr: np.ndarray, scale: int) -> np.ndarray:
-    """Cuts HR at the right and bottom so that both sides are multiples of `scale`.
+    """Returns HR cut at the right and bottom so that both sides are multiples of `scale`.
 
     Raises:
       UserError: a side is shorter than `scale`.

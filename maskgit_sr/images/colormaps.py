@@ -1,4 +1,4 @@
-"""Colours for maps: how wrong a picture is, how sure a model was.
+"""Colour maps for errors and confidences.
 
 The ramps are drawn in OKLab (Ottosson, 2020) with lightness rising evenly, so that equal steps of a
 value look equal, in colour and in grey.
@@ -12,7 +12,7 @@ ERROR_PEAK = 64  # of 255; the brightest colour stands for this and all above
 
 
 def ramp(lightness: tuple[float, float], hue: tuple[float, float], chroma: float) -> np.ndarray:
-    """256 sRGB colours, uint8 [256, 3]: lightness and hue (degrees) from first to second.
+    """Returns 256 sRGB colours, uint8 [256, 3]: lightness and hue (degrees) from first to second.
 
     `chroma` is that of the middle; both ends have little.
     """
@@ -35,6 +35,7 @@ def ramp(lightness: tuple[float, float], hue: tuple[float, float], chroma: float
             [-0.0041960863, -0.7034186147, 1.7076147010],
         ]
     )
+    # Clipped: OKLab also holds colours that sRGB has not.
     linear = ((lab @ to_lms.T) ** 3 @ to_rgb.T).clip(0, 1)
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.rint(255 * srgb).astype(np.uint8)
@@ -45,7 +46,7 @@ CONFIDENCE = ramp((0.25, 0.92), (290, 105), 0.13)  # dark blue, teal, green, yel
 
 
 def error(picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """|picture − reference|, the mean of the channels, in the colours of `ERROR`.
+    """Returns |picture − reference|, the mean of the channels, in the colours of `ERROR`.
 
     Args:
       picture: uint8 [H, W, 3].
@@ -53,11 +54,12 @@ def error(picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
     Returns:
       uint8 [H, W, 3].
     """
+    # int16, since differences of bytes wrap around.
     difference = np.abs(picture.astype(np.int16) - reference).sum(axis=-1)
     return ERROR[np.minimum(difference * 255 // (3 * ERROR_PEAK), 255)]
 
 
 def css(colors: np.ndarray, stops: int = 17) -> str:
-    """A ramp as a CSS gradient from left to right."""
+    """Returns a ramp as a CSS gradient from left to right."""
     chosen = colors[np.linspace(0, len(colors) - 1, stops).round().astype(int)]
     return f"linear-gradient(to right,{','.join(f'#{color.tobytes().hex()}' for color in chosen)})"

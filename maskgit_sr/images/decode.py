@@ -1,4 +1,4 @@
-"""Decoding: a picture file or Pillow image to samples and metadata.
+"""Decoding of image files and Pillow images to samples and metadata.
 
 Pillow knows the formats; OpenCV reads the 16-bit colour files that Pillow would round to 8 bits.
 """
@@ -36,20 +36,21 @@ _TIFF_KEPT = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, EXIF_IFD,
 
 
 class TooManyPixels(UserError):
-    """A picture above the limit of pixels."""
+    """An image with more pixels than the limit."""
 
 
 @contextlib.contextmanager
 def about(name: str | os.PathLike[str]) -> Iterator[None]:
-    """Puts the file's name before the message of a UserError of the block."""
+    """Prefixes the message of a UserError raised in the block with the file's name."""
     try:
         yield
     except UserError as error:
+        # Of the same type: the server tells TooManyPixels from other mistakes.
         raise type(error)(f"{os.fspath(name)}: {error}") from error.__cause__
 
 
 def read(path: str | os.PathLike[str]) -> Picture:
-    """Decodes a picture file; its content decides the format, not its suffix.
+    """Decodes an image file; its content decides the format, not its suffix.
 
     PNG and TIFF (and binary PPM of maximum 65535) keep 16 bits. Of an animation or a TIFF of
     several pages the first is taken, with a note. Palettes, CMYK, LAB and so on become RGB; a
@@ -65,7 +66,7 @@ def read(path: str | os.PathLike[str]) -> Picture:
 
 
 def from_bytes(data: bytes, *, limit: int = MAX_PIXELS) -> Picture:
-    """Decodes the bytes of a picture file as `read` does.
+    """Decodes the bytes of an image file as `read` does.
 
     Raises:
       TooManyPixels: more than `limit` pixels by its header; nothing was decoded.
@@ -79,9 +80,9 @@ def _decoded(data: bytes, limit: int) -> Picture:
         raise UserError("expected a picture, found an empty file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of large and damaged files, which are judged here
             image = Image.open(io.BytesIO(data), formats=_formats())
-            check_size(*image.size, limit)
+            check_size(*image.size, limit)  # before `load`: a small file may declare any size
             if image.format == "PNG":
                 Image.open(io.BytesIO(data)).verify()  # decoding does not look at checksums
             notes = _frame_note(image)
@@ -93,7 +94,7 @@ def _decoded(data: bytes, limit: int) -> Picture:
         raise TooManyPixels(f"more than the limit of {limit:,} pixels") from error
     except UnidentifiedImageError as error:
         raise UserError(f"not a picture that can be decoded ({_KINDS})") from error
-    except MemoryError:
+    except MemoryError:  # says nothing of the file
         raise
     # Decoders meet a damaged file with whatever exception they stumbled over.
     except Exception as error:
@@ -120,7 +121,7 @@ def rgb8(data: bytes, name: str, limit: int = RGB8_PIXELS) -> np.ndarray:
 
 
 def from_pil(image: Image.Image) -> Picture:
-    """Takes over a Pillow image of any mode, with `info["icc_profile"]` and its EXIF.
+    """Returns the picture of a Pillow image of any mode, with its ICC profile and EXIF.
 
     Mode I is read as 16-bit. Mode F is read as [0, 1], or as [0, 255] where it exceeds 1.
 
@@ -136,21 +137,22 @@ def from_pil(image: Image.Image) -> Picture:
 
 
 def header_size(file: BinaryIO) -> tuple[int, int]:
-    """Returns (height, width) of a picture when upright, from the head of its file.
+    """Returns (height, width) of an image when upright, from the head of its file.
 
     Raises:
-      UserError: not a picture.
+      UserError: not an image.
     """
     try:
         with Image.open(file, formats=_formats()) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5  # 5 to 8 swap the sides
     except OSError as error:  # Pillow's complaint about files that are no picture is one as well
         raise UserError(f"not a picture that can be decoded ({_KINDS})") from error
     return (width, height) if turned else (height, width)
 
 
 def _formats() -> list[str]:
+    # Without `init` the table lacks formats; AVIF and JPEG 2000 depend on how Pillow was built.
     Image.init()
     return [name for name in _READABLE if name in Image.OPEN]
 
@@ -167,7 +169,7 @@ def _file_bytes(path: Path) -> bytes:
 
 
 def check_size(width: int, height: int, limit: int = MAX_PIXELS) -> None:
-    """Raises UserError for a picture without pixels, TooManyPixels for more than `limit`."""
+    """Raises UserError for an image without pixels, TooManyPixels for more than `limit`."""
     if width < 1 or height < 1:
         raise UserError(f"expected at least one pixel, found {width}x{height}")
     if width * height > limit:
@@ -184,7 +186,7 @@ def _frame_note(image: Image.Image) -> tuple[str, ...]:
 
 
 def _decode_16_bit(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """uint16 [H, W, C] of the 16-bit files that Pillow would hand over as 8-bit, else None."""
+    """Returns uint16 [H, W, C] of 16-bit files that Pillow would round to 8 bits, else None."""
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     if image.format == "PNG":
         deep = data[24] == 16  # bit depth in IHDR, which comes first
@@ -194,6 +196,7 @@ def _decode_16_bit(image: Image.Image, data: bytes) -> np.ndarray | None:
         deep = set(tags.get(_BITS, ())) == {16} and image.mode in ("RGB", "RGBA", "I;16", "I;16B")
     if not deep:
         return None
+    # Unchanged: with 16 bits, alpha, and EXIF orientation not applied, which `_upright` does.
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16 or array.shape[1::-1] != image.size:
         raise OSError("16-bit samples cannot be decoded")
@@ -222,7 +225,7 @@ def _decode_16_bit(image: Image.Image, data: bytes) -> np.ndarray | None:
 def _upright(
     image: Image.Image, samples: np.ndarray | None, notes: tuple[str, ...] = ()
 ) -> Picture:
-    """Returns a loaded image, with its 16-bit samples where Pillow cannot hold them."""
+    """Returns a loaded image, upright; `samples` are its 16-bit ones where Pillow has only 8."""
     orientation, exif, more = _exif(image)
     notes += more
     icc = image.info.get("icc_profile") or None
@@ -242,26 +245,27 @@ def _upright(
 
 
 def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """RGB of a CMYK or LAB image, through its profile where that is usable."""
+    """Returns RGB of a CMYK or LAB image, through its profile where that is usable."""
     source = ImageCms.createProfile("LAB") if image.mode == "LAB" else icc and io.BytesIO(icc)
     converted = None
     if source:
+        # Files carry profiles of other colour spaces, too, which cannot be applied.
         with contextlib.suppress(ImageCms.PyCMSError):
             converted = ImageCms.profileToProfile(
                 image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
             )
     converted = converted or image.convert("RGB")
-    converted.info = dict(image.info)
+    converted.info = dict(image.info)  # a new image, which has to keep the EXIF
     return converted
 
 
 def _pillow_samples(image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
-    """[H, W, C] samples of any Pillow mode but CMYK and LAB, and notes."""
+    """Returns [H, W, C] samples of any Pillow mode but CMYK and LAB, and notes."""
     mode = image.mode
     if mode == "F":
         array = np.asarray(image)[..., None]
         low, high = array.min(), array.max()
-        if not (low >= 0 and high <= 255):
+        if not (low >= 0 and high <= 255):  # true for NaN too
             raise UserError(f"expected floats in [0, 1] or [0, 255], found {low:g} to {high:g}")
         if high > 1:
             return array / np.float32(255), ("floats above 1: read as [0, 255]",)
@@ -278,6 +282,7 @@ def _pillow_samples(image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
     array = np.asarray(image.convert(("L" if grey else "RGB") + ("A" if transparent else "")))
     if array.ndim == 2:
         array = array[..., None]
+    # With a profile a palette stays RGB: that of RGB does not fit a single channel.
     elif mode in ("P", "PA") and "icc_profile" not in image.info:
         grey = bool((array[..., 1:3] == array[..., :1]).all())
         array = array[..., 2:] if grey else array  # a palette of greys
@@ -285,7 +290,7 @@ def _pillow_samples(image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _exif(image: Image.Image) -> tuple[int, bytes | None, tuple[str, ...]]:
-    """Orientation, 1 to 8, the EXIF block that stays true of the output or None, and notes."""
+    """Returns orientation, 1 to 8, the EXIF that stays true of the output or None, and notes."""
     orientation: int = 1
     try:
         with warnings.catch_warnings():
@@ -304,14 +309,14 @@ def _exif(image: Image.Image) -> tuple[int, bytes | None, tuple[str, ...]]:
 
 
 def _block(tags: Image.Exif, only: set[int] | None) -> bytes:
-    block = Image.Exif()
+    block = Image.Exif()  # a new one: the caller's image keeps its tags
     kept = tags_of(tags).items()
     block.update({tag: value for tag, value in kept if only is None or tag in only})
     return block.tobytes() if len(block) else b""
 
 
 def _tidy_exif(raw: bytes) -> bytes | None:
-    """EXIF without orientation, pixel size and thumbnail, which are wrong for the output.
+    """Returns EXIF without orientation, pixel size and thumbnail, which are wrong for the output.
 
     Entries are cut out in place: a block written anew loses text that is not ASCII, and moves maker
     notes, whose inner offsets then point nowhere.

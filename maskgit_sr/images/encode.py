@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from maskgit_sr.images.samples import cast
 
-MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
+MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # libjpeg's own limit, WebP's 14 bits
 _MAX_JPEG_EXIF = 65_533  # a JPEG segment counts its bytes in 16 bits
 _STRIP_BYTES = 1 << 20
 EXIF_IFD, GPS_IFD, _INTEROP_IFD = 34665, 34853, 40965
@@ -56,8 +56,8 @@ def encode(
         return _png_16_bit(samples, icc, exif), tuple(notes)
     options: dict[str, Any] = {
         "PNG": {},
-        "JPEG": {"quality": quality, "subsampling": 0},
-        "WEBP": {"quality": quality, "exact": True},
+        "JPEG": {"quality": quality, "subsampling": 0},  # chroma at full resolution
+        "WEBP": {"quality": quality, "exact": True},  # keeps colours under transparent pixels
     }[kind]
     options |= described(icc, exif)
     buffer = io.BytesIO()
@@ -66,7 +66,7 @@ def encode(
 
 
 def described(icc: bytes | None, exif: bytes | None) -> dict[str, bytes]:
-    """Returns the profile and the EXIF block that there are, by the names that Pillow has."""
+    """Returns the ICC profile and EXIF block that are present, by Pillow's names for them."""
     return {name: data for name, data in (("icc_profile", icc), ("exif", exif)) if data}
 
 
@@ -78,6 +78,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 def _png_16_bit(samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
     height, width, channels = samples.shape
     color_type = (0, 4, 2, 6)[channels - 1]
+    # PNG is big-endian, and its filter's differences wrap around at 256, as those of bytes do.
     rows = samples.astype(">u2").view(np.uint8).reshape(height, -1)
     filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
     filtered[:, 0] = 1  # every row as differences to the pixel on its left
@@ -98,7 +99,7 @@ def _png_16_bit(samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> b
 def _tiff(
     samples: np.ndarray, icc: bytes | None, exif: bytes | None
 ) -> tuple[bytes, tuple[str, ...]]:
-    """Baseline little-endian TIFF in deflated strips with horizontal differencing."""
+    """Returns a baseline little-endian TIFF in deflated strips with horizontal differencing."""
     height, width, channels = samples.shape
     bits = samples.dtype.itemsize * 8
     rows = max(1, _STRIP_BYTES // (width * channels * samples.dtype.itemsize))
@@ -127,6 +128,7 @@ def _tiff(
         tags[34675] = icc
     try:
         described = _tiff_tags(exif) if exif else {}
+        # Layout tags win: those in the EXIF block describe another file.
         return _with_directory({**described, **tags}, strips), ()
     # Tags of a wrong type; there is no list of what Pillow raises on them.
     except Exception:
@@ -147,7 +149,7 @@ def _with_directory(tags: dict[int, Any], strips: list[bytes]) -> bytes:
 
 
 def _tiff_tags(exif: bytes) -> dict[int, Any]:
-    """EXIF as tags of a TIFF directory: the block is itself a small TIFF file."""
+    """Returns EXIF as tags of a TIFF directory: the block is itself a small TIFF file."""
     block = Image.Exif()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -164,7 +166,7 @@ def tags_of(block: Image.Exif) -> dict[int, Any]:
 
 
 def _plain_text(value: Any) -> Any:
-    """Text of an EXIF tag as the bytes it was read from: Pillow decodes Latin-1, writes ASCII."""
+    """Returns text of a tag as the bytes it was read from: Pillow decodes Latin-1, writes ASCII."""
     if isinstance(value, str) and not value.isascii():
         return value.encode("latin-1", "replace")
     return value

@@ -1,4 +1,4 @@
-"""Which file becomes which: inputs and output of a command line as a list of jobs.
+"""Plans the jobs of a command line: which input file becomes which output file.
 
 Everything that can be known to go wrong before the first picture is decoded is found here, so that
 a batch does not stop half way.
@@ -36,7 +36,7 @@ _FORMAT_OF = {f".{f}": f for f in FORMATS} | {".jpeg": "jpg", ".tiff": "tif"}
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to restore; `skipped` where `target` exists and existing ones are skipped."""
+    """One image to restore; `skipped` where `target` exists and existing ones are skipped."""
 
     source: Path
     target: Path
@@ -110,9 +110,9 @@ def plan(
 
 
 def pictures(text: str) -> list[tuple[Path, Path]]:
-    """The pictures that a file, folder or pattern names: (path, path below that folder), sorted.
+    """Returns the images of a file, folder or pattern: (path, path below that folder), sorted.
 
-    Confidence maps beside the pictures that they belong to are left out.
+    Confidence maps beside the images that they belong to are left out.
 
     Raises:
       UserError: nothing there.
@@ -123,7 +123,7 @@ def pictures(text: str) -> list[tuple[Path, Path]]:
 
 
 def confidence_path(target: Path) -> Path:
-    """Where the confidence map of an output goes: `NAME_confidence.png` beside it."""
+    """Returns the path of an output's confidence map: `NAME_confidence.png` beside it."""
     return target.with_name(f"{target.stem}_confidence.png")
 
 
@@ -132,7 +132,7 @@ def _what(found: Sequence[_Found], whole_folder: bool) -> str:
 
 
 def _find(inputs: Sequence[str], output: str | None) -> list[_Found]:
-    """All source files in a stable order, each once."""
+    """Returns all source files in a stable order, each once."""
     # Outputs of an earlier run in a folder below the input are not inputs of the next.
     own = os.path.realpath(output) if output is not None and _is_folder(output) else None
     found: dict[str, _Found] = {}
@@ -142,7 +142,7 @@ def _find(inputs: Sequence[str], output: str | None) -> list[_Found]:
             below = _walk(path, own)
             some = [_Found(file, file.relative_to(path)) for file in below]
             missing = f"{text}: no pictures in this folder"
-        elif text and os.path.lexists(path):
+        elif text and os.path.lexists(path):  # before patterns: a[1].png may be a file's name
             some = [_Found(path, Path(path.name))]
             missing = ""
         elif glob.has_magic(text):
@@ -155,12 +155,14 @@ def _find(inputs: Sequence[str], output: str | None) -> list[_Found]:
             raise UserError(f"{text or 'INPUT'}: no such file or folder")
         if not some:
             raise UserError(missing)
+        # By real path: links and ./ lead to the same file.
         for one in some:
             found.setdefault(os.path.realpath(one.source), one)
     return list(found.values())
 
 
 def _walk(folder: Path, own: str | None) -> Iterator[Path]:
+    # os.walk passes over unreadable folders unless it is told otherwise, in no fixed order.
     def unreadable(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
@@ -181,14 +183,14 @@ def _is_picture(path: Path) -> bool:
 
 
 def _is_below(path: Path, folder: str | None, base: Path) -> bool:
-    """Whether `path` lies in `folder`, unless that is where the search itself began."""
+    """Returns whether `path` lies in `folder`, unless that is where the search itself began."""
     if folder is None or folder == os.path.realpath(base):
         return False
     return folder in map(str, Path(os.path.realpath(path)).parents)
 
 
 def _fixed_part(pattern: str) -> Path:
-    """The folders of a pattern before the first part with a wildcard."""
+    """Returns the folders of a pattern before the first part with a wildcard."""
     folders = Path(pattern).parts[:-1]
     return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), folders))
 
@@ -211,6 +213,7 @@ def _in_folder(
     found: _Found, folder: Path, format: str | None, suffix: str | None, scale: Callable[[], float]
 ) -> Path:
     target = folder / found.name
+    # In the input's own folder only a name like `a_x4` tells an output from its input.
     beside = os.path.realpath(target.parent) == os.path.realpath(found.source.parent)
     return _beside(target, format, suffix if beside else suffix or "", scale)
 
@@ -230,6 +233,7 @@ def _named(output: Path, format: str | None, suffix: str | None) -> Path:
 def _checked(
     pairs: Sequence[tuple[_Found, Path]], skip_existing: bool, overwrite: bool, confidence: bool
 ) -> list[Job]:
+    # Real paths: an output may be a link to an input, or lie in a linked folder.
     sources = {os.path.realpath(found.source): found.source for found, _ in pairs}
     taken: dict[str, Path] = {}
     jobs = []

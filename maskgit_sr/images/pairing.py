@@ -1,4 +1,4 @@
-"""Which output belongs to which reference: files of two or three folders matched by their names.
+"""Matches outputs with references: files of two or three folders paired by their names.
 
 Tools append something to the name of what they restore (`0001_x4.png`, `Canon_001_out.png`), and
 test sets append what a file is (`Canon_001_LR4`, `Canon_001_HR`). Names are compared as they are,
@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import files
 
+# Behind a digit a scale needs no separator: `img_3x4` is `img_3`, but `box4` is a name.
 _SUFFIX = re.compile(
     r"(?:[_-](?:lr|hr|gt|sr|lq|hq|out|output|rlt|result|restored|bicubic)\d*"
     r"|[_-](?:x\d+|\d+x)"
@@ -39,6 +40,7 @@ def scene(name: str) -> str:
     Args:
       name: of a file, without its file suffix; folders before it stay as they are.
     """
+    # Never down to nothing: a file may be called `_x4`.
     while (found := _SUFFIX.search(name)) and name[: found.start()].rpartition("/")[2]:
         name = name[: found.start()]
     return name
@@ -47,7 +49,7 @@ def scene(name: str) -> str:
 def match(
     sr: str | None = None, hr: str | None = None, lr: str | None = None
 ) -> tuple[list[Entry], list[str]]:
-    """Entries in the order of their names, and one line for each file without a partner.
+    """Returns entries in the order of names, and one line for each file without a partner.
 
     Args:
       sr, hr, lr: folders (searched with their sub-folders), or one file each; those that are None
@@ -97,13 +99,14 @@ def match(
 
 
 def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """Returns the partner of each of `names` among `others`; who fits several has none.
+    """Returns the partner of each of `names` among `others`; one that fits several has none.
 
     Args:
       names, others: paths relative to two folders, with their file suffixes.
     """
     found: dict[str, str] = {}
     names, others = list(names), list(others)
+    # Equal names first, so that a suffix which is part of a name is not taken for a tool's.
     for key in (_stem, _scene):
         mine, theirs = _grouped(names, key), _grouped(others, key)
         for group, [name, *more] in mine.items():
@@ -115,6 +118,7 @@ def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     begins: dict[str, list[str]] = {}
     for name in names:
         start = _scene(name)
+        # With the separator: img_3 must not match the output of img_33.
         fits = [o for o in others if o.lower().startswith((f"{start}_", f"{start}-"))]
         if len(fits) == 1:
             begins.setdefault(fits[0], []).append(name)

@@ -1,4 +1,4 @@
-"""Pictures from arrays, and pictures as arrays, Pillow images and files."""
+"""Conversion of pictures from arrays, and to arrays, Pillow images and files."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ WRITABLE = {
 
 
 def from_confidence(confidence: np.ndarray, height: int, width: int) -> Picture:
-    """A confidence map, float32 [H, W] in [0, 1], as a grey picture [height, width], uint8."""
+    """Returns a confidence map, float32 [H, W] in [0, 1], as a grey uint8 [height, width]."""
     large = resize(confidence.astype(np.float32), height, width)
     return from_array(np.rint(large * 255).astype(np.uint8))
 
 
 def from_array(array: np.ndarray) -> Picture:
-    """Takes over an array: [H, W] or [H, W, 1] grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha.
+    """Returns the picture of [H, W] or [H, W, C]; C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA.
 
     Raises:
       UserError: not uint8, uint16 or float16/32/64; another shape; no or too many pixels; floats
@@ -54,7 +54,7 @@ def from_array(array: np.ndarray) -> Picture:
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """A Pillow image of mode L, LA, RGB or RGBA, with ICC profile and EXIF in `info`.
+    """Returns a Pillow image of mode L, LA, RGB or RGBA, with ICC profile and EXIF in `info`.
 
     Grey without alpha keeps 16-bit samples (I;16) and floats (F); for all else Pillow has 8 bits.
     """
@@ -66,7 +66,7 @@ def to_pil(picture: Picture) -> Image.Image:
 
 
 def to_array(picture: Picture, like: np.ndarray) -> np.ndarray:
-    """The samples with the dtype, number of dimensions and channels of `like`, of any size."""
+    """Returns the samples with the dtype, dimensions and channels of `like`, but not its size."""
     channels = 1 if like.ndim == 2 else like.shape[-1]
     color, alpha = picture.color, None
     if channels in (2, 4):
@@ -97,14 +97,14 @@ def write(picture: Picture, path: str | os.PathLike[str], *, quality: int = 95) 
 
 
 def to_bytes(picture: Picture, kind: str, *, quality: int = 95) -> tuple[bytes, tuple[str, ...]]:
-    """The file that `write` would write, of `kind` PNG, JPEG, WEBP or TIFF, and its notes.
+    """Returns the file that `write` would write, of `kind` PNG, JPEG, WEBP or TIFF, and its notes.
 
     Raises:
       UserError: transparency in a JPEG, or a side longer than the format allows.
     """
     check_kind(picture, kind)
     if kind == "JPEG":
-        picture = dataclasses.replace(picture, alpha=None)
+        picture = dataclasses.replace(picture, alpha=None)  # `check_kind` found it all opaque
     try:
         return encode.encode(_samples(picture), kind, quality, picture.icc, picture.exif)
     except (OSError, ValueError, OverflowError, struct.error) as error:
@@ -130,7 +130,7 @@ def check_target(picture: Picture, path: str | os.PathLike[str], *, scale: float
 def check_kind(picture: Picture, kind: str, *, scale: float = 1.0) -> None:
     """Raises the UserError of `to_bytes` for what is known before `picture` is upscaled."""
     height, width = (round(side * scale) for side in picture.color.shape[:2])
-    limit = encode.MAX_SIDE.get(kind, 2**31 - 1)
+    limit = encode.MAX_SIDE.get(kind, 2**31 - 1)  # PNG has 31 bits for a side
     if max(height, width) > limit:
         raise UserError(f"{kind} has at most {limit} pixels a side, found {width}x{height}")
     alpha = picture.alpha
@@ -139,25 +139,26 @@ def check_kind(picture: Picture, kind: str, *, scale: float = 1.0) -> None:
 
 
 def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Antialiased bicubic resampling (Pillow's) of [H, W] or [H, W, C], the dtype kept.
+    """Resamples [H, W] or [H, W, C] by Pillow's antialiased bicubic; the dtype is kept.
 
     uint8, uint16, or float32 in [0, 1]; what the filter overshoots is clipped.
     """
     if array.shape[:2] == (height, width):
         return array.copy()
+    # Plane by plane: Pillow has floats, which hold 16-bit samples, in a single channel only.
     planes = array[..., None] if array.ndim == 2 else array
     planes = planes if array.dtype == np.uint8 else planes.astype(np.float32)
     pictures = (Image.fromarray(np.ascontiguousarray(p)) for p in np.moveaxis(planes, -1, 0))
     resized = [p.resize((width, height), Image.Resampling.BICUBIC) for p in pictures]
     out = np.stack([np.asarray(plane) for plane in resized], axis=-1)
-    if array.dtype != np.uint8:
+    if array.dtype != np.uint8:  # which Pillow has clipped itself
         out = out.clip(0, peak(array.dtype))
         out = np.rint(out).astype(array.dtype) if array.dtype == np.uint16 else out
     return out[..., 0] if array.ndim == 2 else out
 
 
 def _samples(picture: Picture) -> np.ndarray:
-    """[H, W, C]: grey, grey and alpha, RGB, or RGB and alpha."""
+    """Returns [H, W, C]: grey, grey and alpha, RGB, or RGB and alpha."""
     color = picture.color[..., :1] if picture.grey else picture.color
     if picture.alpha is None:
         return color

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture, upright (EXIF orientation is applied and its tag removed).
+    """A decoded image, upright (EXIF orientation is applied and its tag removed).
 
     Attributes:
       color: [H, W, 3] RGB, uint8, uint16 or float32 in [0, 1]; three equal channels where `grey`.
@@ -22,7 +22,7 @@ class Picture:
       grey: the picture has one channel and is written with one.
       icc: ICC profile that `color` is to be read with.
       exif: EXIF block, beginning with `Exif\\0\\0`.
-      notes: what a person should be told about the decoding.
+      notes: on the decoding, for the user.
     """
 
     color: np.ndarray
@@ -62,6 +62,7 @@ def cast(samples: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     dtype = np.dtype(dtype)
     if samples.dtype == dtype:
         return samples
+    # float32 has 24 bits, so 16-bit samples lose nothing in it.
     scaled = samples.astype(np.float32) * np.float32(peak(dtype) / peak(samples.dtype))
     if dtype.kind != "f":
         scaled = np.rint(scaled).clip(0, peak(dtype))

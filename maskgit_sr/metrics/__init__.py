@@ -46,6 +46,7 @@ class Metric:
 
 @jax.jit
 def _mark(score: Score, *images: Image) -> Score:
+    # The whole image, also what a border or NIQE's blocks leave out: broken outputs get no score.
     whole = [jnp.isfinite(image).all((1, 2, 3)) for image in images]
     return jnp.where(jnp.all(jnp.stack(whole), axis=0), score, jnp.nan)
 
@@ -112,7 +113,7 @@ def available(name: str, assets: str | Path | None = None) -> str | None:
         for file in _spec(name).weights:
             _assets.find(file, assets)
     except UserError as error:
-        if name not in SPECS:
+        if name not in SPECS:  # a mistake, not a missing file
             raise
         return str(error)
     return None

@@ -28,11 +28,12 @@ class Gaussian:
         self._scatter = np.zeros((0, 0))
 
     def add(self, batch: Float[np.ndarray, "B D"]) -> None:
-        """Takes more vectors; float64 inside, so that their order hardly matters."""
+        """Adds vectors, in float64, so that their order hardly matters."""
         batch = np.asarray(batch, np.float64)
         if not self.count:
             self.mean = np.zeros(batch.shape[1])
             self._scatter = np.zeros((batch.shape[1],) * 2)
+        # Scatters around means are merged: sums of raw squares would cancel where means are large.
         centred = batch - batch.mean(0)
         shift = batch.mean(0) - self.mean
         total = self.count + len(batch)
@@ -42,7 +43,7 @@ class Gaussian:
         self.count = total
 
     def cov(self) -> np.ndarray:
-        """Unbiased covariance.
+        """Returns the unbiased covariance.
 
         Raises:
             ValueError: fewer than two vectors.
@@ -55,10 +56,10 @@ class Gaussian:
 def frechet_distance(
     mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray
 ) -> float:
-    """|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½) of two Gaussians, at least 0; NaN if any input is.
+    """Returns |m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½) of two Gaussians; NaN if any input is.
 
     (C1 C2)^½ has the trace of (C1^½ C2 C1^½)^½, which is symmetric, so that singular covariances
-    need no special care: eigenvalues below 0 are rounding.
+    need no special care: eigenvalues below 0 are rounding, and so is a distance below 0.
     """
     if not all(np.isfinite(part).all() for part in (mean1, cov1, mean2, cov2)):
         return float("nan")
@@ -72,7 +73,7 @@ def frechet_distance(
 
 
 class FrechetDistance:
-    """Two sets of images as they come in, then their distance."""
+    """Fréchet distance of two sets of images, which are added batch by batch."""
 
     def __init__(self, features: Features) -> None:
         self._features = features
@@ -83,12 +84,12 @@ class FrechetDistance:
         self._outputs, self._references = Gaussian(), Gaussian()
 
     def add(self, x: Image, y: Image) -> None:
-        """Outputs and references [B,H,W,3] in [0,1]; the two need not have one shape."""
+        """Adds outputs and references [B,H,W,3] in [0,1]; the two need not have one shape."""
         self._outputs.add(np.asarray(self._features(x)))
         self._references.add(np.asarray(self._features(y)))
 
     def value(self) -> float:
-        """FID of what was added, at least 0; NaN if an image held one.
+        """Returns the FID of what was added, at least 0; NaN if an image held one.
 
         Raises:
             ValueError: fewer than two images a set.
@@ -99,7 +100,9 @@ class FrechetDistance:
 
 
 def load_features(file: Path) -> Features:
-    """pool_3 of Inception-v3 from `inception_fid.safetensors`: [B,H,W,3] in [0,1] -> [B,2048].
+    """Returns pool_3 of Inception-v3 as a function: [B,H,W,3] in [0,1] -> [B,2048].
+
+    `file` is `inception_fid.safetensors`.
 
     Raises:
         UserError: the file is not this network.

@@ -19,7 +19,7 @@ from maskgit_sr.perceptual import distances as perceptual
 def load(
     net: Literal["alex", "squeeze", "vgg"] = "alex", path: str | Path | None = None
 ) -> Callable[[Image, Image], perceptual.Distance]:
-    """The score (x, y) -> [B] float32 of images [B,H,W,3] in [0,1], compiled once per shape.
+    """Returns the score (x, y) -> [B] float32 of images [B,H,W,3] in [0,1]; jitted per shape.
 
     Sides are at least 31 pixels ("alex"), 17 ("squeeze") or 16 ("vgg"); a smaller image is a
     ValueError.
@@ -27,6 +27,7 @@ def load(
     Raises:
         UserError: the weights are absent; see `maskgit_sr.assets.find`, which `path` goes to.
     """
+    # Accelerators multiply in less than float32 by default; a score must not depend on the device.
     model = perceptual.load_lpips(net, path, precision="highest")
     apply = jax.jit(model.apply)
     return lambda x, y: apply(model.params, x, y)

@@ -1,4 +1,4 @@
-"""Consistency of an output with its LR input: both scores shrink the output and compare.
+"""Consistency of an output with its LR input: the output is shrunk and compared with it.
 
 The output is shrunk by `ops.resize.downsample_bicubic`, MATLAB's antialiased bicubic, unrounded and
 unclipped. That is the degradation only of LR images made in this way: for real pairs the scores say
@@ -12,7 +12,7 @@ from maskgit_sr.arrays import Image
 from maskgit_sr.metrics.pixel import Score, psnr
 from maskgit_sr.ops.resize import downsample_bicubic
 
-CONSISTENCY_UNIT = 1e-5
+CONSISTENCY_UNIT = 1e-5  # of SR3's table
 
 
 def _shrink(x: Image, lr: Image) -> Image:
@@ -32,10 +32,11 @@ def _shrink(x: Image, lr: Image) -> Image:
 
 @jax.jit
 def lr_psnr(x: Image, lr: Image) -> Score:
-    """PSNR over RGB of the shrunk output and the LR input, in dB, capped at 100; higher is better.
+    """Returns the RGB PSNR of the shrunk output and the LR input, in dB, at most 100.
 
-    [B,sH,sW,3] and [B,H,W,3] in [0,1] -> [B]. SRFlow (Lugmayr et al. 2020, section 5.1), whose
-    code also rounds the shrunk output to 8 bits: this one does not, and so can exceed 59 dB.
+    [B,sH,sW,3] and [B,H,W,3] in [0,1] -> [B]; higher is better. SRFlow (Lugmayr et al. 2020,
+    section 5.1), whose code also rounds the shrunk output to 8 bits: this one does not, and so can
+    exceed 59 dB.
 
     Raises:
         ValueError: the sides of x are not one multiple of those of lr.
@@ -45,11 +46,11 @@ def lr_psnr(x: Image, lr: Image) -> Score:
 
 @jax.jit
 def lr_consistency(x: Image, lr: Image) -> Score:
-    """Mean squared error of the shrunk output and the LR input, in units of 1e-5; lower is better.
+    """Returns the mean squared error of the shrunk output and the LR input, in units of 1e-5.
 
-    [B,sH,sW,3] and [B,H,W,3] in [0,1] -> [B]. SR3's "consistency" (Saharia et al. 2023, table 1).
-    The paper does not give the range of its pixels; here it is [0,1], in [-1,1] scores were four
-    times as large.
+    [B,sH,sW,3] and [B,H,W,3] in [0,1] -> [B]; lower is better. SR3's "consistency" (Saharia et al.
+    2023, table 1). The paper does not give the range of its pixels; here it is [0,1], in [-1,1]
+    scores would be four times as large.
 
     Raises:
         ValueError: the sides of x are not one multiple of those of lr.

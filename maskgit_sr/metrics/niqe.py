@@ -64,6 +64,7 @@ def load(
     mean, cov = _read(file)
 
     def score(x: Image) -> Score:
+        # On the host: equation 10 takes float64, which JAX does not have by default.
         return jnp.asarray(distance(np.asarray(features(x, color=color, border=border)), mean, cov))
 
     return score
@@ -106,7 +107,7 @@ def features(
 
 
 def _normalise(x: Array) -> Array:
-    """(x - mean) / (deviation + 1) in a 7x7 Gaussian window of [B,H,W]; edges are repeated."""
+    """Normalises [B,H,W]: (x - mean) / (deviation + 1) in 7x7 Gaussian windows, edges repeated."""
     taps = np.exp(-(np.arange(-_REACH, _REACH + 1) ** 2) / (2 * _SIGMA**2))
     side = len(taps)
     window = jnp.asarray(np.outer(taps, taps).reshape(-1) / taps.sum() ** 2, jnp.float32)
@@ -118,6 +119,7 @@ def _normalise(x: Array) -> Array:
         return moments[0] + window[i] * step, moments[1] + window[i] * step * step
 
     mean, square = lax.fori_loop(0, side * side, add, (jnp.zeros(x.shape), jnp.zeros(x.shape)))
+    # Rounding may make a variance negative.
     return -mean / (jnp.sqrt(jnp.maximum(square - mean * mean, 0)) + 1)
 
 
@@ -130,6 +132,7 @@ def _moments(x: Array, side: int) -> tuple[Array, Array, Array]:
     b, h, w = x.shape
     x = x.reshape(b, h // side, side, w // side, side).transpose(0, 1, 3, 2, 4)
     x = x.reshape(b, -1, side, side)
+    # Shifts wrap around within a block, as in the published programs.
     x = jnp.stack([x, *(x * jnp.roll(x, shift, axis=(2, 3)) for shift in _SHIFTS)])
     axes, squares = (3, 4), x * x
     left, right = (
@@ -140,7 +143,7 @@ def _moments(x: Array, side: int) -> tuple[Array, Array, Array]:
 
 
 def _fit(left: Array, right: Array, spread: Array) -> Array:
-    """Asymmetric generalised Gaussians with moments [2,5,B,n] -> features [B,n,36].
+    """Fits asymmetric generalised Gaussians to moments [2,5,B,n] -> features [B,n,36].
 
     Lasmar et al. 2009. Without values at either side of 0 the widths are NaN and the shape is the
     first of the table, as in the published programs.
@@ -148,6 +151,7 @@ def _fit(left: Array, right: Array, spread: Array) -> Array:
     ratio = left / right
     wanted = spread * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
     table = jnp.asarray(_RATIOS, jnp.float32)
+    # Ratios rise with the shape, so that bisection finds the nearest; `clip` keeps both neighbours.
     above = jnp.clip(jnp.searchsorted(table, wanted), 1, len(_RATIOS) - 1)
     nearer = wanted - table[above - 1] <= table[above] - wanted
     index = jnp.where(jnp.isnan(wanted), 0, jnp.where(nearer, above - 1, above))
@@ -163,7 +167,7 @@ def _fit(left: Array, right: Array, spread: Array) -> Array:
 
 
 def distance(found: np.ndarray, mean: np.ndarray, cov: np.ndarray) -> np.ndarray:
-    """Distance of block features [B,n,36] to the pristine Gaussian: float32 [B].
+    """Returns the distance of block features [B,n,36] to the pristine Gaussian: float32 [B].
 
     Equation 10 in float64. The mean leaves out what is NaN, the covariance every block with a NaN.
     """

@@ -36,22 +36,23 @@ _WINDOW, _SIGMA = 11, 1.5
 _TAPS = [math.exp(-((i - _WINDOW // 2) ** 2) / (2 * _SIGMA**2)) for i in range(_WINDOW)]
 _GAUSS = [tap / sum(_TAPS) for tap in _TAPS]
 _C1, _C2 = 0.01**2, 0.03**2
+# 161: the least side of which the fifth scale still holds the window, as halves are rounded up.
 MS_SSIM_SIDE = (_WINDOW - 1) * 2 ** (len(_MS_WEIGHTS) - 1) + 1
 
 
 def rgb_to_y(x: Array) -> Array:
-    """BT.601 luma of RGB in [0,1]: [...,3] -> [...,1] in [16,235]/255, unrounded."""
+    """Returns BT.601 luma of RGB in [0,1]: [...,3] -> [...,1] in [16,235]/255, unrounded."""
     return (_weigh(x, _STUDIO) + 16) / 255
 
 
 def _weigh(x: Array, weights: tuple[float, float, float]) -> Array:
-    """Weighted sum of three channels, [...,3] -> [...,1]."""
+    """Returns the weighted sum of three channels, [...,3] -> [...,1]."""
     # A matrix product: on CPU, XLA takes fifty times as long to sum an axis of three elements.
     return jnp.matmul(x, jnp.array(weights, x.dtype)[:, None], precision="highest")
 
 
 def rgb_to_luma(x: Array) -> Array:
-    """MATLAB's rgb2gray of RGB in [0,1]: [...,3] -> [...,1] in grey levels 0, 1, …, 255."""
+    """Returns MATLAB's rgb2gray of RGB in [0,1]: [...,3] -> [...,1] in grey levels 0, 1, …, 255."""
     return jnp.round(255 * _weigh(x, _LUMA))
 
 
@@ -80,7 +81,7 @@ def _check(x: Array, y: Array, color: str, border: int, smallest: int) -> None:
 
 @partial(jax.jit, static_argnames=("color", "border"))
 def psnr(x: Image, y: Image, *, color: Color = "rgb", border: int = 0) -> Score:
-    """Peak signal-to-noise ratio in dB, [B,H,W,3] in [0,1] -> [B]; higher is better.
+    """Returns the PSNR in dB, [B,H,W,3] in [0,1] -> [B]; higher is better.
 
     10 log10(1 / mean squared error): the peak is 1 for every colour, also for luma that ends at
     235/255, as in papers. Capped at 100 dB, which equal images get. Nothing is rounded: round the
@@ -92,17 +93,18 @@ def psnr(x: Image, y: Image, *, color: Color = "rgb", border: int = 0) -> Score:
     _check(x, y, color, border, 1)
     error = _prepare(x, color, border) - _prepare(y, color, border)
     mse = jnp.mean(error**2, axis=(1, 2, 3))
+    # Bounded before the logarithm, so that equal images give the cap and not infinity.
     return -10 * jnp.log10(jnp.maximum(mse, 10 ** (-MAX_PSNR / 10)))
 
 
 def _planes(x: Array, color: Color, border: int) -> Array:
-    """[B,H,W,3] -> [B·C,h,w]: on CPU a trailing axis of 1 or 3 makes everything slow."""
+    """Returns [B·C,h,w] of [B,H,W,3]: on CPU a trailing axis of 1 or 3 makes everything slow."""
     x = jnp.moveaxis(_prepare(x, color, border), -1, 1)
     return x.reshape(-1, *x.shape[2:])
 
 
 def _blur(x: Array) -> Array:
-    """11x11 Gaussian of sigma 1.5 over [N,H,W], only where the window fits."""
+    """Blurs [N,H,W] by an 11x11 Gaussian of sigma 1.5, only where the window fits."""
     # A loop over taps: it compiles and runs faster on CPU than a depthwise convolution, and is
     # exact float32 on accelerators, where a convolution may not be.
     gauss = jnp.array(_GAUSS)
@@ -122,7 +124,7 @@ def _blur_axis(x: Array, gauss: Array, axis: int) -> Array:
 
 
 def _ssim_maps(x: Array, y: Array) -> tuple[Array, Array]:
-    """SSIM and its contrast-structure factor of [N,H,W], each [N]."""
+    """Returns SSIM and its contrast-structure factor of [N,H,W], each [N]."""
     # One plane after the other, so that a CPU's working set stays in its cache.
     return lax.map(lambda planes: _ssim_map(*planes), (x, y))
 
@@ -140,7 +142,7 @@ def _ssim_map(x: Array, y: Array) -> tuple[Array, Array]:
 
 @partial(jax.jit, static_argnames=("color", "border"))
 def ssim(x: Image, y: Image, *, color: Color = "y", border: int = 0) -> Score:
-    """Structural similarity, [B,H,W,3] in [0,1] -> [B], 1 for equal images; higher is better.
+    """Returns SSIM, [B,H,W,3] in [0,1] -> [B], 1 for equal images; higher is better.
 
     Wang et al. 2004 at full resolution: 11x11 Gaussian window of sigma 1.5, valid positions only,
     K1 = 0.01, K2 = 0.03, range 1, population variances; mean over positions, then channels.
@@ -163,7 +165,7 @@ def ms_ssim(
     border: int = 0,
     method: Literal["product", "sum"] = "product",
 ) -> Score:
-    """Multi-scale SSIM, [B,H,W,3] in [0,1] -> [B], 1 for equal images; higher is better.
+    """Returns MS-SSIM, [B,H,W,3] in [0,1] -> [B], 1 for equal images; higher is better.
 
     Wang et al. 2003, equation 7: five scales by 2x2 means, the window of `ssim` at each;
     contrast-structure at the first four scales times SSIM at the last, each to its weight;
@@ -188,6 +190,7 @@ def ms_ssim(
     weights = jnp.array(_MS_WEIGHTS)[:, None, None]
     if method == "sum":  # the weights add up to 1.0001
         return jnp.mean(jnp.sum(factors * weights, axis=0) / sum(_MS_WEIGHTS), axis=1)
+    # A negative number has no real power.
     return jnp.mean(jnp.prod(jnp.maximum(factors, 0) ** weights, axis=0), axis=1)
 
 

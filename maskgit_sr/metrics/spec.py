@@ -44,11 +44,12 @@ class Spec:
     resize: str = "none"
     border: int = 0
     takes_border: bool = False
+    # Left out of the hash, which a dict does not have.
     weights: Mapping[str, str | None] = field(default_factory=dict, hash=False)
 
     @property
     def protocol(self) -> str:
-        """One line for a report."""
+        """Returns the protocol as one line for a report."""
         cut = f"border of {self.border} px cut" if self.border else "no border cut"
         resized = "" if self.resize == "none" else f"resized: {self.resize}; "
         return f"{self.color}; {self.text}; {resized}{cut}; {self.better} is better"

@@ -31,7 +31,7 @@ PYIQA_PROMPTS = (
 
 
 def load_dists(vgg: Path, weights: Path) -> Callable[[Image, Image], Score]:
-    """DISTS (x, y) -> [B] of images [B,H,W,3]: Ding et al. 2020 (arXiv:2004.07728).
+    """Returns DISTS (x, y) -> [B] of images [B,H,W,3]: Ding et al. 2020 (arXiv:2004.07728).
 
     About 0 (same) to 1, lower is better. The images are not shrunk to 256 pixels first, as the
     authors' command does: IQA-PyTorch and the papers on super-resolution do not either.
@@ -49,10 +49,10 @@ def load_dists(vgg: Path, weights: Path) -> Callable[[Image, Image], Score]:
 
 
 def load_clipiqa(file: Path, *, prompts: Prompts = PAPER_PROMPTS) -> Callable[[Image], Score]:
-    """CLIP-IQA [B,H,W,3] -> [B] in [0,1], higher is better: Wang et al. 2023 (arXiv:2207.12396).
+    """Returns CLIP-IQA [B,H,W,3] -> [B] in [0,1]: Wang et al. 2023 (arXiv:2207.12396).
 
-    CLIP's ResNet-50 without positional embedding; how much nearer an image is to the first text of
-    each pair than to the second. Texts are embedded once, when the file is read.
+    Higher is better. CLIP's ResNet-50 without positional embedding; how much nearer an image is to
+    the first text of each pair than to the second. Texts are embedded once, when the file is read.
 
     Args:
         file: OpenAI's RN50 as safetensors, both towers.
@@ -65,6 +65,7 @@ def load_clipiqa(file: Path, *, prompts: Prompts = PAPER_PROMPTS) -> Callable[[I
     def with_text(params: Params) -> Params:
         ids = [text for texts in prompts for text in texts]
         text = clip.text_features(params, ids).reshape(len(prompts), 2, -1)
+        # Without the text tower, which is not needed in memory any more.
         network = {name: params[name] for name in ("visual", "logit_scale")}
         return {"network": network, "text": text}
 
@@ -77,10 +78,10 @@ def load_clipiqa(file: Path, *, prompts: Prompts = PAPER_PROMPTS) -> Callable[[I
 
 
 def load_musiq(file: Path) -> Callable[[Image], Score]:
-    """MUSIQ [B,H,W,3] -> [B], about 0 to 100, higher is better: Ke et al. 2021 (arXiv:2108.05997).
+    """Returns MUSIQ [B,H,W,3] -> [B], about 0 to 100: Ke et al. 2021 (arXiv:2108.05997).
 
-    The authors' JAX network with the resizing of their TensorFlow code. IQA-PyTorch resizes
-    otherwise and is up to 3 % off the official values for it.
+    Higher is better. The authors' JAX network with the resizing of their TensorFlow code.
+    IQA-PyTorch resizes otherwise and is up to 3 % off the official values for it.
 
     Args:
         file: an official checkpoint with one output, such as `koniq_ckpt.npz`.

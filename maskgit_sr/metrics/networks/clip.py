@@ -32,7 +32,7 @@ _EPS = 1e-5
 
 
 def read(file: Path) -> Params:
-    """The whole network, batch normalisation folded into the convolutions."""
+    """Returns the whole network, batch normalisation folded into the convolutions."""
     params = read_torch(file)
     visual = _fold(params["visual"])
     for name, layer in visual.items():
@@ -52,7 +52,7 @@ def _fold(block: Params) -> Params:
 
 
 def image_features(params: Params, x: Image) -> Float[Array, "B E"]:
-    """Embedding of images [B,H,W,3] in [0,1] of any size, without positional embedding.
+    """Returns the embedding of images [B,H,W,3] in [0,1] of any size, without positional embedding.
 
     CLIP-IQA (arXiv:2207.12396, section 3.2) leaves the embedding out of the attention pool, so
     that images need not be resized to 224x224.
@@ -63,6 +63,7 @@ def image_features(params: Params, x: Image) -> Float[Array, "B E"]:
     x = single(x, 32)
     visual = params["visual"]
     x = (x - along_last(MEAN, x)) / along_last(STD, x)
+    # Accelerators multiply in less than float32 by default; a score must not depend on the device.
     with jax.default_matmul_precision("highest"):
         x = jax.nn.relu(conv(visual["conv1"], x, 2, 1))
         x = jax.nn.relu(conv(visual["conv2"], x, 1, 1))
@@ -78,14 +79,14 @@ def image_features(params: Params, x: Image) -> Float[Array, "B E"]:
 def _bottleneck(block: Params, x: Array, stride: int) -> Array:
     y = jax.nn.relu(conv(block["conv1"], x))
     y = jax.nn.relu(conv(block["conv2"], y, 1, 1))
-    if stride > 1:
+    if stride > 1:  # CLIP's ResNet pools by means where others have strided convolutions
         x, y = mean_pool(x, stride), mean_pool(y, stride)
     y = conv(block["conv3"], y)
     return jax.nn.relu(y + (conv(block["downsample"], x) if "downsample" in block else x))
 
 
 def _attention_pool(params: Params, x: Array) -> Array:
-    """The mean feature attends to itself and to every position."""
+    """Attends from the mean feature to itself and to every position."""
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     mean = x.mean(1, keepdims=True)
     x = jnp.concatenate([mean, x], axis=1)
@@ -99,7 +100,7 @@ def _attention(q: Array, k: Array, v: Array, causal: bool = False) -> Array:
 
 
 def text_features(params: Params, tokens: Sequence[Sequence[int]]) -> Float[Array, "P E"]:
-    """Embedding of prompts given as token ids without start and end.
+    """Returns the embedding of prompts given as token ids without start and end.
 
     The published network pads to 77 tokens; attention is causal and the end token is what counts,
     so that fewer do.
@@ -124,6 +125,7 @@ def _text_block(block: Params, x: Array) -> Array:
     q, k, v = jnp.split(joint, 3, axis=-1)
     x = x + dense(attn["out_proj"], _attention(q, k, v, causal=True))
     y = dense(block["mlp"]["c_fc"], _norm(block["ln_2"], x))
+    # Not jax.nn.gelu: CLIP was trained with this approximation.
     return x + dense(block["mlp"]["c_proj"], y * jax.nn.sigmoid(1.702 * y))
 
 
@@ -132,7 +134,7 @@ def _norm(params: Params, x: Array) -> Array:
 
 
 def preference(params: Params, x: Image) -> Float[Array, "B"]:
-    """CLIP-IQA: how much nearer an image is to the first prompt of a pair than to the second.
+    """Returns CLIP-IQA: how much nearer an image is to a pair's first prompt than to its second.
 
     Args:
         params: "network", from `read`, and "text" [P,2,E], from `text_features`.
@@ -144,6 +146,7 @@ def preference(params: Params, x: Image) -> Float[Array, "B"]:
     image = image_features(params["network"], x)
     image = image / jnp.linalg.norm(image, axis=-1, keepdims=True)
     text = params["text"] / jnp.linalg.norm(params["text"], axis=-1, keepdims=True)
+    # In full float32, since the logit scale multiplies errors of the cosines as well.
     cosines = jnp.einsum("be,pke->bpk", image, text, precision="highest")
     logits = jnp.exp(params["network"]["logit_scale"]) * cosines
     return jax.nn.softmax(logits, axis=-1)[..., 0].mean(1)

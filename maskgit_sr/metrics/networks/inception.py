@@ -24,7 +24,7 @@ _MIDDLE = ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e")
 
 
 def read(file: Path) -> Params:
-    """The network without its classifier, batch normalisation folded into the convolutions."""
+    """Returns the network without classifier, batch normalisation folded into the convolutions."""
     tree = read_torch(file)
     return {name: _fold(block) for name, block in tree.items() if name not in ("fc", "AuxLogits")}
 
@@ -36,18 +36,20 @@ def _fold(block: Params) -> Params:
 
 
 def features(params: Params, x: Image) -> Float[Array, "B 2048"]:
-    """pool_3 of images [B,H,W,3] in [0,1], resized bilinearly to 299x299 without antialiasing."""
+    """Returns pool_3 of images [B,H,W,3] in [0,1], of any size."""
     x = single(x, 1)
     shape = (x.shape[0], SIDE, SIDE, 3)
+    # Without antialiasing, as pytorch-fid, whose scores these are to be compared with.
     return trunk(params, 2 * jax.image.resize(x, shape, "linear", antialias=False) - 1)
 
 
 def trunk(params: Params, x: Array) -> Array:
-    """pool_3 of images [B,H,W,3] in [-1,1] as they are; sides of at least 75 pixels.
+    """Returns pool_3 of images [B,H,W,3] in [-1,1] as they are; sides of at least 75 pixels.
 
     Raises:
         ValueError: an image is too small.
     """
+    # Accelerators multiply in less than float32 by default; a score must not depend on the device.
     with jax.default_matmul_precision("highest"):
         x = _relu(params["Conv2d_1a_3x3"], x, stride=2)
         x = _relu(params["Conv2d_2a_3x3"], x)
@@ -72,18 +74,19 @@ def _relu(params: Params, x: Array, padding: tuple[int, int] = (0, 0), stride: i
 
 
 def _chain(block: Params, x: Array, name: str, *paddings: tuple[int, int]) -> Array:
-    """Convolutions name_1, name_2, …, one for each padding (rows, columns)."""
+    """Applies convolutions name_1, name_2, …, one for each padding (rows, columns)."""
     for i, padding in enumerate(paddings, 1):
         x = _relu(block[f"{name}_{i}"], x, padding)
     return x
 
 
 def _border(x: Array) -> Array:
+    # Minus infinity, which is never the maximum.
     return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
 
 
 def _mean_pool(x: Array) -> Array:
-    """3x3 means of stride 1; beyond the border nothing is counted."""
+    """Returns 3x3 means of stride 1; beyond the border nothing is counted."""
 
     def total(x: Array) -> Array:
         return lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")

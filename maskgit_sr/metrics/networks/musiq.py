@@ -30,10 +30,11 @@ _GROUPS = 32
 
 
 def read(file: Path) -> Params:
-    """Params of an official `*_ckpt.npz` (names `opt/target/…`), convolutions standardised."""
+    """Returns the params of an official `*_ckpt.npz`, with convolutions standardised."""
     flat = {}
     with np.load(file) as stored:
         for name in stored.files:
+            # The file is a training state, its parameters are at `opt/target/…`.
             _, found, path = f"/{name}".partition("/target/")
             if found:
                 flat[*path.split("/")] = _standardise(path, np.asarray(stored[name], np.float32))
@@ -41,14 +42,14 @@ def read(file: Path) -> Params:
 
 
 def _standardise(path: str, value: np.ndarray) -> np.ndarray:
-    """Weight standardisation, of a convolution's kernel only."""
+    """Standardises the kernel of a convolution, once instead of in every call."""
     if not path.endswith("/kernel") or value.ndim != 4:
         return value
     return (value - value.mean((0, 1, 2))) / (value.std((0, 1, 2)) + 1e-5)
 
 
 def gaussian_resize(image: Image, height: int, width: int) -> Image:
-    """[B,H,W,C] to height x width by a Gaussian of sigma 0.5 and radius 1.5 source pixels.
+    """Resizes [B,H,W,C] by a Gaussian of sigma 0.5 and radius 1.5 source pixels.
 
     `tf.image.resize(method="gaussian")` without antialiasing: the kernel does not grow when an
     image shrinks. Weights are normalised where the border cuts them.
@@ -65,7 +66,7 @@ def gaussian_resize(image: Image, height: int, width: int) -> Image:
 
 
 def patches(image: Image) -> Float[Array, "B n 32 32 3"]:
-    """Disjoint patches row by row; a remainder is padded by zeros on both sides."""
+    """Returns disjoint patches row by row; a remainder is padded by zeros on both sides."""
     b, height, width, c = image.shape
     rows, columns = -(-height // PATCH), -(-width // PATCH)
     pads = [(0, 0)]
@@ -78,26 +79,27 @@ def patches(image: Image) -> Float[Array, "B n 32 32 3"]:
 
 
 def positions(height: int, width: int, grid: int) -> np.ndarray:
-    """Index in a grid x grid table for every patch of an image, row by row."""
+    """Returns the index in a grid x grid table of every patch of an image, row by row."""
     rows, columns = -(-height // PATCH), -(-width // PATCH)
     down, across = (np.arange(count) * grid // count for count in (rows, columns))
     return (down[:, None] * grid + across).reshape(-1)
 
 
 def quality(params: Params, x: Image) -> Float[Array, "B"]:
-    """Mean opinion score of images [B,H,W,3] in [0,1], about 0 to 100 (KonIQ); higher is better.
+    """Returns the score of images [B,H,W,3] in [0,1], about 0 to 100 (KonIQ); higher is better.
 
     Raises:
         ValueError: not [B,H,W,3], or a side has fewer than 32 pixels.
     """
     x = 2 * single(x, PATCH) - 1
+    # Accelerators multiply in less than float32 by default; a score must not depend on the device.
     with jax.default_matmul_precision("highest"):
         pyramid = [_resize_longer(x, side) for side in LONGER_SIDES]
         return score_pyramid(params, [*pyramid, x])
 
 
 def score_pyramid(params: Params, pyramid: list[Array]) -> Array:
-    """Score of one scene at several sizes, [B,H,W,3] in [-1,1] each, smallest first."""
+    """Returns the score of one scene at several sizes, [B,H,W,3] in [-1,1] each, smallest first."""
     transformer = params["Transformer"]
     table = transformer["posembed_input"]["pos_embedding"][0]
     scales = transformer["scaleembed_input"]["scale_embedding"][0]
@@ -115,6 +117,7 @@ def score_pyramid(params: Params, pyramid: list[Array]) -> Array:
 
 
 def _resize_longer(image: Image, side: int) -> Image:
+    # In float32, as the authors' TensorFlow code: float64 may round to another size.
     ratio = np.float32(side) / np.float32(max(image.shape[1:3]))
     height, width = (max(1, int(np.round(np.float32(s) * ratio))) for s in image.shape[1:3])
     return gaussian_resize(image, height, width)
@@ -125,7 +128,7 @@ def _embed(params: Params, x: Array) -> Array:
     x = x.reshape(b * n, *x.shape[2:])
     x = jax.nn.relu(_group_norm(params["gn_root"], conv(params["conv_root"], x, 2, "SAME"), 1e-6))
     x = max_pool(x, 3, 2, ceil=True)
-    unit = params["block1"]["unit1"]
+    unit = params["block1"]["unit1"]  # its eps are the published ones, not those of the root
     y = jax.nn.relu(_group_norm(unit["gn1"], conv(unit["conv1"], x), 1e-4))
     y = jax.nn.relu(_group_norm(unit["gn2"], conv(unit["conv2"], y, 1, 1), 1e-4))
     y = _group_norm(unit["gn3"], conv(unit["conv3"], y), 1e-4)
