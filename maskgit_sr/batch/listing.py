@@ -85,7 +85,7 @@ def plan(
         if not found:
             raise UserError(f"--input: no pictures in {text}")
         for path, name in found:
-            sources.setdefault(path, name)
+            sources.setdefault(path, name)  # inputs may overlap: an image is restored once
     todo: list[Task] = []
     taken: dict[str, str] = {}
     for source, name in sources.items():
@@ -119,6 +119,7 @@ def _find(text: str) -> list[tuple[str, str]]:
     else:
         base = text.rstrip("/") + "/"
         pattern = f"{base}**"
+    # sorted, as a set of strings has another order in every process
     named = [(path, path.removeprefix(base)) for path in sorted(_listed(pattern))]
     return [(path, name) for path, name in named if _is_picture(PurePosixPath(name))]
 

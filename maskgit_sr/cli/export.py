@@ -43,7 +43,7 @@ def export(
         options.check_number("--max-pixels", max_pixels, 1)
         options.check_number("--steps", steps, 1)
         given = split(option, steps=steps)
-        # behind the checks, since it imports JAX: a mistake is told at once
+        # after the checks, since it imports JAX: a mistake is told at once
         from maskgit_sr.export.artifact import export as write
 
         with progress() as bars:

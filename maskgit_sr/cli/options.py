@@ -57,7 +57,7 @@ def check(
     device: str | None,
     dtype: str | None,
 ) -> None:
-    """Raises UserError for a value that is wrong whatever the method and the machine."""
+    """Raises UserError for a value that is wrong for every method and machine."""
     check_number("--steps", steps, 1)
     check_number("--seed", seed, 0, 2**32 - 1)  # exported artifacts take seeds as uint32
     check_number("--temperature", temperature, 0)

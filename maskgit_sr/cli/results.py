@@ -39,7 +39,7 @@ def protocol(name: str, metrics: str | None, border: int | None, crop: int | Non
 def score(
     entries: Sequence[Entry], read: Reader, protocol: Protocol, **more: Any
 ) -> dict[str, Any]:
-    """Scores all entries by `evaluator.evaluate`, to which ``more`` goes, and shows a bar."""
+    """Scores all entries by `evaluator.evaluate`, which also gets ``more``, and shows a bar."""
     from maskgit_sr.evaluation import evaluator
 
     given = [kind for kind in ("hr", "lr") if all(getattr(e, kind) is not None for e in entries)]

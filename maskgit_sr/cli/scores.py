@@ -121,7 +121,7 @@ def evaluate(
         chosen = results.protocol(protocol, metrics, border, crop)
         entries, problems = pairing.match(hr=hr, lr=lr)
         entries = entries[:limit]
-        # behind the pairing, since it loads JAX and the weights: a wrong path is told at once
+        # after the pairing, since it loads JAX and the weights: a wrong path is told at once
         upscaler = maskgit_sr.load(model, batch=batch, device=device, dtype=dtype)
         own = parse(given, upscaler)
         upscaler.options(**own)  # checked before any image is decoded

@@ -96,7 +96,7 @@ def evaluate(
             row, notes = _row(sample, chosen, protocol, crop_to_min)
         except (UserError, OSError, ValueError) as error:
             text = errors.line(error)
-            # an OSError names its file already
+            # an OSError names its file already, and some messages the image
             named = isinstance(error, OSError) or text.startswith(name)
             lines.append(text if named else f"{name}: {text}")
         else:
@@ -109,7 +109,7 @@ def evaluate(
         for name, metric in chosen.items()
         if metric.spec.needs != "set"
     }
-    # Behind the loop over images: metrics of a set, such as FID, were only fed in it.
+    # after the loop over images, which only feeds the metrics of a set, such as FID
     for name, metric in chosen.items():
         if metric.spec.needs == "set":
             summary[name] = _of_set(metric, len(rows), lines)

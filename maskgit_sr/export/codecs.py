@@ -128,11 +128,11 @@ def _decode(text: Any, *, kind: Any, webp: bool, dtype: Any) -> Any:
 
 def _upright(samples: Any, text: Any) -> Any:
     """Returns the samples rotated and mirrored by the EXIF orientation, if there is one."""
-    # WebP has its EXIF block behind the pixels, JPEG before them
+    # WebP has its EXIF block after the pixels, JPEG before them
     tail = tf.maximum(tf.strings.length(text) - _SEARCHED, 0)
     ends = [tf.strings.substr(text, begin, _SEARCHED) for begin in (0, tail)]
     found = tf.strings.regex_replace(tf.strings.join(ends), _EXIF, r"\1\2")
-    # the byte behind it makes up for a missing orientation, and 0 turns nothing
+    # the zero stands for a missing orientation, and turns nothing
     orientation = tf.io.decode_raw(tf.strings.join([found, b"\0"]), tf.uint8)[0]
     for values, turn in (  # transposed first: the flips of 6 to 8 are those of the result
         ((5, 6, 7, 8), lambda samples: tf.transpose(samples, [1, 0, 2])),

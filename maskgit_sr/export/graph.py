@@ -69,8 +69,8 @@ class Blend:
         return (first + tf.range(count)[:, None]) * self._step + tf.range(self._side)
 
     def _normalise(self, axis: Axis, window: np.ndarray) -> Any:
-        # in float64 as on the host, so that the weights are the same
         places = self._places(0, axis.count)
+        # in float64 until the end, as on the host
         spread = tf.broadcast_to(tf.constant(window), tf.shape(places))
         total = tf.math.unsorted_segment_sum(
             spread, places, (axis.count - 1) * self._step + self._side

@@ -113,7 +113,7 @@ class Artifact(tf.Module):
             tf.debugging.Assert(pixels > 0, [none, sides]),
             tf.debugging.Assert(pixels <= self._max_pixels, [many, sides]),
         ]
-        # nothing else makes the restoration wait for the checks
+        # in a graph only a dependency puts the checks before the restoration
         with tf.control_dependencies(checks):
             image = tf.identity(image)
         return self._restore(image, tf.constant(False), seed)

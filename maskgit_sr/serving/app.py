@@ -48,7 +48,7 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
                 body = await read_body(request, limits.bytes)
                 late = 504, "no result within"
                 work = asyncio.create_task(service.restore(body, wanted))
-                del body  # the task's reference is the last: it is freed once decoded
+                del body
                 encoded = await finished(work, request)
         except TimeoutError:
             raise HTTPException(late[0], f"{late[1]} {limits.timeout:g} s") from None
@@ -176,7 +176,7 @@ class ResponseNotRead(Exception):
 
 
 class ImageResponse(Response):
-    """An image, sent in pieces, so that what a slow client leaves is not in unseen buffers."""
+    """An image, sent in pieces: what a slow client has not read is not in hidden buffers."""
 
     def __init__(self, encoded: EncodedImage, format: str, model: str):
         steps = (f"{step};dur={time:.1f}" for step, time in encoded.milliseconds.items())

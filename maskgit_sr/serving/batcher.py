@@ -135,7 +135,7 @@ class Batcher:
         """
         image = QueuedImage(mosaic, options, base)
         with self._changed:
-            # under the lock: behind `close` nothing would resolve the future
+            # under the lock: after `close` nothing would resolve the future
             if self._closed:
                 raise Stopped
             self._queue.append(image)

@@ -93,7 +93,7 @@ async def run(
             # nothing is in flight, and a compilation cannot be interrupted in any other way
             os._exit(0)
         await ended(service, hurry, grace)
-        # in a thread, since it waits for the device call: those whom it fails are told meanwhile
+        # in a thread, as it waits for the device call, and requests get their 503 meanwhile
         await asyncio.to_thread(service.close)
     finally:
         stopped.cancel()

@@ -144,6 +144,7 @@ class Service:
                 f"found {self.limits.pixels}"
             )
         self._programs = Programs(upscaler)
+        # with confidence, too: any request may ask for it, and should not wait for the compiler
         for confidence in sorted({False, "confidence" in method.provides}):
             options = upscaler.options(confidence=confidence, **defaults)
             for side in method.tile.sides:
@@ -156,7 +157,7 @@ class Service:
 
     def close(self) -> None:
         """Ends the remaining requests with status 503 and joins the threads."""
-        self.state = "stopping"
+        self.state = "stopping"  # first: requests that are cut off below look at it
         if self._batcher is not None:
             self._batcher.close()
             self._programs.close()
@@ -183,6 +184,7 @@ class Service:
         """
         given = parameters.model_extra or {}
         names = [*Parameters.model_fields, *method_options.table(self._defaults)]
+        # here rather than in `parse`, which knows only the method's own names
         for name in given:
             if name not in names:
                 raise HTTPException(422, f"{name}: unknown, expected one of {', '.join(names)}")
@@ -239,7 +241,7 @@ class Service:
         threaded = partial(asyncio.get_running_loop().run_in_executor, self._pool)
         marks = [time.monotonic()]
         picture = await threaded(self._decode, data, wanted)
-        del data  # not to be held while the image waits for the device
+        del data
         height, width = picture.color.shape[:2]
         with self._room(self._cost(height, width, wanted.scale)):
             options = wanted.restore
