@@ -67,24 +67,24 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command-line entry; a user's mistake is one line and exit code 2."""
+    """Runs the command; a user's mistake gives one line and exit code 2."""
     given, rest = parser().parse_known_args(argv)
     stopped = threading.Event()
 
     def stop(number: int, frame: types.FrameType | None) -> None:
         stopped.set()
-        logging.disable()  # Beam reports it from every step that it goes through
+        logging.disable()  # every step of Beam that it passes through would log it
         signal.default_int_handler(number, frame)
 
     before = signal.getsignal(signal.SIGINT)
     loggers = [logging.getLogger(name) for name in (None, "maskgit_sr")]
     logs = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
-    if before is signal.default_int_handler:
+    if before is signal.default_int_handler:  # a handler of the caller's stays
         signal.signal(signal.SIGINT, stop)
     try:
         with one_line(_NAME):
             return _run(given, rest)
-    except (Exception, KeyboardInterrupt):  # a worker in this process turns it into another
+    except (Exception, KeyboardInterrupt):  # a worker in this process raises another for it
         if not stopped.is_set():
             raise
         _say("interrupted; the same command goes on")
@@ -92,13 +92,13 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGINT, before)
         logging.disable(logging.NOTSET)
-        for logger, level, handlers in logs:  # whoever calls this has logs of its own
+        for logger, level, handlers in logs:  # a caller has its own settings
             logger.setLevel(level)
             logger.handlers[:] = handlers
 
 
 def _check(given: argparse.Namespace) -> None:
-    """Raises UserError for values that are out of range whatever the model is."""
+    """Raises UserError for values that are out of range for every model."""
     if not 0 <= given.seed < 2**32:
         raise UserError(f"--seed: expected 0 to {2**32 - 1}, found {given.seed}")
     if given.batch is not None and given.batch < 1:
@@ -126,16 +126,19 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     logging.getLogger("maskgit_sr").setLevel(logging.INFO)  # notes on images
     if runner == "dataflowrunner":
         _check_remote(given)
-    # Loaded here too: a mistake or a damaged bundle is found out before workers are paid for.
+    # Loaded here too: a mistake or a damaged bundle is found before workers are paid for. The
+    # device is that of the workers, which need not be here.
     device = given.device if runner in LOCAL else None
     upscaler = load.load(given.model, batch=given.batch, device=device, dtype=given.dtype)
     shortcuts = {name: getattr(given, name) for name in ("steps", "temperature", "color_fix")}
     chosen = options.parse(options.split(given.option, **shortcuts), upscaler)
     upscaler.options(confidence=False, **chosen)
+    # remote workers choose by their own device, and count as accelerators here
     batch = upscaler.batch if runner in LOCAL else given.batch
     settings = stages.Settings(
         model=given.model,
         tile=upscaler.method.tile,
+        # calls of one tile cannot be shared by images
         pack=1 if batch == 1 else PACK * (batch or 32),
         batch=batch,
         device=given.device,
@@ -156,6 +159,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         overwrite=given.overwrite,
     )
     report = FileSystems.join(plan.folder, "failed.jsonl")
+    # an earlier run's report is out of date, and its parts nobody will finish
     old = [path for path in [*plan.parts, report] if FileSystems.exists(path)]
     if old:
         FileSystems.delete(old)
@@ -179,7 +183,7 @@ def _pipeline(rest: list[str]) -> tuple[Any, str]:
     """Returns an empty pipeline with Beam's options, and the name of its runner in small letters.
 
     Raises:
-        UserError: a value or runner that Beam refuses, or an option that it would ignore.
+        UserError: a value or runner that Beam rejects, or an option that it would ignore.
     """
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -199,8 +203,8 @@ def _pipeline(rest: list[str]) -> tuple[Any, str]:
     if unknown and not runner.startswith(("flink", "spark", "portable")):
         raise UserError(f"--{sorted(unknown)[0]}: neither an option of this command nor of Beam")
     if runner == "directrunner":
-        # This is what it comes down to. Asked by its own name, it first tries to download a server
-        # from the internet and run that.
+        # The one that it ends up with. By its own name it first tries to download a server from the
+        # internet and to run that.
         standard.runner = "FnApiRunner"
     try:
         return beam.Pipeline(options=options), runner  # hands the options to the file systems, too

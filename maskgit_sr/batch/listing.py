@@ -1,6 +1,6 @@
-"""Which image becomes which file, where either may lie in a bucket.
+"""The plan of a run: which image becomes which file, either of which may be in a bucket.
 
-All of it is known before anything runs: two images with one output name are refused, not raced.
+It is complete before anything runs: two images with one output name are an error, not a race.
 Names follow `maskgit_sr.images.files`: below the output folder as below the input folder or the
 fixed part of a pattern, and `NAME_x4` where that would be beside the image itself.
 """
@@ -26,7 +26,7 @@ PART = re.compile(r"(^|/)\.[^/]*\.[0-9a-f]{8}\.part$")  # what `stages.put` writ
 
 
 class Task(NamedTuple):
-    """One image to restore, by the addresses that a worker opens."""
+    """One image to restore: the addresses that a worker opens."""
 
     source: str
     target: str
@@ -34,12 +34,12 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do.
+    """The work of a run.
 
     Attributes:
-        folder: of the outputs, whole.
-        skipped: number of images whose output is there.
-        parts: half-written files that a killed run has left.
+        folder: absolute address of the outputs.
+        skipped: number of images whose output exists.
+        parts: unfinished files that a killed run has left.
     """
 
     folder: str
@@ -63,11 +63,11 @@ def plan(
         inputs: files, folders with their sub-folders, and patterns; on this machine, or at any
             address that Beam's file systems know.
         scale: for the name of an output beside its input.
-        overwrite: nothing is skipped.
+        overwrite: skip nothing.
 
     Raises:
-        UserError: nothing found, an address that cannot be listed, an output that is also an
-            input, or two inputs with one output.
+        UserError: nothing is found, an address cannot be listed, an output is also an input, or
+            two inputs have one output.
     """
     if format not in files.FORMATS:
         known = ", ".join(files.FORMATS)
@@ -77,6 +77,7 @@ def plan(
     folder = _address(output)
     if not paths.is_remote(folder) and os.path.lexists(folder) and not os.path.isdir(folder):
         raise UserError(f"--output: expected a folder, found a file: {output}")
+    # one listing rather than a request for every output
     there = _listed(f"{folder}/**")
     sources: dict[str, str] = {}
     for text in inputs:
@@ -84,7 +85,7 @@ def plan(
         if not found:
             raise UserError(f"--input: no pictures in {text}")
         for path, name in found:
-            sources.setdefault(path, name)
+            sources.setdefault(path, name)  # inputs may overlap: an image is restored once
     todo: list[Task] = []
     taken: dict[str, str] = {}
     for source, name in sources.items():
@@ -101,7 +102,7 @@ def plan(
 
 
 def _address(text: str) -> str:
-    """Returns an address without a slash at its end; absolute, as workers run in other folders."""
+    """Returns an absolute address, since workers run in other folders, without a final slash."""
     if paths.is_remote(text):
         return text.rstrip("/")
     return os.path.realpath(os.path.expanduser(text))
@@ -113,11 +114,12 @@ def _find(text: str) -> list[tuple[str, str]]:
         return [(_address(str(path)), name.as_posix()) for path, name in files.pictures(text)]
     if glob.has_magic(text):
         pattern, base = text, text[: text.rindex("/", 0, re.search(r"[*?[]", text).start()) + 1]  # type: ignore[union-attr]
-    elif not text.endswith("/") and text in _listed(text):  # whatever it is called
+    elif not text.endswith("/") and text in _listed(text):  # a file, whatever its suffix
         return [(text, text.rpartition("/")[2])]
     else:
         base = text.rstrip("/") + "/"
         pattern = f"{base}**"
+    # sorted, as a set of strings has another order in every process
     named = [(path, path.removeprefix(base)) for path in sorted(_listed(pattern))]
     return [(path, name) for path, name in named if _is_picture(PurePosixPath(name))]
 
@@ -143,14 +145,14 @@ def _target(
 
 
 def _listed(pattern: str) -> set[str]:
-    """Returns the addresses of the files that match; none is no error.
+    """Returns the addresses of the files that match, which may be none.
 
     Raises:
-        UserError: the file system is unknown, or does not answer.
+        UserError: the file system is unknown or does not respond.
     """
     try:
         [found] = FileSystems.match([pattern])
-    except ValueError as error:  # how Beam says that nothing knows this kind of address
+    except ValueError as error:  # of Beam, for an address that none of its file systems knows
         scheme = pattern.partition("://")[0]
         raise UserError(
             f"{pattern}: no file system for {scheme}:// here (gs:// needs "
@@ -162,7 +164,7 @@ def _listed(pattern: str) -> set[str]:
 
 
 def reason(error: BaseException) -> str:
-    """Returns what went wrong in one line, without Beam's wrapping."""
+    """Returns the reason of an error in one line, without Beam's wrapping."""
     details: Any = getattr(error, "exception_details", None)
     if isinstance(details, dict) and details:
         return reason(next(iter(details.values())))

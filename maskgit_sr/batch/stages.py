@@ -1,10 +1,10 @@
 """The pipeline of `launch.beam_upscale`: read → RunInference → write, and a list of failures.
 
 An image stays in one piece. Its restored tiles overlap fourfold, so sending them through a
-shuffle to be put together again would move 768 bytes of float32 for every input pixel, and no
-image could be written before the last tile of the last one is restored: an engine ends one side
-of a grouping before it begins the other. `Restorer` fills its device calls with tiles from several
-images instead, which gives the same full batches, and every image is written as it is done.
+shuffle for reassembly would move 768 bytes of float32 for every input pixel, and no image could be
+written before the last tile of the last one is restored: an engine ends one side of a grouping
+before it begins the other. `Restorer` fills its device calls with tiles from several images
+instead, which gives the same full batches, and every image is written when it is done.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _CHUNK = 1000  # tasks, packed as one element: engines limit the size of a submi
 
 @dataclass(frozen=True)
 class Settings:
-    """What every worker is told.
+    """Settings that every worker receives.
 
     Attributes:
         model: name of a shipped bundle, or an address that workers can open.
-        tile: the model's, to know an image's number of tiles before the model is loaded.
+        tile: the model's, to count an image's tiles before the model is loaded.
         pack: tiles of several images that are restored together; a larger image goes alone.
         options: of `Upscaler.options`.
-        max_pixels: of an input.
+        max_pixels: of one input.
     """
 
     model: str
@@ -66,7 +66,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image between reading and restoring: `tiles` of one `side` are its weight in a batch."""
+    """A decoded image; the number of its `tiles`, all of one `side`, is its weight in a batch."""
 
     task: Task
     picture: Picture
@@ -75,7 +75,7 @@ class DecodedImage:
 
 
 def build(pipeline: beam.Pipeline, tasks: Sequence[Task], settings: Settings, report: str) -> None:
-    """Adds all steps; `report` gets one line of JSON for every failure, and is absent for none."""
+    """Adds all steps; `report` gets a line of JSON for each failure, and is absent without any."""
     chunks = [
         zlib.compress(json.dumps(tasks[begin : begin + _CHUNK]).encode())
         for begin in range(0, len(tasks), _CHUNK)
@@ -84,6 +84,7 @@ def build(pipeline: beam.Pipeline, tasks: Sequence[Task], settings: Settings, re
         pipeline
         | "tasks" >> beam.Create(chunks, reshuffle=False)
         | "unpack" >> beam.FlatMap(_unpack)
+        # or an engine would fuse the steps, and one worker would read all images of a chunk
         | "spread" >> beam.Reshuffle()
         | "read" >> beam.ParDo(Read(settings)).with_outputs(_FAILED, main="decoded")
     )
@@ -93,6 +94,7 @@ def build(pipeline: beam.Pipeline, tasks: Sequence[Task], settings: Settings, re
     _ = (
         (unread, unwritten)
         | "failures" >> beam.Flatten()
+        # one list, so that one worker writes one file
         | "gather" >> beam.combiners.ToList()
         | "report" >> beam.ParDo(Report(report))
     )
@@ -104,13 +106,13 @@ def _unpack(chunk: bytes) -> Iterator[Task]:
 
 
 class Read(beam.DoFn):
-    """`Task` → `DecodedImage`, or the failure beside it."""
+    """`Task` → `DecodedImage`; failures go to an output of their own."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
 
     def process(self, task: Task) -> Iterator[Any]:
-        """Yields nothing for what an earlier attempt of the same bundle has written."""
+        """Yields nothing if an earlier attempt at the same bundle of elements has written it."""
         settings = self._settings
         try:
             if not settings.overwrite and FileSystems.exists(task.target):
@@ -134,7 +136,7 @@ class Restorer(ModelHandler):
     """`DecodedImage` → (task, restored image), with device batches filled from several images."""
 
     def __init__(self, settings: Settings):
-        # minimum = maximum: Beam is not to look for a batch size by trial
+        # minimum = maximum, or Beam would look for the best batch size by trial
         super().__init__(
             min_batch_size=settings.pack,
             max_batch_size=settings.pack,
@@ -143,7 +145,7 @@ class Restorer(ModelHandler):
         self._settings = settings
 
     def load_model(self) -> Upscaler:
-        """Loads the model, once a process; its threads share it."""
+        """Loads the model once per process; the threads share it."""
         settings = self._settings
         return load.load(
             settings.model, batch=settings.batch, device=settings.device, dtype=settings.dtype
@@ -157,7 +159,7 @@ class Restorer(ModelHandler):
     ) -> Iterable[tuple[Task, Picture]]:
         """Restores a batch; Beam sends an empty one ahead of an image that alone exceeds `pack`."""
         options = model.options(**self._settings.options, confidence=False)
-        # a device call takes tiles of one side, so those of a side follow each other
+        # a device call takes tiles of one side, so images of one side must follow each other
         batch = sorted(batch, key=operator.attrgetter("side"))
         mosaics = (model.mosaic(decoded.picture, options) for decoded in batch)
         whole = model.complete(mosaics, options, self._settings.seed)
@@ -167,16 +169,16 @@ class Restorer(ModelHandler):
         ]
 
     def get_num_bytes(self, batch: Sequence[DecodedImage]) -> int:
-        """Returns the bytes of the samples; Beam would pickle the batch to know."""
+        """Returns the bytes of the samples; Beam's default pickles the batch to count them."""
         return sum(decoded.picture.color.nbytes for decoded in batch)
 
     def get_metrics_namespace(self) -> str:
-        """Returns where Beam files batch sizes and latencies."""
+        """Returns the namespace of Beam's metrics on batch sizes and latencies."""
         return "maskgit_sr"
 
 
 class Write(beam.DoFn):
-    """(task, restored image) → nothing, or the failure."""
+    """Writes (task, restored image); yields nothing, or the failure."""
 
     def process(self, restored: tuple[Task, Picture]) -> Iterator[str]:
         task, picture = restored
@@ -191,13 +193,13 @@ class Write(beam.DoFn):
 
 
 class Report(beam.DoFn):
-    """All failures → the report."""
+    """Writes all failures to the report."""
 
     def __init__(self, path: str):
         self._path = path
 
     def process(self, failures: Sequence[str]) -> None:
-        if failures:
+        if failures:  # sorted, as they come in any order
             put(self._path, "".join(f"{line}\n" for line in sorted(failures)).encode())
 
 
@@ -208,6 +210,7 @@ def put(target: str, data: bytes) -> None:
         UserError: it cannot be written.
     """
     folder, name = FileSystems.split(target)
+    # a name of its own for every attempt: an engine may run two at once
     part = FileSystems.join(folder, f".{name[:40]}.{secrets.token_hex(4)}.part")
     kind = mimetypes.guess_type(target)[0] or "application/octet-stream"
     try:
@@ -215,7 +218,7 @@ def put(target: str, data: bytes) -> None:
             with FileSystems.create(part, kind, CompressionTypes.UNCOMPRESSED) as file:
                 file.write(data)
             FileSystems.rename([part], [target])
-        except BaseException:
+        except BaseException:  # an interrupt must not leave the part either
             if FileSystems.exists(part):
                 FileSystems.delete([part])
             raise
@@ -225,6 +228,7 @@ def put(target: str, data: bytes) -> None:
 
 def _get(source: str) -> bytes:
     try:
+        # the default would decompress by the name's suffix
         with FileSystems.open(source, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             data: bytes = file.read()
             return data

@@ -14,7 +14,7 @@ app = typer.Typer(
     help="Restore and upscale photographs with masked-token models.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,
+    pretty_exceptions_enable=False,  # a defect keeps Python's own traceback
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(upscale.upscale)

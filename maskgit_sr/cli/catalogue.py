@@ -41,6 +41,7 @@ def convert_realsrt(
 ) -> None:
     """Convert a RealSRT checkpoint."""
     with reporting():
+        # before the import below, which brings JAX and takes seconds
         if not source.exists():
             raise UserError(f"{source}: no such file or folder")
         if target.exists() and not overwrite:

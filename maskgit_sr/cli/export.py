@@ -43,11 +43,12 @@ def export(
         options.check_number("--max-pixels", max_pixels, 1)
         options.check_number("--steps", steps, 1)
         given = split(option, steps=steps)
+        # after the checks, since it imports JAX: a mistake is told at once
         from maskgit_sr.export.artifact import export as write
 
         with progress() as bars:
             bar = bars.add_task("", total=3, speed="")
-            stages = iter(range(3))
+            stages = iter(range(3))  # a stage is told when it begins, so the count lags by one
             info = write(
                 model,
                 format,

@@ -1,4 +1,4 @@
-"""Output of every command: one line for a mistake, tables, progress."""
+"""Terminal output of the commands: one line for a mistake, tables, progress bars."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+# No markup or emoji codes: file names may look like them. On stderr: stdout is for results.
 _errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @contextlib.contextmanager
 def reporting() -> Iterator[None]:
-    """Turns a mistake of the user into one line and an exit code."""
+    """Ends the command with one line and exit code 2 after a user's mistake, 130 after Ctrl-C."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # it warns of every private TIFF tag
     with errors.one_line("maskgit-sr", {KeyboardInterrupt: 130}):
         try:
@@ -34,7 +35,7 @@ def reporting() -> Iterator[None]:
 
 
 def show(table: Table) -> None:
-    """Prints a table; a pipe gets whole lines instead of the 80 columns that are assumed of it."""
+    """Prints a table; a pipe, for which Rich assumes 80 columns, gets whole lines."""
     width = None if sys.stdout.isatty() else 200
     Console(emoji=False, markup=False, highlight=False, width=width).print(table)
 
@@ -50,6 +51,7 @@ def plain_table(*columns: str) -> Table:
 
 
 def say(line: str) -> None:
+    # soft_wrap: a message stays one line on a narrow terminal
     _errors.print(f"maskgit-sr: {errors.printable(line)}", soft_wrap=True)
 
 
@@ -70,7 +72,7 @@ def progress() -> Progress:
 
 @contextlib.contextmanager
 def bar(name: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar and yields what moves it: a function of (images done, images in all)."""
+    """Shows a progress bar and yields its update function of (images done, images in all)."""
     with progress() as bars:
         task = bars.add_task(name[:30], total=total, speed="")
         yield lambda done, _: bars.update(task, completed=done)

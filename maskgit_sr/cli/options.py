@@ -1,4 +1,4 @@
-"""Options that several commands have: their types, help and checks."""
+"""Options shared by several commands: their types, help and checks."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ Dtype = Annotated[
 
 def check_number(option: str, value: float | None, least: int, most: int | None = None) -> None:
     """Raises UserError unless the value is None, or finite and from ``least`` to ``most``."""
+    # Written as what is allowed, since every comparison with NaN is false.
     top = math.inf if most is None else most
     if value is not None and not (math.isfinite(value) and least <= value <= top):
         expected = f"at least {least}" if most is None else f"{least} to {most}"
@@ -56,9 +57,9 @@ def check(
     device: str | None,
     dtype: str | None,
 ) -> None:
-    """Raises UserError for a value that no method and no machine accepts."""
+    """Raises UserError for a value that is wrong for every method and machine."""
     check_number("--steps", steps, 1)
-    check_number("--seed", seed, 0, 2**32 - 1)
+    check_number("--seed", seed, 0, 2**32 - 1)  # exported artifacts take seeds as uint32
     check_number("--temperature", temperature, 0)
     check_number("--batch", batch, 1)
     check_choice("--device", device, DEVICES)

@@ -1,4 +1,4 @@
-"""Scoring as every command does it: making, printing, writing and showing results."""
+"""Scoring shared by the commands: making, printing, writing and reporting results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def protocol(name: str, metrics: str | None, border: int | None, crop: int | None) -> Protocol:
-    """Returns a preset, changed as the options say.
+    """Returns the preset protocol with the changes that the options ask for.
 
     Raises:
         UserError: unknown preset, a negative number, or no metric.
@@ -39,7 +39,7 @@ def protocol(name: str, metrics: str | None, border: int | None, crop: int | Non
 def score(
     entries: Sequence[Entry], read: Reader, protocol: Protocol, **more: Any
 ) -> dict[str, Any]:
-    """Returns `evaluator.evaluate` of all entries, which takes ``more`` too; shows a bar."""
+    """Scores all entries by `evaluator.evaluate`, which also gets ``more``, and shows a bar."""
     from maskgit_sr.evaluation import evaluator
 
     given = [kind for kind in ("hr", "lr") if all(getattr(e, kind) is not None for e in entries)]
@@ -62,13 +62,14 @@ def restore_and_score(
 
     Args:
         options: ``seed``, and options of the method.
-        keep: folder that takes the restored images.
-        source: where the images come from; seed and all options are kept with it.
-        **more: as `evaluator.evaluate` takes.
+        keep: folder for the restored images.
+        source: origin of the images; seed and all options are stored with it.
+        **more: passed to `evaluator.evaluate`.
     """
     from maskgit_sr.evaluation import restoring
 
     own = {name: value for name, value in options.items() if name != "seed"}
+    # as resolved, defaults included, so that the scores tell what was run
     source = {**source, "seed": options["seed"], **table_of(upscaler.options(**own))}
     read = restoring.from_model(upscaler, entries, options, keep)
     return score(entries, read, protocol, source=source, **more)
@@ -81,19 +82,20 @@ def finish(
     report: Path | None,
     keep: Path | None = None,
 ) -> int:
-    """Prints, writes and shows a result; returns the exit code.
+    """Prints a result, writes its files and returns the exit code.
 
-    It is 0 if every image was scored, 1 if some were, 2 if none was.
+    The code is 0 if every image was scored, 1 if some were, 2 if none was.
 
     Args:
-        output: JSON file of all scores.
-        report: folder of the page.
-        keep: where `restore_and_score` has put the images; None: they are the entries' own.
+        output: JSON file for all scores.
+        report: folder for the page.
+        keep: folder of the images that `restore_and_score` kept; None: the entries' own outputs.
     """
     from maskgit_sr.evaluation import evaluator
 
     for line in result["problems"]:
         say(line)
+    # first, so that a page that cannot be written does not cost the scores
     if output is not None:
         evaluator.write(result, output)
     if report is not None and result["images"]:
@@ -114,9 +116,9 @@ def finish(
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> None:
-    """Prints the means, of one system with their intervals, of several a row each.
+    """Prints the means: of one system with intervals, of several systems one row each.
 
-    What each metric measures follows.
+    A line on what each metric measures follows.
     """
     specs = {k: spec for result in results for k, spec in result["protocol"]["metrics"].items()}
     heads = {name: f"{name} {'↑' if s['better'] == 'higher' else '↓'}" for name, s in specs.items()}

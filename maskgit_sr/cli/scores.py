@@ -68,7 +68,7 @@ def score(
             entries,
             evaluator.from_files(entries),
             chosen,
-            system=Path(sr).resolve().stem,
+            system=Path(sr).resolve().stem,  # resolved, as "." has no name
             source={"sr": sr, "hr": hr, "lr": lr},
             problems=problems,
             crop_to_min=crop_to_min,
@@ -121,9 +121,10 @@ def evaluate(
         chosen = results.protocol(protocol, metrics, border, crop)
         entries, problems = pairing.match(hr=hr, lr=lr)
         entries = entries[:limit]
+        # after the pairing, since it loads JAX and the weights: a wrong path is told at once
         upscaler = maskgit_sr.load(model, batch=batch, device=device, dtype=dtype)
         own = parse(given, upscaler)
-        upscaler.options(**own)  # before anything is decoded
+        upscaler.options(**own)  # checked before any image is decoded
         if calibration is not None:
             _calibrate(upscaler, entries, calibration, {"seed": seed, **own})
             return
@@ -139,6 +140,7 @@ def evaluate(
 
             _ablate(run, restoring.study(upscaler.method, ablation), output)
             return
+        # the page is made when all is scored: until then its images are on disk, not in memory
         with tempfile.TemporaryDirectory() as folder:
             keep = save or (Path(folder) if report is not None else None)
             result = run({}, Path(model).stem, keep)
@@ -152,7 +154,7 @@ def _compare(first: Path, second: Path) -> None:
     found = statistics.compare(*loaded)
     names = [result["system"] for result in loaded]
     if names[0] == names[1]:
-        names = [str(first), str(second)]
+        names = [str(first), str(second)]  # two runs of one system differ by their files
     table = plain_table("", *names, "difference [95 %]", "second better on", "p", "better")
     for metric, row in found.items():
         interval = "" if row["low"] is None else f" [{row['low']:+.4f}, {row['high']:+.4f}]"
@@ -200,7 +202,7 @@ def _ablate(
         if all("steps" in changed for _, changed in study):
             from maskgit_sr.evaluation import plots
 
-            # a line of the plot is what the runs differ in beside their steps
+            # a line of the plot is named by what its runs share, which is all but the steps
             rest = [{k: v for k, v in changed.items() if k != "steps"} for _, changed in study]
             lines = [", ".join(map(str, options.values())) for options in rest]
             typer.echo(plots.steps(found, lines, output.with_suffix(".png")))

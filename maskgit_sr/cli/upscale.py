@@ -88,6 +88,7 @@ def upscale(
 
         from maskgit_sr.images import files
 
+        # a function, as a bundle is only read if an output needs the scale for its name
         def final_scale() -> float:
             if scale is not None:
                 return scale
@@ -111,7 +112,7 @@ def upscale(
 
             upscaler = maskgit_sr.load(model, batch=batch, device=device, dtype=dtype)
             chosen = {"confidence": confidence, **parse(given, upscaler)}
-            upscaler.options(**chosen)  # before anything is decoded
+            upscaler.options(**chosen)  # checked before any image is decoded
             chosen |= {"scale": scale, "seed": seed}
         failed = 0
         with progress() as bars:
@@ -122,6 +123,7 @@ def upscale(
                 try:
                     _restore(upscaler, job, chosen, _meter(bars, bar, number))
                 except (UserError, OSError) as error:
+                    # an OSError that names no file is a defect, which ends a batch, too
                     if len(jobs) == 1 or (isinstance(error, OSError) and not error.filename):
                         raise
                     say(line(error))
@@ -146,6 +148,7 @@ def _restore(
     picture = images.read(job.source)
     for note in picture.notes:
         say(f"{job.source}: {note}")
+    # before the restoration, which may take minutes
     images.check_target(picture, job.target, scale=upscaler.scale(chosen["scale"]))
     try:
         restoration = upscaler.restore(picture, progress=tiles, **chosen)
@@ -160,12 +163,12 @@ def _restore(
 
 
 def _meter(bars: Progress, bar: Any, number: int) -> Callable[[int, int], None]:
-    """Returns what feeds the bar: a picture counts by the share of its tiles that are done."""
+    """Returns the progress callback of an image, which counts by its share of restored tiles."""
     begin = time.monotonic()
 
     def tiles(done: int, total: int) -> None:
         speed = done / max(time.monotonic() - begin, 1e-3)
-        # Short of one: the picture is still to be written.
+        # short of one, as the image is still to be written
         completed = number + min(done / max(total, 1), 0.99)
         bars.update(bar, completed=completed, speed=f"{speed:.1f} tiles/s")
 

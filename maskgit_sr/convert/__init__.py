@@ -1,4 +1,4 @@
-"""Published checkpoints of other frameworks → bundles."""
+"""Conversion of other frameworks' published checkpoints to bundles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read_torch(source: Path) -> dict[Any, Any]:
     Nothing in the file is executed.
 
     Raises:
-        UserError: PyTorch is not installed, or the file is absent, unreadable or no table.
+        UserError: PyTorch is not installed, or the file is absent, unreadable or holds no table.
     """
     try:
         import torch
@@ -28,9 +28,11 @@ def read_torch(source: Path) -> dict[Any, Any]:
         raise UserError(f"{source}: no such file")
     content: Any
     try:
+        # map_location: what was saved on a GPU must be readable without one
         if _is_script(source):
             content = torch.jit.load(str(source), map_location="cpu").state_dict()
         else:
+            # weights_only: a pickle could run any code otherwise
             content = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -41,6 +43,7 @@ def read_torch(source: Path) -> dict[Any, Any]:
 
 
 def _is_script(source: Path) -> bool:
+    # torch.save makes zip files, too; constants.pkl is only in TorchScript's
     if not zipfile.is_zipfile(source):
         return False
     with zipfile.ZipFile(source) as archive:

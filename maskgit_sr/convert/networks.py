@@ -1,11 +1,11 @@
-"""Published PyTorch weights of the metrics' networks → the safetensors that `assets` names.
+"""Converts the metrics' published PyTorch networks to the safetensors that `assets` names.
 
     python -m maskgit_sr.convert.networks vgg16-397923af.pth vgg16.safetensors
     python -m maskgit_sr.convert.networks alexnet-owt-7be5be79.pth alex.pth lpips_alex.safetensors
 
-Several sources become one file. Names stay as they are, but for LPIPS' linear layers
-(`lin0.model.1.weight` → `lin0.weight`); numbers become float32, and what is not a floating-point
-array is left out. Nothing in the sources is executed.
+Several sources become one file. Names are kept except those of LPIPS' linear layers
+(`lin0.model.1.weight` → `lin0.weight`); numbers become float32, and anything but floating-point
+arrays is left out. Nothing in the sources is executed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from maskgit_sr.errors import UserError, one_line
 
 
 def read_state(source: Path) -> dict[str, np.ndarray]:
-    """Floating-point arrays of a PyTorch state or TorchScript archive, as float32.
+    """Reads the floating-point arrays of a PyTorch state or TorchScript archive, as float32.
 
     Raises:
         UserError: as :func:`read_torch`.
@@ -40,11 +40,11 @@ def convert(sources: Sequence[Path], target: Path) -> int:
     """Writes the arrays of all sources to one safetensors file, whole or not at all.
 
     Returns:
-        How many arrays there are.
+        The number of arrays.
 
     Raises:
-        UserError: as :func:`read_state`; a name is in two sources; nothing is in them; or the
-            target exists or cannot be written.
+        UserError: as :func:`read_state`; a name is in two sources; the sources hold no arrays; or
+            the target exists or cannot be written.
     """
     if target.exists():
         raise UserError(f"{target}: exists already")
@@ -63,7 +63,7 @@ def convert(sources: Sequence[Path], target: Path) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; the exit code, 2 after a user's mistake."""
+    """Runs the command and returns the exit code; a user's mistake ends it with 2."""
     if len(arguments) < 2:
         print("python -m maskgit_sr.convert.networks SOURCE … TARGET.safetensors", file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
-"""RealSRT's released PyTorch checkpoint (``net_g_80000.pth``) → a bundle.
+"""Converts RealSRT's released PyTorch checkpoint (``net_g_80000.pth``) to a bundle.
 
-Only :func:`read_state` needs PyTorch. The rest is driven by the shapes of our own method: every
-parameter of ours names the entry it comes from, and an entry nobody names is refused.
+Only :func:`read_state` needs PyTorch. The rest is driven by the shapes of our own method: each of
+our parameters names the entry it comes from, and an entry that none names is an error.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from maskgit_sr.ops.positions import sincos_2d
 State = Mapping[str, np.ndarray]
 
 _CODEBOOK = "vae.quantizer.codebooks.0.weight"
+# moving averages that update the codebook in training; inference does not read them
 _TRAINING_ONLY = tuple(f"vae.quantizer.codebooks.0.{x}_ema" for x in ("cluster_size", "embed"))
 _TRANSFORMERS = ("generator", "critic")
+# both transformers hold a copy of the frozen codebook, which a bundle stores once
 _COPIES = tuple(f"{group}.token_emb.weight" for group in _TRANSFORMERS)
 _TOLERANCE = 1e-4
 """How far a constant may be from its definition. The checkpoint holds moving averages: averaging a
 constant in float32 with decay 0.999 moves it by up to 1.3e-5 of its size."""
 
-# Ours → theirs, applied in order to "group/path/to/parameter".
+# Our names → theirs, applied in order to "group/path/to/parameter".
 _TRANSFORMER_NAMES = (
     (r"/encoder/(\d+)/attention/", r"/enc_blocks/\1/0/"),
     (r"/encoder/(\d+)/feed_forward/", r"/enc_blocks/\1/1/"),
@@ -78,7 +80,7 @@ _CONVOLUTION_NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where one of our parameters comes from.
+    """The entry of the checkpoint that one of our parameters comes from.
 
     Attributes:
         name: key in the checkpoint.
@@ -94,10 +96,10 @@ class Entry:
     target: tuple[int, ...]
 
     def read(self, state: State) -> np.ndarray:
-        """The array in our layout, float32."""
+        """Returns the array in our layout, float32."""
         array = state[self.name]
         if self.layout == "conv":
-            array = array.transpose(2, 3, 1, 0)
+            array = array.transpose(2, 3, 1, 0)  # OIHW → HWIO
         elif self.layout == "linear":
             array = array.T
         elif self.layout == "codebook":
@@ -107,13 +109,13 @@ class Entry:
 
 @functools.lru_cache(maxsize=2)
 def entries(config: RealSRTConfig) -> Mapping[str, Entry]:
-    """The checkpoint's entry for each of our parameters, by our name ("group/path")."""
+    """Returns the checkpoint's entry of each of our parameters, by our name ("group/path")."""
     flat = flatten(RealSRT(config).shapes())
     return {name: _entry(name, tuple(leaf.shape), flat) for name, leaf in flat.items()}
 
 
 def constants(config: RealSRTConfig) -> dict[str, np.ndarray]:
-    """Entries whose value is fixed, which no parameter of ours keeps: positions and norm shifts."""
+    """Returns the entries of fixed value, which we do not store: positions and norm shifts."""
     known = {}
     for group in _TRANSFORMERS:
         network = getattr(config, group)
@@ -126,24 +128,25 @@ def constants(config: RealSRTConfig) -> dict[str, np.ndarray]:
 
 
 def expected_shapes(config: RealSRTConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of everything a checkpoint must hold."""
+    """Returns the name and shape of every entry that a checkpoint must hold."""
     expected = {entry.name: entry.shape for entry in entries(config).values()}
     expected |= {name: value.shape for name, value in constants(config).items()}
     return expected | {name: expected[_CODEBOOK] for name in _COPIES}
 
 
 def map_state(state: State, config: RealSRTConfig, where: str = "checkpoint") -> Params:
-    """Arrays of the PyTorch network → parameters of :class:`RealSRT` with that configuration.
+    """Converts arrays of the PyTorch network to parameters of :class:`RealSRT` with `config`.
 
     Raises:
-        UserError: entries missing, unknown or mis-shaped, or fixed entries with another value than
-            this package computes with; the first few are named.
+        UserError: entries are missing, unknown or of another shape, or fixed entries differ from
+            the values that this package computes with; the first few are named.
     """
     found = {name: array for name, array in state.items() if name not in _TRAINING_ONLY}
     expected = expected_shapes(config)
     structs = {name: jax.ShapeDtypeStruct(s, np.float32) for name, s in expected.items()}
     bundles.check(found, structs, where)
 
+    # Dropped after this check: with other values our network would compute something else.
     off = [name for name, value in constants(config).items() if not _close(state[name], value)]
     if off:
         named = ", ".join(sorted(off)[:3])
@@ -158,7 +161,7 @@ def map_state(state: State, config: RealSRTConfig, where: str = "checkpoint") ->
 
 
 def read_state(source: Path) -> dict[str, np.ndarray]:
-    """``params_ema`` of a PyTorch checkpoint as float32 arrays; nothing in the file is executed.
+    """Reads ``params_ema`` of a PyTorch checkpoint as float32; nothing in the file is executed.
 
     Raises:
         UserError: as :func:`read_torch`, or the file holds something else.
@@ -183,7 +186,7 @@ def convert(
         source: ``net_g_80000.pth`` of the public PyTorch code.
         target: the bundle, ``.safetensors``; float32.
         overwrite: replace an existing target.
-        config: sizes of the network, the published ones if omitted.
+        config: sizes of the network; None: the published ones.
 
     Returns:
         ``{"parameters": total, "groups": {group: parameters}}``.
@@ -231,7 +234,7 @@ def _entry(name: str, shape: tuple[int, ...], flat: Mapping[str, Any]) -> Entry:
 
 
 def _sequential(name: str, flat: Mapping[str, Any]) -> str:
-    """Tokenizer parts get their place in one list: conv_in, layers, norm_out, swish, conv_out."""
+    """Returns the name with a tokenizer layer's index in PyTorch's single list of layers."""
     match = re.fullmatch(r"(.*coder)/(conv_in|layers/(\d+)|norm_out|conv_out)/(.*)", name)
     if match is None:
         return name
@@ -240,10 +243,12 @@ def _sequential(name: str, flat: Mapping[str, Any]) -> str:
     last = max(int(n.removeprefix(layers).split("/")[0]) for n in flat if n.startswith(layers))
     if index is not None:
         return f"{stack}/model/{int(index) + 1}/{rest}"
+    # conv_in, layers, norm_out, swish, conv_out: the swish has an index and no parameters
     place = {"conv_in": "0", "norm_out": f"{last + 2}/gn", "conv_out": f"{last + 4}"}[part]
     return f"{stack}/model/{place}/{rest}"
 
 
 def _close(found: np.ndarray, expected: np.ndarray) -> bool:
+    # relative to the largest value, as the error of averaging is
     size = max(1.0, float(np.abs(expected).max()))
     return bool(np.all(np.abs(found - expected) <= _TOLERANCE * size))

@@ -1,1 +1,1 @@
-"""Scores of many images: restoring them, statistics, calibration, reports."""
+"""Evaluation on sets of images: restoring, scoring, statistics, calibration and reports."""

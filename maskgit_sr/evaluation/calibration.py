@@ -1,8 +1,8 @@
-"""Calibration: how well a method's confidence foretells the quality of what it restores.
+"""Calibration: how well a method's confidence predicts the quality of its output.
 
-For every token of every window that lies wholly in an image: its confidence, whether it is the
-token that the reference has there, and how far the restored image is from the reference around it
-(LPIPS as a map, averaged over the token's pixels).
+Every token of every window that lies wholly inside an image counts: its confidence, whether it
+equals the reference's token, and the local error of the restored image (the LPIPS map averaged
+over the token's pixels).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.perceptual import distances as perceptual
 
 BINS = 10
+# arange excludes its end, and coverage 1, which is all tokens, is one of the points
 COVERAGES = np.arange(0.05, 1.001, 0.05)
 
 
@@ -38,14 +39,17 @@ def measure(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Returns `summarise` of all images together, and a line for each that could not be used.
+    """Returns the summary of all images together, and a line for each that could not be used.
 
     Args:
         options: ``seed``, and options of the method.
 
+    Returns:
+        The values of `summarise`, and lines of text.
+
     Raises:
-        UserError: a method without confidence or tokens, an option that it lacks, no LPIPS
-            weights, or no image as large as a window.
+        UserError: the method provides no confidence or no tokens, or lacks an option; the LPIPS
+            weights are absent; or no image is as large as a window.
     """
     method = upscaler.method
     if missing := sorted({"confidence", "tokens"} - method.provides):
@@ -53,7 +57,7 @@ def measure(
     own = {name: value for name, value in options.items() if name != "seed"}
     run = _compiled(upscaler, own)
     key = jax.random.key(int(options["seed"]))
-    side = method.tile.sides[0]
+    side = method.tile.sides[0]  # the smallest, so that smaller images can be used
     rows, problems = [], []
     for index, entry in enumerate(entries):
         try:
@@ -63,11 +67,13 @@ def measure(
         except (UserError, OSError) as error:
             problems.append(f"{entry.name}: {error}")
         else:
+            # by place in the list, so that an unusable image does not change the others' samples
             image_key = jax.random.fold_in(key, index)
             for start in range(0, len(lr), upscaler.batch):
                 # A short last batch is filled up, to compile only once.
                 take = np.minimum(np.arange(start, start + upscaler.batch), len(lr) - 1)
                 values = jax.device_get(run(lr[take], hr[take], take.astype(np.uint32), image_key))
+                # without the repeated windows, which would count twice
                 rows.append([part[: len(lr) - start].ravel() for part in values])
         if progress is not None:
             progress(index + 1, len(entries))
@@ -91,6 +97,7 @@ def summarise(confidence: np.ndarray, correct: np.ndarray, distance: np.ndarray)
     from scipy import stats
 
     correct = correct.astype(bool)
+    # a confidence of 1 belongs to the last bin
     bins = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
     reliability = [
         [float(confidence[at].mean()), float(correct[at].mean()), int(at.sum())]
@@ -98,6 +105,7 @@ def summarise(confidence: np.ndarray, correct: np.ndarray, distance: np.ndarray)
         if (at := bins == b).any()
     ]
     error = sum(abs(c - share) * n for c, share, n in reliability) / len(confidence)
+    # stable, so that tokens of equal confidence always come in the same order
     order, ideal = np.argsort(-confidence, kind="stable"), np.sort(distance)
     risk: dict[str, list[float]] = {"coverage": [], "wrong": [], "lpips": [], "best_lpips": []}
     for coverage in COVERAGES:
@@ -107,6 +115,7 @@ def summarise(confidence: np.ndarray, correct: np.ndarray, distance: np.ndarray)
         risk["wrong"].append(float(1 - correct[kept].mean()))
         risk["lpips"].append(float(distance[kept].mean()))
         risk["best_lpips"].append(float(ideal[:count].mean()))
+    # the rank correlation with a constant is NaN, which JSON does not have
     varied = np.ptp(confidence) > 0 and np.ptp(distance) > 0
     return {
         "tokens": len(confidence),
@@ -127,7 +136,7 @@ def summarise(confidence: np.ndarray, correct: np.ndarray, distance: np.ndarray)
 def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
     """Returns the area under the ROC curve, None with only positives or only negatives.
 
-    It is the chance that a positive scores above a negative, ties counting half.
+    It is the probability that a positive scores above a negative; ties count half.
     """
     from scipy import stats
 
@@ -135,12 +144,13 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
     downs = len(positive) - ups
     if not ups or not downs:
         return None
+    # only the statistic is used, so the cheapest p-value will do
     found = stats.mannwhitneyu(score[positive], score[~positive], method="asymptotic")
     return float(found.statistic / (ups * downs))
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
-    """Returns the numbers of `summarise` in words."""
+    """Returns a summary as lines of text."""
 
     def say(value: float | None) -> str:
         return "–" if value is None else f"{value:.3f}"
@@ -159,7 +169,7 @@ def write(summary: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes calibration.json and calibration.png to `folder` and returns their paths.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: a file cannot be written, or matplotlib is not installed.
     """
     path = folder / "calibration.json"
     paths.write(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
@@ -178,6 +188,7 @@ def _compiled(upscaler: Upscaler, options: Mapping[str, Any]) -> Callable[..., A
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
         restored = method.restore(params, lr, keys, choice)
         wanted = method.tokenize(params, hr)
+        # methods do not clip, and LPIPS is defined on [0, 1]
         image = jnp.clip(restored.image, 0, 1)
         local = perceptual.lpips_map(perceptual.alex_features, weights, image, hr)
         many, rows, columns = wanted.shape
@@ -186,24 +197,27 @@ def _compiled(upscaler: Upscaler, options: Mapping[str, Any]) -> Callable[..., A
         assert restored.confidence is not None
         return restored.confidence, restored.tokens == wanted, local
 
+    # Arguments, since captured arrays would become constants of the compiled program.
     return functools.partial(run, upscaler.params, lpips.params)
 
 
 def cut_pair(
     lr: np.ndarray, hr: np.ndarray, size: int, scale: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns windows side by side that lie wholly in the image, float32 in [0, 1].
+    """Cuts a pair into adjacent windows that lie wholly in the image.
 
-    LR is [n, size, size, 3], HR [n, scale·size, scale·size, 3].
+    Returns:
+        LR [n, size, size, 3] and HR [n, scale·size, scale·size, 3], float32 in [0, 1].
 
     Raises:
-        UserError: HR is not `scale` times LR, or LR is smaller than a window.
+        UserError: HR is not `scale` times as large as LR, or LR is smaller than a window.
     """
     check_pair(lr, hr, scale)
     rows, columns = (side // size for side in lr.shape[:2])
     if not rows or not columns:
         raise UserError(f"LR {lr.shape[1]}x{lr.shape[0]} is smaller than a window of {size}")
 
+    # neither overlapping nor padded, so that every token counts once
     def cut(image: np.ndarray, side: int) -> np.ndarray:
         image = image[: rows * side, : columns * side]
         tiles = image.reshape(rows, side, columns, side, 3).swapaxes(1, 2)

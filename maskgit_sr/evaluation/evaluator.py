@@ -1,7 +1,7 @@
-"""Scores of a set of images, with the protocol that each was taken under.
+"""Scores of a set of images, together with the protocol of their measurement.
 
 `evaluate` takes images one at a time, from files or from a model, so that memory does not grow
-with their number, and goes on when one of them cannot be scored. Its result is plain JSON.
+with their number, and continues when one of them cannot be scored. Its result is plain JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PACKAGES = ("maskgit_sr", "jax", "numpy", "scipy", "pillow", "opencv-python-hea
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The images of one scene; hr and lr are there if any metric needs them."""
+    """The images of one scene; `hr` and `lr` may be None if no metric needs them."""
 
     name: str
     sr: Picture
@@ -43,12 +43,12 @@ class Sample:
 
 
 Reader = Callable[[int], Sample]
-"""Index of a scene → its images; raises UserError or OSError where they cannot be read."""
+"""Maps the index of a scene to its images; raises UserError or OSError if they are unreadable."""
 Progress = Callable[[int, int], None]
 
 
 def from_files(entries: Sequence[Entry]) -> Reader:
-    """Returns a reader of the files of an entry; its `sr` must be there."""
+    """Returns a reader of the entries' files; every entry must have an `sr`."""
 
     def read(index: int) -> Sample:
         entry = entries[index]
@@ -74,20 +74,21 @@ def evaluate(
     """Returns the scores of every image and their summary, as plain JSON values.
 
     Args:
-        names: names of the images, for messages.
-        read: reads one scene; its UserError or OSError costs this scene only.
-        system: name of what made the images.
-        source: where they come from, to be kept with the scores.
+        names: names of the images, by which results are compared.
+        read: reads one scene; a UserError or OSError that it raises loses this scene only.
+        system: name of the system that made the images.
+        source: origin of the images, stored with the scores.
         given: which of "hr" and "lr" the samples have; metrics that need another are left out, and
             so are those whose weights are absent, each with a line in `problems`.
-        problems: lines of scenes that were lost before, such as files without a partner.
-        crop_to_min: where SR and HR differ in size, cut both at the right and bottom.
+        problems: lines about scenes that were lost earlier, such as files without a partner.
+        crop_to_min: if SR and HR differ in size, crop both at the right and bottom.
 
     Raises:
         UserError: no metric is left.
     """
     chosen, skipped = _metrics(protocol, given, assets)
     lines, rows = [*problems, *skipped], []
+    # scenes that were lost earlier are part of the total, so that the exit code tells of them
     seen = sum(1 for line in problems if line)
     for index, name in enumerate(names):
         try:
@@ -95,6 +96,7 @@ def evaluate(
             row, notes = _row(sample, chosen, protocol, crop_to_min)
         except (UserError, OSError, ValueError) as error:
             text = errors.line(error)
+            # an OSError names its file already, and some messages the image
             named = isinstance(error, OSError) or text.startswith(name)
             lines.append(text if named else f"{name}: {text}")
         else:
@@ -107,6 +109,7 @@ def evaluate(
         for name, metric in chosen.items()
         if metric.spec.needs != "set"
     }
+    # after the loop over images, which only feeds the metrics of a set, such as FID
     for name, metric in chosen.items():
         if metric.spec.needs == "set":
             summary[name] = _of_set(metric, len(rows), lines)
@@ -163,6 +166,7 @@ def _row(
     scores: dict[str, float | None] = {}
     lines = []
     for name, metric in chosen.items():
+        # the border is cut from every side before the metric's own minimum applies
         smallest = metric.spec.min_size + 2 * metric.spec.border
         if min(sr.shape[1:3]) < smallest:
             found = _size(sr[0])
@@ -173,6 +177,7 @@ def _row(
         else:
             others = {"reference": (hr,), "lr": (lr,), "none": ()}[metric.spec.needs]
             value = float(metric(sr, *others)[0])
+            # JSON has neither NaN nor infinity
             scores[name] = value if math.isfinite(value) else None
             if scores[name] is None:
                 lines.append(f"{sample.name}: {name} is {value}")
@@ -207,7 +212,7 @@ def _aligned(
             notes.append(f"{sizes}, both cut to {width}x{height}")
     if sample.lr is not None:
         lr = sample.lr.color
-        scale = height // lr.shape[0]
+        scale = height // lr.shape[0]  # from the images: the files may be of any tool
         if (height, width) != tuple(scale * side for side in lr.shape[:2]):
             raise UserError(f"SR {width}x{height} is no multiple of LR {_size(lr)}")
     if min(height, width) < crop:
@@ -224,14 +229,15 @@ def _aligned(
 def scored_part(
     image: np.ndarray, size: tuple[int, int], crop: int, scale: int, by: int = 1
 ) -> np.ndarray:
-    """Returns what is scored of an image whose scene has (height, width) = `size` in SR's pixels.
+    """Returns the scored part of an image of a scene of `size` (height, width) in SR pixels.
 
     Args:
-        crop: side of a square from the centre; 0: all. It begins at whole pixels of LR.
+        crop: side of a square from the centre in SR pixels; 0: all. It begins at an LR pixel.
         scale: side of SR over that of LR.
         by: side of SR over that of `image`.
     """
     side = (crop, crop) if crop else size
+    # rounded down to whole LR pixels, so that SR, HR and LR show the same part
     top, left = ((a - b) // 2 // scale * scale // by for a, b in zip(size, side, strict=True))
     return image[top : top + side[0] // by, left : left + side[1] // by]
 
@@ -249,7 +255,7 @@ def _size(array: np.ndarray) -> str:
 def _of_set(metric: Any, count: int, lines: list[str]) -> dict[str, float | int | None]:
     try:
         value = float(metric.value())
-    except ValueError as error:  # too few pictures
+    except ValueError as error:  # too few images
         lines.append(f"{metric.spec.name}: {error}")
         return statistics.summary([])
     if not math.isfinite(value):
@@ -270,7 +276,9 @@ def _versions() -> dict[str, str]:
 
 def _hardware() -> str:
     device = jax.devices()[0]
+    # processor() is empty where the system does not tell
     cpu = platform.processor() or platform.machine()
+    # JAX calls every CPU just "cpu"
     kind = cpu if device.platform == "cpu" else device.device_kind
     return f"{device.platform} ({kind}), {os.cpu_count()} cores"
 
@@ -281,14 +289,15 @@ def write(result: Mapping[str, Any], path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    # NaN is not JSON: an error here is better than a file that other readers reject
     paths.write(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Returns a result that `write` wrote.
+    """Reads a result that `write` has written.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: the file does not exist, is not JSON, or holds something else.
     """
     try:
         result = json.loads(path.read_text())

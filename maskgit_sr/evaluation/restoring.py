@@ -1,4 +1,4 @@
-"""Images that a model restores, as the evaluator and its report take them."""
+"""Images restored by a model, as input of the evaluator and its report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from maskgit_sr.methods.base import Method
 
 
 def study(method: Method, name: str) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """Returns (name, options of `Upscaler.restore`) of every run of one of the method's studies.
+    """Returns the runs of one of the method's studies as (name, options of `Upscaler.restore`).
 
     Raises:
         UserError: the method has no such study.
@@ -48,7 +48,7 @@ def from_model(
 
     Args:
         options: of `Upscaler.restore`.
-        keep: folder that takes the outputs, and their confidence maps if the method provides any.
+        keep: folder for the outputs, and for their confidence maps if the method provides any.
     """
     method = upscaler.method
     confidence = keep is not None and "confidence" in method.provides
@@ -58,7 +58,7 @@ def from_model(
         assert entry.lr is not None
         lr = images.read(entry.lr)
         hr = None if entry.hr is None else images.read(entry.hr)
-        if hr is not None:
+        if hr is not None:  # checked before the restoration, which takes most of the time
             check_pair(lr.color, hr.color, method.scale)
         restored = upscaler.restore(lr, confidence=confidence, **options)
         if keep is not None:
@@ -73,21 +73,21 @@ def from_model(
 
 
 def kept_file(folder: Path, entry: Entry) -> Path:
-    """Returns where `from_model` keeps the output of an entry."""
+    """Returns the path at which `from_model` keeps the output of an entry."""
     return folder / f"{entry.name}.png"
 
 
 def views(
     entry: Entry, system: str, kept: Path | None = None, crop: int = 0
 ) -> dict[str, np.ndarray]:
-    """Returns images of an entry in the order of a report: LR, bicubic, output, HR, confidence.
+    """Returns the images of an entry in a report's order: LR, bicubic, output, HR, confidence.
 
-    Each is uint8 [H, W, 3], the confidence uint8 [H, W] at the size of LR. An image without a file
-    is left out.
+    Each is uint8 [H, W, 3], the confidence uint8 [H, W] at the size of LR. Images without a file
+    are left out.
 
     Args:
-        crop: side of the square from the centre that was scored; 0: all. Output and HR of other
-            sizes are cut at the right and bottom, as they were scored.
+        crop: side of the scored square from the centre in SR pixels; 0: all. If output and HR
+            differ in size, both are cropped at the right and bottom, as they were scored.
     """
     found: dict[str, np.ndarray] = {}
     output = entry.sr if kept is None else kept_file(kept, entry)
@@ -103,12 +103,14 @@ def views(
     if kept is not None and output is not None:
         path = files.confidence_path(output)
         if path.exists():  # only of methods that provide it
+            # the file is grey, and read as three equal channels
             found["confidence"] = _eight_bits(path)[..., 0]
     if color is None:
         return found
     sizes = [found[name].shape[:2] for name in (system, "HR") if name in found]
     height, width = (min(sides) for sides in zip(*sizes, strict=True))
     scale = height // found["LR"].shape[0] if "LR" in found else 1
+    # the map was written at the size of LR
     by = {"LR": scale, "confidence": scale}
     return {
         name: scored_part(image, (height, width), crop, scale, by.get(name, 1))

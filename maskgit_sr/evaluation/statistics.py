@@ -16,8 +16,8 @@ RESAMPLES = 9999
 def summary(values: Sequence[float]) -> dict[str, float | int | None]:
     """Returns {mean, low, high, n}: the mean and its 95 % percentile bootstrap interval.
 
-    The interval says how the mean would move with other images of the same kind; it is None for
-    fewer than two. The same values always give the same interval.
+    The interval tells how far the mean would move with other images of the same kind; it is None
+    for fewer than two values. The same values always give the same interval.
     """
     if not len(values):
         return {"mean": None, "low": None, "high": None, "n": 0}
@@ -32,15 +32,15 @@ def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
         (values,),
         np.mean,
         n_resamples=RESAMPLES,
-        batch=1000,
+        batch=1000,  # bounds memory: all resamples at once take RESAMPLES × n numbers
         method="percentile",
-        rng=np.random.default_rng(0),
+        rng=np.random.default_rng(0),  # fixed, so that the same scores give the same interval
     ).confidence_interval
     return float(found.low), float(found.high)
 
 
 def check_alike(results: Sequence[Mapping[str, Any]]) -> None:
-    """Raises UserError unless a metric that several results have means the same in all of them."""
+    """Raises UserError unless crops agree and shared metrics were measured in the same way."""
     texts: dict[str, str] = {}
     crop = results[0]["protocol"]["crop"]
     for result in results:
@@ -60,16 +60,16 @@ def check_alike(results: Sequence[Mapping[str, Any]]) -> None:
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Returns paired differences, second − first, of two results of `evaluator.evaluate`.
 
-    Only images that both have a score for count. `p` is of the two-sided Wilcoxon signed-rank
-    test, that differences are as often and as far above as below 0; `better` is "first", "second"
-    or "neither" at p < 0.05.
+    Only images that both results have scored count. `p` is that of the two-sided Wilcoxon
+    signed-rank test, whose null hypothesis is that differences are symmetric about 0; `better` is
+    "first", "second" or, unless p < 0.05, "neither".
 
     Returns:
         {metric: {first, second, difference, low, high, n, wins, p, better}}; `wins` is the number
         of images on which the second is better.
 
     Raises:
-        UserError: no metric, or no picture in common, or a metric measured in two ways.
+        UserError: no metric, image or score in common, or a metric measured in two ways.
     """
     specs = [result["protocol"]["metrics"] for result in (first, second)]
     common = [name for name in specs[0] if name in specs[1]]
@@ -99,6 +99,7 @@ def _paired(pairs: np.ndarray, higher: bool) -> dict[str, Any]:
     if len(pairs) < 2:
         p = None
     else:
+        # without any difference there is nothing to rank, and the test is undefined
         p = float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
     gains = difference if higher else -difference
     better = "neither"

@@ -1,1 +1,1 @@
-"""Models as artifacts that run without this package."""
+"""Export of models as artifacts that run without this package."""

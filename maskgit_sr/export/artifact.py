@@ -1,6 +1,7 @@
-"""Models as artifacts that run without this package: a TensorFlow SavedModel, or StableHLO for JAX.
+"""Export of a model as an artifact: a TensorFlow SavedModel, or StableHLO for JAX.
 
-Both hold the programs of `export.program`, with their parameters stored once and beside them.
+Both run without this package. They hold the programs of `export.program` and, stored once beside
+them, the parameters.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ FORMATS = ("savedmodel", "stablehlo")
 MAX_BATCH = 8
 MAX_PIXELS = 16_000_000
 INFO = "maskgit_sr.json"
+# jax.export serializes by flatbuffers, which JAX does not install
 _NEEDS = {"savedmodel": ("tensorflow", "flatbuffers"), "stablehlo": ("flatbuffers",)}
 _PLATFORMS = {"savedmodel": ("cpu", "cuda"), "stablehlo": ("cpu", "cuda", "tpu")}
 
@@ -50,18 +52,19 @@ def export(
         format: ``savedmodel`` or ``stablehlo``.
         output: folder to make; it may exist and be empty.
         options: the method's own by name, as values or text; None: its defaults.
-        dtype: ``float32`` or ``bfloat16``; None: float32, or what the loaded model has.
+        dtype: ``float32`` or ``bfloat16``; None: float32, or that of the loaded model.
         max_batch: SavedModel: most windows in one call of the network.
         max_pixels: SavedModel: pixels of the largest image that is accepted.
         webp: SavedModel: `serving_default` decodes WebP too, which needs TensorFlow 2.20 to load.
-        progress: is told the stage that begins: lowering, writing, checking.
+        progress: called with the stage that begins: lowering, writing, checking.
 
     Returns:
-        What `maskgit_sr.json` in the artifact says.
+        The content of the artifact's `maskgit_sr.json`.
 
     Raises:
         UserError: an option out of range, a folder that is not empty, a missing package, or an
-            artifact that does not load or gives other images than the upscaler. Nothing is left.
+            artifact that does not load or gives other images than the upscaler. In each case
+            nothing is written.
     """
     if format not in FORMATS:
         raise UserError(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
@@ -84,6 +87,7 @@ def export(
     chosen = method_options.parse(options or {}, upscaler)
     program = lower(upscaler, _PLATFORMS[format], chosen)
     program.info.update(model=name, format=format)
+    # Checked under a temporary name: an artifact that fails its check never appears.
     with paths.whole(target) as folder:
         progress("writing")
         folder.mkdir()
@@ -107,7 +111,7 @@ def _describe(program: Program, folder: Path) -> None:
 
 
 def _check_vacant(target: Path) -> None:
-    if not os.path.lexists(target):
+    if not os.path.lexists(target):  # a broken link is in the way, too
         return
     if not target.is_dir():
         raise UserError(f"{target}: expected a folder to make, found a file")

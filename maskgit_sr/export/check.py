@@ -1,4 +1,4 @@
-"""An artifact in a process of its own against the upscaler it was made of."""
+"""Comparison of an artifact, run in its own process, with the upscaler it was made from."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.export.program import Program
 from maskgit_sr.inference.mosaic import Mosaic
 
-LOADER = Path(__file__).with_name("loader.py")  # imports TensorFlow, so that it is only run
+LOADER = Path(__file__).with_name("loader.py")  # run, never imported: it imports TensorFlow
+# the smallest image, one with odd sides, and one of several windows of 64 pixels
 SIZES = ((1, 1), (33, 57), (128, 128))
-SEED = 7
-# Compilers round differently, which decides tokens that are all but equally likely. bfloat16 has
-# more of them.
+SEED = 7  # not the default, 0: a seed that is ignored would go unnoticed
+# Compilers round differently, which decides between tokens of nearly equal likelihood. bfloat16
+# has more of them.
 LEAST = {"float32": (0.999, 0.999), "bfloat16": (0.9, 0.9)}
-"""Least shares of samples within 1/255 and of equal tokens, by the dtype of the network."""
+"""Least shares of samples within 1/255 and of equal tokens, by the network's dtype."""
 
 
 def check(program: Program, format: str, folder: Path) -> dict[str, Any]:
-    """Restores images by both; `maskgit_sr.json` of the artifact must be there.
+    """Restores images by the artifact, which needs its `maskgit_sr.json`, and by the upscaler.
 
     Returns:
         Shares of samples within 1/255 and of equal tokens, by image size.
 
     Raises:
-        UserError: the artifact does not load or its images are others.
+        UserError: the artifact does not load, or its images are not the upscaler's.
     """
     images = {f"{height}x{width}": picture(height, width) for height, width in SIZES}
     seed = [str(SEED)] if program.stochastic else []
@@ -54,7 +55,7 @@ def check(program: Program, format: str, folder: Path) -> dict[str, Any]:
 
 
 def picture(height: int, width: int) -> np.ndarray:
-    """Gradients, edges and texture; uint8 [H, W, 3]."""
+    """Returns an image with gradients, edges and texture; uint8 [H, W, 3]."""
     y, x = np.mgrid[:height, :width] / 64
     rng = np.random.default_rng(height * 1000 + width)
     waves = [np.sin(7 * x + 3 * y), np.cos(5 * y - 2 * x), np.sign(np.sin(9 * x) * np.sin(6 * y))]
@@ -63,15 +64,17 @@ def picture(height: int, width: int) -> np.ndarray:
 
 
 def run(without: tuple[str, ...], script: Path, *arguments: str) -> None:
-    """Runs a script as on a machine that lacks those packages.
+    """Runs a script in a process that cannot import the packages `without`.
 
     Raises:
-        UserError: it fails, with the reason.
+        UserError: the script fails; the message gives its reason.
     """
+    # a module that is None in sys.modules cannot be imported
     code = (
         "import runpy, sys; sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(',')));"
         " sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
     )
+    # -P and a folder of its own, or the script could import modules from where this process runs
     command = [sys.executable, "-P", "-c", code, ",".join(without), str(script.resolve())]
     with tempfile.TemporaryDirectory() as name:
         done = subprocess.run(
@@ -83,7 +86,7 @@ def run(without: tuple[str, ...], script: Path, *arguments: str) -> None:
 
 
 def _reason(text: str) -> str:
-    """What an exception says, or the last line where there is none."""
+    """Returns the message of a traceback's exception, or the last line of other text."""
     _, frame, message = text.rstrip().rpartition('\n  File "')
     lines = message.splitlines() or [""]
     if not frame:
@@ -101,7 +104,7 @@ def _mosaic(program: Program, image: np.ndarray) -> Mosaic:
 def _assembled(
     program: Program, mosaics: dict[str, Mosaic], found: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Returns the images of the tiles that a StableHLO artifact gave."""
+    """Returns the images blended from the tiles that a StableHLO artifact restored."""
     images: dict[str, np.ndarray] = {}
     for name, mosaic in mosaics.items():
         parts = {key: found[f"{name}/{key}"] for key in program.info["outputs"]}
@@ -140,9 +143,11 @@ def _compare(
             share["within_1"] >= least_close and share.get("tokens", 1) >= least_equal,
             f"the artifact gives another image of {name} pixels than the upscaler: {told}",
         )
+        # PNG is lossless, so the signature for encoded images must give the same samples
         again = np.array_equal(found.get(f"{name}/encoded", got), got)
         require(again, f"{name}: serving_default and image give different images")
     if "errors" in found:
+        # an entry that is no image must not fail the others of its batch
         *fine, broken = found["errors"]
         right = not any(fine) and broken and found["empty"] == 0
         require(right, f"serving_default says {list(found['errors'])}")
@@ -150,5 +155,6 @@ def _compare(
 
 
 def within_one(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Share of uint8 samples that differ by at most one level."""
+    """Returns the share of uint8 samples that differ by at most one level."""
+    # differences of uint8 would wrap around
     return float((np.abs(found.astype(int) - wanted.astype(int)) <= 1).mean())

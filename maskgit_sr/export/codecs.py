@@ -1,4 +1,4 @@
-"""Encoded image in, PNG out, or the reason why not; TensorFlow operations."""
+"""Decoding, restoring and encoding of image files as TensorFlow operations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from maskgit_sr.export import graph
 _NAMES = ("JPEG", "PNG", "WebP", "")
 _PNG, _WEBP, _OTHER = 1, 2, 3
 # The orientation in the directory right behind the header of an EXIF block, of either byte order.
+# \C is RE2's "any byte"; a dot would stand for a character of UTF-8.
 _EXIF = (
     r"^(?:\C*?(?:Exif\x00\x00|eXIf|EXIF\C{4})"
     r"(?:II\*\x00\x08\x00\x00\x00\C\C(?:\C{12}){0,60}?\x12\x01\x03\x00\x01\x00\x00\x00(\C)\x00"
@@ -21,17 +22,17 @@ _EXIF = (
 )
 _SEARCHED = 65_536  # bytes from either end of a file in which its EXIF block is looked for
 Restore = Callable[[Any, Any], Any]
-"""(uint8 or uint16 [H, W, 3], whether it is grey) → restored, of the same dtype."""
+"""(uint8 or uint16 [H, W, 3], scalar bool: greyscale) → restored samples of the same dtype."""
 
 
 def restore_bytes(text: Any, restore: Restore, scale: int, max_pixels: int, webp: bool) -> Any:
-    """Returns (PNG, "") or ("", reason) of one encoded image.
+    """Returns (PNG, "") or ("", reason) for one encoded image.
 
     EXIF orientation is applied; transparency, greyscale and the 16 bits of a PNG are kept; EXIF
     block and colour profile are not.
     """
-    # A graph cannot catch an error, and a decoder allocates whatever the file claims: what is too
-    # large is refused by its first bytes wherever these tell. Those past the end are read as 0.
+    # A graph cannot catch an error, and a decoder allocates whatever the file claims: images that
+    # are too large are rejected by their first bytes if these tell. Bytes past the end read as 0.
     start = tf.strings.join([tf.strings.substr(text, 0, 32), b"\0" * 32])
     kind = _kind(start)
 
@@ -46,6 +47,7 @@ def restore_bytes(text: Any, restore: Restore, scale: int, max_pixels: int, webp
             lambda: (tf.constant(b""), wrong),
         )
 
+    # byte 24 of a PNG is its bit depth; all other files have 8 bits, or are decoded to 8
     deep = (kind == _PNG) & (tf.strings.substr(start, 24, 1) == b"\x10")
     problem = _refusal(text, start, kind, max_pixels, webp)
     return tf.cond(
@@ -63,10 +65,11 @@ def _kind(start: Any) -> Any:
 
 
 def _refusal(text: Any, start: Any, kind: Any, max_pixels: int, webp: bool) -> Any:
-    """Returns why the image is not decoded, as far as its first bytes tell; else ""."""
+    """Returns why the image cannot be decoded, as far as its first bytes tell, or ""."""
 
     def png() -> Any:
         sides = tf.io.decode_raw(tf.strings.substr(start, 16, 8), tf.int32, little_endian=False)
+        # sides of 2³¹ and more, which PNG forbids, read as negative
         return tf.concat([tf.maximum(sides[::-1], 0), [0]], 0)
 
     # a WebP has at most 16,383 pixels a side, and is counted once it is decoded
@@ -75,7 +78,9 @@ def _refusal(text: Any, start: Any, kind: Any, max_pixels: int, webp: bool) -> A
         [lambda: _attempt(text, tf.io.extract_jpeg_shape, [3]), png],
         default=lambda: tf.zeros([3], tf.int32),
     )
+    # int64, as the product of two sides may need more than 32 bits
     height, width, components = (tf.cast(shape[place], tf.int64) for place in range(3))
+    # the header of an extended WebP (VP8X) flags an animation by bit 1 of byte 20
     flags = tf.io.decode_raw(tf.strings.substr(start, 20, 1), tf.uint8)[0]
     extended = (kind == _WEBP) & (tf.strings.substr(start, 12, 4) == b"VP8X")
     reasons = [
@@ -86,7 +91,7 @@ def _refusal(text: Any, start: Any, kind: Any, max_pixels: int, webp: bool) -> A
         ((kind == _WEBP) & (not webp), "WebP was left out of this export, send JPEG or PNG"),
     ]
     problem = _too_large(height, width, max_pixels)
-    for wrong, reason in reversed(reasons):
+    for wrong, reason in reversed(reasons):  # so that the first reason that holds is told
         problem = tf.where(wrong, reason, problem)
     return problem
 
@@ -97,33 +102,39 @@ def _too_large(height: Any, width: Any, max_pixels: int) -> Any:
 
 
 def _attempt(text: Any, call: Callable[[Any], Any], nothing: list[int]) -> Any:
-    """Returns what `call` makes of the text, or zeros where it raises: datasets get over errors."""
+    """Returns `call(text)`, or zeros of shape `nothing` if it raises.
+
+    By way of a dataset, which can skip an element that fails.
+    """
     found = tf.data.Dataset.from_tensors(text).map(call).ignore_errors()
     other = tf.data.Dataset.from_tensors(tf.zeros(nothing, found.element_spec.dtype))
     return found.concatenate(other).take(1).get_single_element()
 
 
 def _decode(text: Any, *, kind: Any, webp: bool, dtype: Any) -> Any:
-    """[H, W, channels], as many as the file has."""
-    if dtype == tf.uint16:
+    """Returns [H, W, channels] with the channels of the file."""
+    if dtype == tf.uint16:  # only of a PNG
         return tf.io.decode_png(text, dtype=dtype)
     decoders = [
-        # the exact method, as Pillow decodes; TensorFlow's own default is faster
+        # the exact method, as Pillow uses; TensorFlow's default is faster
         lambda: tf.io.decode_jpeg(text, dct_method="INTEGER_ACCURATE"),
         lambda: tf.io.decode_png(text),
         lambda: tf.image.decode_webp(text)[0],
     ]
+    # TensorFlow before 2.20 does not load a graph that so much as names its WebP decoder
     samples = tf.switch_case(kind, decoders if webp else decoders[:2])
     return tf.ensure_shape(samples, [None, None, None])
 
 
 def _upright(samples: Any, text: Any) -> Any:
-    """Returns the samples turned and mirrored as the EXIF orientation says, if there is one."""
+    """Returns the samples rotated and mirrored by the EXIF orientation, if there is one."""
+    # WebP has its EXIF block after the pixels, JPEG before them
     tail = tf.maximum(tf.strings.length(text) - _SEARCHED, 0)
     ends = [tf.strings.substr(text, begin, _SEARCHED) for begin in (0, tail)]
     found = tf.strings.regex_replace(tf.strings.join(ends), _EXIF, r"\1\2")
+    # the zero stands for a missing orientation, and turns nothing
     orientation = tf.io.decode_raw(tf.strings.join([found, b"\0"]), tf.uint8)[0]
-    for values, turn in (
+    for values, turn in (  # transposed first: the flips of 6 to 8 are those of the result
         ((5, 6, 7, 8), lambda samples: tf.transpose(samples, [1, 0, 2])),
         ((3, 4, 7, 8), lambda samples: tf.reverse(samples, [0])),
         ((2, 3, 6, 7), lambda samples: tf.reverse(samples, [1])),

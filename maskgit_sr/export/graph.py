@@ -1,7 +1,7 @@
-"""The upscaler's way with images of any size as TensorFlow operations, for the SavedModel.
+"""Restoration of images of any size as TensorFlow operations, for the SavedModel.
 
-The same tiling, blending and rounding as in `mosaic` and `ops.tiles`, whose tests tell what it is;
-the export is compared with the upscaler before it is kept.
+Tiling, blending and rounding are those of `mosaic` and `ops.tiles`, which define them; an export
+is compared with the upscaler before it is kept.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from maskgit_sr.ops.tiles import gaussian_window
 
 Tiles = Callable[[Any, Any, Any], dict[str, Any]]
 """(float32 [n, side, side, 3] in [0, 1], seed uint32 [], index of each in its image uint32 [n]) →
-outputs by name: image, not clipped, and of confidence and tokens what the method has. A concrete
-function, whose `structured_outputs` tell their shapes."""
+outputs by name: image, not clipped, and confidence and tokens if the method has them. A concrete
+function, whose `structured_outputs` have their shapes."""
 
 
 class Axis(NamedTuple):
@@ -36,20 +36,24 @@ def choose(sides: tuple[int, ...], image: Any) -> Any:
 
 
 def plan(length: Any, side: int, step: int) -> Axis:
-    """Does what `ops.tiles.plan_axis` does, for a length only known when the graph runs."""
+    """Computes `ops.tiles.plan_axis` for a length that is only known when the graph runs."""
     extra = tf.maximum(0, -((side - length) // step))
     return Axis(length, (extra * step + side - length) // 2, extra + 1)
 
 
 def reflect(positions: Any, length: Any) -> Any:
-    """Returns indices into `length` pixels for positions around them; see `pad_reflect`."""
+    """Returns the indices into `length` pixels that reflect positions; see `pad_reflect`."""
+    # a single pixel has nothing to reflect, and period 1 repeats it
     period = tf.maximum(2 * (length - 1), 1)
     positions = tf.math.floormod(tf.abs(positions), period)
     return tf.minimum(positions, period - positions)
 
 
 class Blend:
-    """`ops.tiles.Blender` on a band [columns, rows, channels] that a loop carries."""
+    """The counterpart of `ops.tiles.Blender`, on a band that a loop carries.
+
+    The band is [columns, rows, channels]: scattering adds along leading axes.
+    """
 
     def __init__(
         self, rows: Axis, columns: Axis, side: int, tile: TileSpec, scale: int, channels: int
@@ -61,11 +65,12 @@ class Blend:
         self._column_weights = self._normalise(columns, window)
 
     def _places(self, first: Any, count: Any) -> Any:
-        """Returns [count, side]: the columns of the band under `count` tiles from `first` on."""
+        """Returns the band's columns under `count` tiles from tile `first` on, [count, side]."""
         return (first + tf.range(count)[:, None]) * self._step + tf.range(self._side)
 
     def _normalise(self, axis: Axis, window: np.ndarray) -> Any:
         places = self._places(0, axis.count)
+        # in float64 until the end, as on the host
         spread = tf.broadcast_to(tf.constant(window), tf.shape(places))
         total = tf.math.unsorted_segment_sum(
             spread, places, (axis.count - 1) * self._step + self._side
@@ -78,7 +83,7 @@ class Blend:
         return tf.zeros([width, self._side, self._channels])
 
     def add(self, band: Any, row: Any, first: Any, tiles: Any) -> Any:
-        """Returns the band with tiles [n, side, side, C] of a row, from column `first` on."""
+        """Returns the band with tiles [n, side, side, C] of a row added from column `first` on."""
         count = tf.shape(tiles)[0]
         across = self._column_weights[first : first + count]
         weight = self._row_weights[row][None, None, :] * across[:, :, None]
@@ -88,7 +93,7 @@ class Blend:
         return tf.tensor_scatter_nd_add(band, places, strips)
 
     def finish(self, band: Any, row: Any) -> tuple[Any, Any]:
-        """Returns the rows that no later tile touches, [n, W·scale, C], and the next row's band."""
+        """Returns the complete rows, [n, W·scale, C], and the band of the next row of tiles."""
         top = row * self._step
         done = tf.where(row + 1 == self._rows.count, self._side, self._step)
         first, left = self._rows.before * self._scale, self._columns.before * self._scale
@@ -97,16 +102,17 @@ class Blend:
         width = self._columns.length * self._scale
         rows = tf.transpose(band[left : left + width, begin:end], [1, 0, 2])
         rest = tf.concat([band[:, done:], tf.zeros_like(band[:, :done])], 1)
+        # a loop needs the same static shape in every iteration
         return rows, tf.ensure_shape(rest, [None, self._side, self._channels])
 
 
 def sizes(largest: int) -> list[int]:
-    """Returns the numbers of tiles that a call may have, falling: few, as each is compiled."""
+    """Returns the batch sizes of calls in descending order; few, as each is compiled by itself."""
     return [largest, *(2**k for k in range(largest.bit_length() - 1, -1, -1) if 2**k < largest)]
 
 
 def portion(left: Any, largest: int) -> Any:
-    """Returns how many of the `left` tiles the next call takes; none is filled up."""
+    """Returns how many of the `left` tiles the next call takes; no call is padded."""
     allowed = tf.constant(sizes(largest))
     return tf.reduce_max(tf.where(allowed <= left, allowed, 1))
 
@@ -117,7 +123,8 @@ def peak(dtype: Any) -> Any:
 
 
 def quantize(intensity: Any, dtype: Any) -> Any:
-    """Returns intensities, clipped to [0, 1], as samples."""
+    """Returns intensities, clipped to [0, 1], as samples of `dtype`."""
+    # tf.round takes halves to the even number, as np.rint does on the host
     return tf.cast(tf.round(tf.clip_by_value(intensity, 0, 1) * peak(dtype)), dtype)
 
 
@@ -129,9 +136,9 @@ def to_grey(samples: Any) -> Any:
 
 
 def restore_tiles(tiles: Tiles, lr: Any, seed: Any, largest: int) -> dict[str, Any]:
-    """Restores any number of tiles, as the first of one image, in calls of at most `largest`.
+    """Restores any number of tiles as the first tiles of one image, in calls of at most `largest`.
 
-    An empty batch has no call at all; its shapes are those of a single tile.
+    An empty batch makes no call; the shapes of its outputs are known all the same.
     """
     total = tf.shape(lr)[0]
 
@@ -166,20 +173,20 @@ def restore_image(
 ) -> dict[str, Any]:
     """Restores an image of any size from 1×1 up.
 
-    Beside the input and the output there are one band of tiles and the tiles of one call.
+    Beside the input and the output, memory holds one band of tiles and the tiles of one call.
 
     Args:
         tiles: the network for windows of `side`.
         color: [H, W, 3] uint8 or uint16.
         grey: scalar bool; the result has three equal channels.
-        seed: of what is drawn, uint32 scalar.
-        tile: how the image is cut.
+        seed: uint32 scalar, of the method's random samples.
+        tile: the method's tiling.
         scale: of the network.
         largest: most tiles in one call.
 
     Returns:
-        image [scale·H, scale·W, 3] of the input's dtype, and what else the method has: confidence
-        float32 [H, W] in [0, 1]; tokens int32 [tile rows, tile columns, h, w].
+        image [scale·H, scale·W, 3] of the input's dtype and, if the method has them, confidence
+        float32 [H, W] in [0, 1] and tokens int32 [tile rows, tile columns, h, w].
     """
     step = side - tile.overlap
     height, width = tf.shape(color)[0], tf.shape(color)[1]
@@ -192,12 +199,14 @@ def restore_image(
     offsets = tf.range(side)
 
     def restore_row(row: Any, bands: Any, arrays: Any) -> Any:
+        # reflected by index, row by row, so that no padded copy of the image is made
         lines = tf.gather(color, reflect(row * step + offsets - rows.before, height))
 
         def restore_some(done: Any, bands: Any, codes: Any) -> Any:
             spread = done + tf.range(portion(columns.count - done, largest))
             places = reflect(spread[:, None] * step + offsets - columns.before, width)
             cut = tf.transpose(tf.gather(lines, places, axis=1), [1, 0, 2, 3])
+            # row-major as in the upscaler, since the index is part of a window's seed
             indices = tf.cast(row * columns.count + spread, tf.uint32)
             restored = tiles(tf.cast(cut, tf.float32) / peak(color.dtype), seed, indices)
             if "confidence" in blends:
@@ -223,7 +232,7 @@ def restore_image(
             lambda done, *_: done < columns.count,
             restore_some,
             (tf.constant(0), bands, empty),
-            parallel_iterations=1,
+            parallel_iterations=1,  # memory is that of one call
         )
         done = {name: blend.finish(bands[name], row) for name, blend in blends.items()}
         samples = quantize(done["image"][0], color.dtype)
@@ -233,6 +242,7 @@ def restore_image(
         arrays = {name: array.write(row, finished[name]) for name, array in arrays.items()}
         return row + 1, {name: band for name, (_, band) in done.items()}, arrays
 
+    # infer_shape off: the first and last rows lose their padding, so heights differ
     def array(dtype: Any, *shape: int | None) -> Any:
         return tf.TensorArray(dtype, rows.count, element_shape=shape, infer_shape=False)
 

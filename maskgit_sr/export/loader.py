@@ -1,11 +1,11 @@
-"""Restores images by a SavedModel, with TensorFlow and NumPy alone; run as a script.
+"""Restores images with a SavedModel; a script that needs only TensorFlow and NumPy.
 
     python -P loader.py FOLDER IMAGES.npz RESTORED.npz [SEED]
 
-For every image NAME, uint8 [H, W, 3], there are NAME/image and so on of the signature `image`, and
-NAME/encoded, what `serving_default` makes of the image as a PNG. `errors` is what it says of the
-images and of bytes that are none, `empty` the number of images that no tiles give. SEED is for
-signatures that take one.
+Each image NAME, uint8 [H, W, 3], gives NAME/image and the other outputs of the signature `image`,
+and NAME/encoded, the result of `serving_default` for the image as a PNG. `errors` are the messages
+of `serving_default` for the images and for bytes that are no image, `empty` is the number of
+images returned for no tiles. SEED is for signatures that take one.
 """
 
 import sys
@@ -16,12 +16,12 @@ import tensorflow as tf
 
 
 def main(folder: str, given: str, made: str, *seed: str) -> None:
-    """Loads the SavedModel, and restores from file to file."""
+    """Loads the SavedModel and restores the images of a file."""
     restore(tf.saved_model.load(folder).signatures, given, made, *seed)
 
 
 def restore(signatures: Any, given: str, made: str, *seed: str) -> None:
-    """Restores from file to file."""
+    """Restores the images of a file by `signatures`."""
     drawn = {"seed": tf.constant(int(seed[0]), tf.uint32)} if seed else {}
     found = {}
     encoded: list[bytes] = []
@@ -32,7 +32,7 @@ def restore(signatures: Any, given: str, made: str, *seed: str) -> None:
             for key, value in signatures["image"](image=image, **drawn).items():
                 found[f"{name}/{key}"] = value.numpy()
             encoded.append(tf.io.encode_png(image).numpy())
-    # the last is large; what decoding and encoding do shows in the others
+    # without the last, which is large: decoding and encoding are tested by the others
     several = [*encoded[:-1], b"no image"]
     seeds = {name: tf.fill([len(several)], value) for name, value in drawn.items()}
     response = signatures["serving_default"](image_bytes=tf.constant(several), **seeds)

@@ -1,7 +1,7 @@
-"""What every exported artifact holds: the restoration of any number of windows.
+"""The program of every exported artifact: the restoration of any number of windows.
 
-Each side that the method's windows may have is lowered by itself, for several platforms at once;
-the parameters are arguments.
+Each window side of the method is lowered separately, for several platforms at once; the parameters
+are arguments.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _FORMAT_VERSION = 2
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What an artifact is made of.
+    """The content of an artifact.
 
     Attributes:
-        exported: by the windows' side, ascending: (parameters by name, lr float32
-            [b, side, side, 3] in [0, 1]) → `image` [b, scale·side, scale·side, 3], not clipped,
-            and of `confidence` [b, h, w] and `tokens` [b, h, w] what the method has, by name.
-            A stochastic program takes two more: a seed, uint32 scalar, and uint32 [b], the index
-            of each window in its own image.
+        exported: by window side, ascending: (parameters by name, lr float32 [b, side, side, 3] in
+            [0, 1]) → outputs by name: `image` [b, scale·side, scale·side, 3], not clipped, and
+            `confidence` [b, h, w] and `tokens` [b, h, w] if the method has them. A stochastic
+            program takes two more arguments: a seed, uint32 scalar, and uint32 [b], the index of
+            each window in its own image.
         params: float32 arrays by name.
-        info: what the artifact says of itself.
-        upscaler: the original.
+        info: the content of `maskgit_sr.json`.
+        upscaler: the model that was lowered.
         options: the method's own, as they were given.
-        stochastic: the result depends on the seed.
+        stochastic: whether the result depends on the seed.
     """
 
     exported: dict[int, jax_export.Exported]
@@ -52,7 +52,7 @@ class Program:
 def lower(
     upscaler: Upscaler, platforms: tuple[str, ...], options: Mapping[str, Any] | None = None
 ) -> Program:
-    """Lowers the restoration of windows for all those platforms.
+    """Lowers the restoration of windows for all `platforms`.
 
     Raises:
         UserError: an option that the method lacks, or one out of range.
@@ -65,13 +65,14 @@ def lower(
     def restore(flat: dict[str, jax.Array], lr: jax.Array, *drawn: jax.Array) -> Any:
         if drawn:
             seed, indices = drawn
-            # As in the upscaler, so that the same seed gives the same image.
+            # as in the upscaler, so that the same seed gives the same image
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
-        else:  # Nothing is drawn, so that the keys are no part of the program.
+        else:  # nothing is sampled, so the keys do not become part of the program
             keys = jnp.broadcast_to(jax.random.key(0), lr.shape[:1])
         restored = method.restore(unflatten(flat), lr, keys, chosen)
         return {name: part for name, part in restored._asdict().items() if part is not None}
 
+    # symbolic, so that one program serves any number of windows
     (batch,) = jax_export.symbolic_shape("b")
     drawn = (jax.ShapeDtypeStruct(shape, jnp.uint32) for shape in ((), (batch,)))
     arguments = tuple(drawn) if chosen.stochastic else ()
@@ -92,7 +93,7 @@ def lower(
 
 
 def outputs(exported: jax_export.Exported) -> list[str]:
-    """Returns the names of a program's outputs, in the order in which JAX flattens a mapping."""
+    """Returns the names of a program's outputs, sorted, as JAX orders those of a mapping."""
     return sorted(jax.tree.unflatten(exported.out_tree, exported.out_avals))
 
 
@@ -101,6 +102,7 @@ def _describe(
 ) -> dict[str, Any]:
     metadata, method = upscaler.metadata, upscaler.method
     weights = hashlib.sha256()
+    # sorted, so that the digest does not depend on how the tree was built
     for name in sorted(params):
         weights.update(name.encode())
         weights.update(params[name].tobytes())

@@ -1,13 +1,13 @@
-"""Restores tiles by this artifact; needs only jax, flatbuffers and numpy.
+"""Restores tiles with this artifact; needs only jax, flatbuffers and numpy.
 
     python run.py TILES RESTORED.npz [BATCH [SEED]]
 
 TILES is a .npy file of float32 in [0, 1] or uint8, [N, side, side, 3], of a side that
 `maskgit_sr.json` lists. RESTORED has image float32 [N, scale·side, scale·side, 3], not clipped,
-and what else the method has: confidence [N, h, w] in [0, 1], tokens [N, h, w].
-TILES may be a .npz file of several such arrays; NAME/image and so on are the results of NAME.
-SEED is for methods that draw at random; the k-th tile of an array draws what the k-th tile of an
-image draws.
+and, if the method has them, confidence [N, h, w] in [0, 1] and tokens [N, h, w].
+TILES may be a .npz file of several such arrays; the outputs of NAME are then NAME/image and so on.
+SEED is for stochastic methods; the k-th tile of an array gets the samples of the k-th tile of an
+image.
 """
 
 import json
@@ -22,10 +22,10 @@ from jax import export
 
 
 def load(folder: Path) -> Callable[..., dict[str, Any]]:
-    """Returns tiles [n, side, side, 3] → outputs by name; compiled once for each shape.
+    """Returns a function from tiles [n, side, side, 3] to outputs by name.
 
-    Where `maskgit_sr.json` says stochastic, two more arguments are a seed, uint32 scalar, and
-    uint32 [n], the index of each tile in its own image.
+    It compiles once for each shape. If `maskgit_sr.json` says stochastic, it takes two more
+    arguments: a seed, uint32 scalar, and uint32 [n], the index of each tile in its own image.
     """
     info = json.loads((folder / "maskgit_sr.json").read_text())
     calls = {}
@@ -33,6 +33,7 @@ def load(folder: Path) -> Callable[..., dict[str, Any]]:
         program = bytearray((folder / f"tiles_{side}.jax_export").read_bytes())
         calls[side] = jax.jit(export.deserialize(program).call)
     with np.load(folder / "params.npz") as file:
+        # put there once, or every call would copy them
         params = jax.device_put({name: file[name] for name in file.files})
     return lambda tiles, *drawn: calls[tiles.shape[1]](params, tiles, *drawn)
 

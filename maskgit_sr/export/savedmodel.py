@@ -1,4 +1,4 @@
-"""The SavedModel: signatures for tiles, images and encoded images around one StableHLO program."""
+"""The SavedModel: signatures for tiles, images and encoded images around StableHLO programs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# TensorFlow reads it when it is imported
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
@@ -17,19 +18,19 @@ from tensorflow.compiler.tf2xla.python import xla
 from maskgit_sr.export import codecs, graph
 from maskgit_sr.export.program import Program, outputs
 
-# TensorFlow reads no StableHLO newer than its own, and 2.19 reads these. Everything the networks
-# need is in them, whatever JAX makes the export; dot products of bfloat16 came after the rest.
+# TensorFlow reads no StableHLO newer than its own, and 2.19 reads these. They have everything the
+# networks need, whichever JAX exports; dot products of bfloat16 came after the rest.
 STABLEHLO = {"float32": "1.4.0", "bfloat16": "1.6.0"}
 # Version 10 of the calling convention differs from 9 in shardings, and there are none.
 CONVENTION = 9
-# without and with WebP
+# without and with WebP, whose decoder came with 2.20
 MINIMUM = ("2.19", "2.20")
 
 
 class Artifact(tf.Module):
-    """What is saved; every method without an underscore but `signatures` is a signature.
+    """The saved module; its public methods, except `signatures`, are the signatures.
 
-    Those of a stochastic program take a seed too.
+    Those of a stochastic program also take a seed.
     """
 
     def __init__(self, program: Program, max_batch: int, max_pixels: int, webp: bool):
@@ -37,7 +38,8 @@ class Artifact(tf.Module):
         self._largest, self._max_pixels, self._webp = max_batch, max_pixels, webp
         self._scale, self._tile = program.info["scale"], program.upscaler.method.tile
         self._stochastic = program.stochastic
-        # flattened as JAX does it: by name
+        # Sorted by name, the order in which JAX flattens a mapping. Variables, as the parameters
+        # are stored once then, whatever the number of programs.
         self._params = [
             tf.Variable(program.params[name], trainable=False, name=name)
             for name in sorted(program.params)
@@ -55,7 +57,7 @@ class Artifact(tf.Module):
         self._restorers = {dtype: self._restorer(dtype) for dtype in ("uint8", "uint16")}
 
     def _restorer(self, dtype: str) -> Any:
-        """Returns one function for all signatures: tracing it is what takes long."""
+        """Returns the restoration of one dtype, for all signatures: tracing it takes long."""
 
         def restore(color: Any, grey: Any, seed: Any) -> dict[str, Any]:
             shared = {"tile": self._tile, "scale": self._scale, "largest": self._largest}
@@ -74,6 +76,7 @@ class Artifact(tf.Module):
 
     def _call(self, exported: Any, module: bytes, lr: Any, seed: Any, indices: Any) -> Any:
         arguments = [*self._params, lr, seed, indices]
+        # an exported program lacks the arguments that it does not use
         results = xla.call_module(
             [arguments[index] for index in exported.module_kept_var_idx],
             version=CONVENTION,
@@ -85,7 +88,7 @@ class Artifact(tf.Module):
         return dict(zip(outputs(exported), results, strict=True))
 
     def tiles(self, tiles: Any, seed: Any = 0) -> dict[str, Any]:
-        """Signature: float32 [B, side, side, 3] in [0, 1], the largest side; any B, also none."""
+        """Signature: float32 [B, side, side, 3] in [0, 1] of the largest side; B may be 0."""
         seed = tf.cast(seed, tf.uint32)
         restored = graph.restore_tiles(self._networks[-1], tiles, seed, self._largest)
         return {**restored, "image": tf.clip_by_value(restored["image"], 0, 1)}
@@ -103,19 +106,20 @@ class Artifact(tf.Module):
     def image(self, image: Any, seed: Any = 0) -> dict[str, Any]:
         """Signature: uint8 [H, W, 3]."""
         sides = tf.shape(image, tf.int64)[:2]
-        pixels = tf.reduce_prod(sides)
+        pixels = tf.reduce_prod(sides)  # of int64: the product may need more than 32 bits
         none = "image: expected at least one pixel, found"
         many = f"image: expected at most {self._max_pixels:,} pixels, found"
         checks = [
             tf.debugging.Assert(pixels > 0, [none, sides]),
             tf.debugging.Assert(pixels <= self._max_pixels, [many, sides]),
         ]
+        # in a graph only a dependency puts the checks before the restoration
         with tf.control_dependencies(checks):
             image = tf.identity(image)
         return self._restore(image, tf.constant(False), seed)
 
     def encoded(self, image_bytes: Any, seed: Any = 0) -> dict[str, Any]:
-        """Signature: strings [B], one image after another, and a seed for each."""
+        """Signature: image files, strings [B], restored one by one; a seed for each."""
         images, errors = tf.map_fn(
             lambda given: codecs.restore_bytes(
                 given[0],
@@ -126,12 +130,12 @@ class Artifact(tf.Module):
             ),
             (image_bytes, tf.broadcast_to(seed, tf.shape(image_bytes))),
             fn_output_signature=(tf.string, tf.string),
-            parallel_iterations=1,
+            parallel_iterations=1,  # memory is that of one image
         )
         return {"image_bytes": images, "error": errors}
 
     def signatures(self) -> dict[str, Any]:
-        """Returns what a server finds, by name."""
+        """Returns the signatures by the names that servers know them by."""
         side = self._tile.sides[-1]
         batch = [None, side, side, 3]
         specs = {
@@ -149,7 +153,7 @@ class Artifact(tf.Module):
 
 
 def pinned(program: bytes, version: str) -> bytes:
-    """Returns the program in an older StableHLO."""
+    """Returns a serialized program in StableHLO `version`."""
     with ir.Context() as context, ir.Location.unknown():
         stablehlo.register_dialect(context)
         module = stablehlo.deserialize_portable_artifact(context, program)
@@ -158,13 +162,14 @@ def pinned(program: bytes, version: str) -> bytes:
 
 
 def _spell_out(operation: Any) -> None:
-    """Calls what composite operations are made of, in place.
+    """Replaces composite operations by calls of their decompositions, in place.
 
-    JAX writes erfc as one from 0.11 on; TensorFlow 2.21 does not get them over a symbolic batch.
+    JAX 0.11 and later write erfc as a composite, and TensorFlow 2.21 fails to import composites
+    over a symbolic batch.
     """
     for region in operation.regions:
         for block in region:
-            for inner in list(block.operations):
+            for inner in list(block.operations):  # a copy, since the block is changed
                 _spell_out(inner.operation)
                 if inner.operation.name != "stablehlo.composite":
                     continue
@@ -179,7 +184,7 @@ def _spell_out(operation: Any) -> None:
 
 
 def write(program: Program, folder: Path, *, max_batch: int, max_pixels: int, webp: bool) -> None:
-    """Writes the SavedModel and completes the program's info."""
+    """Writes the SavedModel and adds its versions, limits and signatures to the program's info."""
     artifact = Artifact(program, max_batch, max_pixels, webp)
     signatures = artifact.signatures()
     tf.saved_model.save(artifact, str(folder), signatures=signatures)

@@ -47,12 +47,13 @@ _DRAWN = """
 
 
 def write(program: Program, folder: Path) -> None:
-    """Writes the files and completes the program's info."""
+    """Writes the files and adds the calling convention to the program's info."""
     info, sides = program.info, program.exported
     for side, exported in sides.items():
         (folder / f"tiles_{side}.jax_export").write_bytes(exported.serialize())
         info["calling_convention"] = exported.calling_convention_version
     np.savez(folder / "params.npz", **program.params)  # type: ignore[arg-type]
+    # a copy of our module, which is why that imports nothing of this package
     shutil.copyfile(runner.__file__, folder / "run.py")
     values = {
         **info,

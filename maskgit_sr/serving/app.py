@@ -1,4 +1,4 @@
-"""The HTTP interface of a service: routes, parameters, statuses.
+"""HTTP interface of a service: routes, parameters and status codes.
 
 The body of every error is {"error": one line}.
 """
@@ -23,7 +23,7 @@ from maskgit_sr.serving.service import EncodedImage, Parameters, Service, stoppi
 
 PATH = "/upscale"
 _CHUNK = 1 << 18
-_DISCONNECTED = 499  # nginx's number for a client that did not wait; it sees none
+_DISCONNECTED = 499  # nginx's status for a client that did not wait; it is only counted
 _log = logging.getLogger("maskgit_sr.serving")
 
 
@@ -31,7 +31,7 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
     """Returns the application.
 
     Args:
-        token: what requests to /upscale have to bring as a bearer; None: nothing.
+        token: bearer token that requests to /upscale must bring; None: they need none.
     """
     app = FastAPI(title="maskgit-sr", docs_url=None, redoc_url=None)
 
@@ -39,6 +39,7 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
     async def upscale(request: Request, parameters: Annotated[Parameters, Query()]) -> Response:
         """Restores the image that is the body."""
         began = time.monotonic()
+        # both before the body is read: without a token or with wrong parameters nothing is held
         check_token(request, token)
         wanted, limits = service.choose(parameters), service.limits
         late = 408, "no whole body within"
@@ -93,19 +94,20 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
 
 
 def error(found: HTTPException) -> JSONResponse:
-    """Returns the response that tells an error."""
+    """Returns the response of an HTTP error."""
     message = " ".join(str(found.detail).split())
     return JSONResponse({"error": message}, found.status_code, found.headers)
 
 
 def check_health(service: Service) -> None:
-    """Raises HTTPException 503 unless requests are taken."""
+    """Raises HTTPException 503 unless requests are accepted."""
     if service.problem is not None:
         raise HTTPException(503, service.problem)
 
 
 def check_token(request: Request, token: str | None) -> None:
     """Raises HTTPException 401 unless the request brings the token."""
+    # compare_digest: its time tells nothing of the token; bytes, as it takes only ASCII of text
     given = request.headers.get("authorization", "")
     if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
         raise HTTPException(
@@ -114,7 +116,7 @@ def check_token(request: Request, token: str | None) -> None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Returns the body, of which never much more than `limit` bytes are held.
+    """Reads the body, of which never much more than `limit` bytes are held.
 
     Raises:
         HTTPException: 413 above the limit, with or without a Content-Length; 415 for a form.
@@ -126,6 +128,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         raise too_long
+    # counted as well, since a chunked body has no length
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -135,10 +138,10 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def finished(work: asyncio.Task[EncodedImage], request: Request) -> EncodedImage:
-    """Returns the result of `work`, which is cancelled when this is.
+    """Waits for `work` and returns its result; cancelled, it cancels `work`.
 
     Raises:
-        HTTPException: that of `work`, or 500 for an exception of another kind.
+        HTTPException: that of `work`, or 500 for any other exception.
         ClientDisconnect: the client is gone; `work` was cancelled.
     """
 
@@ -146,12 +149,13 @@ async def finished(work: asyncio.Task[EncodedImage], request: Request) -> Encode
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
+    # the body is read by now, so nothing else would notice that the client is gone
     watch = asyncio.create_task(disconnect())
     try:
         await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise ClientDisconnect
-        if work.cancelled():
+        if work.cancelled():  # by the shutdown of its threads
             raise stopping()
         return work.result()
     except (HTTPException, ClientDisconnect):
@@ -163,6 +167,7 @@ async def finished(work: asyncio.Task[EncodedImage], request: Request) -> Encode
     finally:
         for task in (work, watch):
             task.cancel()
+        # so that neither task outlives its request
         await asyncio.gather(work, watch, return_exceptions=True)
 
 
@@ -171,7 +176,7 @@ class ResponseNotRead(Exception):
 
 
 class ImageResponse(Response):
-    """An image, sent in pieces: what a slow reader leaves is here, not in buffers unseen."""
+    """An image, sent in pieces: what a slow client has not read is not in hidden buffers."""
 
     def __init__(self, encoded: EncodedImage, format: str, model: str):
         steps = (f"{step};dur={time:.1f}" for step, time in encoded.milliseconds.items())
@@ -183,7 +188,7 @@ class ImageResponse(Response):
         super().__init__(encoded.data, 200, headers, f"image/{format}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends head and pieces, each as soon as the client has room for it."""
+        """Sends the head and then the pieces, each as soon as the client has room for it."""
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
@@ -195,12 +200,12 @@ class ImageResponse(Response):
 
 
 def ascii_only(text: str) -> str:
-    """Returns text fit for a header: other characters and control characters are replaced."""
+    """Returns text fit for a header: all but printable ASCII becomes a question mark."""
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
 
 
 class AdmissionMiddleware:
-    """Lets requests to /upscale in while there is room, and counts them when they are through."""
+    """Admits requests to /upscale while there is room, and counts them by status at their end."""
 
     def __init__(self, app: ASGIApp, service: Service):
         self._app, self._service = app, service
@@ -210,7 +215,7 @@ class AdmissionMiddleware:
         if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        status = _DISCONNECTED
+        status = _DISCONNECTED  # unless a response begins
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -223,9 +228,10 @@ class AdmissionMiddleware:
                 raise ResponseNotRead from None
 
         try:
+            # until the last byte is out, so that slow readers count, too
             with self._service.admitted():
                 await self._app(scope, receive, watched)
-        except HTTPException as found:
+        except HTTPException as found:  # of `admitted`, outside of the application's handlers
             await error(found)(scope, receive, watched)
         except ResponseNotRead:
             status = _DISCONNECTED

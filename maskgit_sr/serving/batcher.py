@@ -1,8 +1,8 @@
-"""Tiles of many requests, restored in shared device calls by one thread.
+"""Batching of tiles from many requests into shared device calls, by one thread.
 
-Requests take turns tile by tile, so that a large image holds up nobody by more than the call that
-is running. A call has one program, so its tiles have the same options and the same side; groups of
-such tiles take turns, too.
+Requests take turns tile by tile, so that a large image delays nobody by more than the call that is
+running. A call runs one program, so its tiles share options and side; groups of such tiles take
+turns, too.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Observe = Callable[[int, float], None]
 
 
 def key_data(seed: int) -> np.ndarray:
-    """Returns the key of a seed as plain numbers, which the host can stack."""
+    """Returns the key of a seed as a NumPy array, which the host can stack."""
     return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
 def keys(data: Sequence[np.ndarray]) -> jax.Array:
-    """Returns keys [n] of their `key_data`."""
+    """Returns the keys [n] of their `key_data`."""
     return jax.random.wrap_key_data(jnp.asarray(np.stack(data)))
 
 
@@ -46,7 +46,7 @@ class QueuedImage:
 
     Attributes:
         group: options and side of its tiles, which all tiles of a device call share.
-        future: of the whole mosaic; ends with the device's exception, or `Stopped`.
+        future: resolves to the complete mosaic, the device's exception or `Stopped`.
         begun: time.monotonic() of its first device call, or None.
     """
 
@@ -62,7 +62,7 @@ class QueuedImage:
 
     @property
     def waiting(self) -> int:
-        """Number of tiles that no device call has taken yet."""
+        """The number of tiles that no device call has taken yet."""
         return self.mosaic.count - self._taken
 
     def take(self) -> int:
@@ -71,21 +71,22 @@ class QueuedImage:
         return self._taken - 1
 
     def add(self, *tile: Any) -> None:
-        """Adds the next restored tile (image, confidence, tokens); the last one ends the future."""
+        """Adds the next restored tile (image, confidence, tokens); the last resolves the future."""
         self.mosaic.add(*tile)
         self._added += 1
         if self._added == self.mosaic.count:
             self.future.set_result(self.mosaic)
 
     def fail(self, error: Exception) -> None:
-        """Ends the future with the error; tiles that are still on the device are dropped."""
+        """Fails the future with the error; tiles that are still on the device are dropped."""
         self.dropped = True
+        # two calls in flight may both have tiles of the image, and both fail
         if not self.future.done():
             self.future.set_exception(error)
 
 
 class _Call(NamedTuple):
-    """A device call that was started."""
+    """A device call in flight."""
 
     turns: list[tuple[QueuedImage, int]]
     restored: Restored
@@ -95,17 +96,17 @@ class _Call(NamedTuple):
 class Batcher:
     """Fills device calls of `upscaler.batch` tiles from all requests.
 
-    A call that is not full waits until the request whose turn it is has been there for `max_wait`
-    seconds. While a call runs, a full one is queued behind it at once, any other when it ends,
+    A partial call waits until the request whose turn it is has been queued for `max_wait` seconds.
+    While a call runs, a full one is queued behind it at once, and a partial one when it ends,
     before its tiles are blended.
 
     Args:
-        observe: is told (tiles, device seconds) of every call.
+        observe: called with (tiles, device seconds) of every call.
     """
 
     def __init__(self, upscaler: Upscaler, *, max_wait: float, observe: Observe):
         self._upscaler, self._max_wait, self._observe = upscaler, max_wait, observe
-        self._queue: deque[QueuedImage] = deque()  # those with waiting tiles; the first is next
+        self._queue: deque[QueuedImage] = deque()  # with waiting tiles; the first is next
         self._changed = threading.Condition()
         self._closed = False
         self._ended = 0.0  # when the last device call did
@@ -114,7 +115,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Number of tiles that wait for the device."""
+        """The number of tiles that wait for the device."""
         with self._changed:
             return sum(image.waiting for image in self._queue)
 
@@ -134,6 +135,7 @@ class Batcher:
         """
         image = QueuedImage(mosaic, options, base)
         with self._changed:
+            # under the lock: after `close` nothing would resolve the future
             if self._closed:
                 raise Stopped
             self._queue.append(image)
@@ -141,21 +143,21 @@ class Batcher:
         return image
 
     def cancel(self, image: QueuedImage) -> None:
-        """Drops what is left of an image."""
+        """Drops the tiles of an image that are still to be restored or blended."""
         with self._changed:
             image.dropped = True
             if image in self._queue:
                 self._queue.remove(image)
 
     def close(self) -> None:
-        """Ends all images with `Stopped`, and the thread after the call that it is in."""
+        """Fails all queued images with `Stopped`; joins the thread after its current call."""
         with self._changed:
             self._closed = True
             for image in self._queue:
                 image.fail(Stopped())
             self._queue.clear()
             self._changed.notify()
-        self._thread.join()
+        self._thread.join()  # without the lock, which the thread needs
 
     def _loop(self) -> None:
         running: _Call | None = None
@@ -166,20 +168,21 @@ class Batcher:
                     return
                 running = self._start(turns)
                 continue
-            # a full call need not wait for the end of the last one to be queued behind it
+            # a full call gains nothing by waiting, so it is queued while the last one runs
             following = self._start(self._take(full=True))
             tiles = self._fetch(running)
+            # before the tiles are blended, so that the device works meanwhile
             if following is None:
                 following = self._start(self._take())
             self._hand_out(running, tiles)
             running = following
 
     def _take(self, *, block: bool = False, full: bool = False) -> list[tuple[QueuedImage, int]]:
-        """Returns the tiles of the next call, one from every image in turn; [] for none yet.
+        """Returns the tiles of the next call, one from every image in turn, or [] if none is due.
 
         Args:
             block: wait for tiles; [] then means that the batcher was closed.
-            full: only a full call.
+            full: take a full call only.
         """
         with self._changed:
             while True:
@@ -191,7 +194,7 @@ class Batcher:
                 self._changed.wait(delay)
 
     def _delay(self, full: bool) -> float | None:
-        """Seconds until the next call may start; None: not before something is submitted."""
+        """Returns the seconds until the next call may start; None: not without more tiles."""
         if not self._queue:
             return None
         first = self._queue[0]
@@ -210,13 +213,14 @@ class Batcher:
                 others.append(image)
                 continue
             turns.append((image, image.take()))
-            if image.waiting:
+            if image.waiting:  # behind all others, so that requests take turns
                 self._queue.append(image)
+        # ahead of those that had a turn, so that the next call is of another group
         self._queue.extendleft(reversed(others))
         return turns
 
     def _start(self, turns: list[tuple[QueuedImage, int]]) -> _Call | None:
-        """Starts a device call; where it fails, so do its images, and only they."""
+        """Starts a device call; if it fails, so do its images, and only they."""
         if not turns:
             return None
         started = time.monotonic()
@@ -225,11 +229,11 @@ class Batcher:
         try:
             lr = np.concatenate([image.mosaic.cut([index]) for image, index in turns])
             indices = np.array([index for _, index in turns], np.uint32)
-            # one shape whatever their number, so that nothing is compiled anew
+            # always the same shape, or another number of tiles would compile another program
             fill = turns + turns[-1:] * (self._upscaler.batch - len(turns))
             bases = keys([image.base for image, _ in fill])
             restored = self._upscaler.run(lr, indices, bases, turns[0][0].options)
-        except Exception as error:
+        except Exception as error:  # of any kind: the thread goes on for the other images
             self._fail(turns, error)
             return None
         return _Call(turns, restored, started)
@@ -241,6 +245,7 @@ class Batcher:
             self._fail(call.turns, error)
             return None
         ended = time.monotonic()
+        # a queued call begins when the one before it ends
         self._observe(len(call.turns), ended - max(call.started, self._ended))
         self._ended = ended
         return tiles
@@ -258,7 +263,7 @@ class Batcher:
 
     def _fail(self, turns: list[tuple[QueuedImage, int]], error: Exception) -> None:
         _log.error("restoring %d tiles failed", len(turns), exc_info=error)
-        with self._changed:
+        with self._changed:  # reentrant: `cancel` takes it again
             for image, _ in turns:
                 self.cancel(image)
                 image.fail(error)

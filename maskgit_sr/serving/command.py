@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command-line entry; a user's mistake is one line and exit code 2."""
+    """Runs the command; a user's mistake gives one line and exit code 2."""
     given = parser().parse_args(argv)
     with one_line("launch.serve"):
         _serve(given)
@@ -85,7 +85,7 @@ def _serve(given: argparse.Namespace) -> None:
     from maskgit_sr.inference import load, options
     from maskgit_sr.serving.service import Limits, Service
 
-    load.resolve(given.model)
+    load.resolve(given.model)  # a wrong name is told before the server listens
     own = options.split(given.option, steps=given.steps, color_fix=given.color_fix)
     limits = Limits(
         pixels=given.max_pixels,
@@ -108,6 +108,7 @@ def _serve(given: argparse.Namespace) -> None:
         text = f"{service.name} is ready on {where} after {seconds:.1f} s, {tiles} a device call"
         print(f"launch.serve: {text}", flush=True)
 
+    # before the model is loaded, so that /healthz responds meanwhile
     listening = server.bind(given.host, given.port)
     address = f"[{given.host}]" if ":" in given.host else given.host
     print(f"launch.serve: http://{address}:{listening.getsockname()[1]}", flush=True)

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""Prometheus metrics of the server."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _TILES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """The counters of one server; also memory and processor time of its process (on Linux)."""
+    """The metrics of one server, and memory and processor time of its process (on Linux)."""
 
     def __init__(self) -> None:
+        # its own, as the global registry takes no name twice: a process may have several servers
         registry = CollectorRegistry()
         self._registry = registry
         self._sums = 0, 0.0
@@ -61,21 +62,22 @@ class Metrics:
         ProcessCollector(registry=registry)
 
     def watch(self, waiting: Callable[[], int]) -> None:
-        """Shows the number of waiting tiles from there."""
+        """Reports `waiting()` as the number of waiting tiles."""
         self._waiting.set_function(waiting)
 
     def call(self, tiles: int, seconds: float) -> None:
         """Counts a device call that has ended."""
+        # one tuple, so that the event loop, another thread, reads two numbers of the same moment
         self._sums = self._sums[0] + tiles, self._sums[1] + seconds
         self._tiles.inc(tiles)
         self._calls.observe(tiles)
         self._device.inc(seconds)
 
     def seconds_a_tile(self) -> float:
-        """Returns device seconds over tiles, 0 before the first."""
+        """Returns the mean device seconds of a tile, 0 before the first call."""
         tiles, seconds = self._sums
         return seconds / tiles if tiles else 0
 
     def text(self) -> bytes:
-        """Returns the page that Prometheus reads."""
+        """Returns all metrics in the text format of Prometheus."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""Compiled programs of a server: one for each choice of options and side of the tiles."""
+"""Compiled programs of a server: one for each choice of options and tile side."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PENDING = 4
 
 
 class TooManyPrograms(Exception):
-    """So many programs wait for the compiler that another would only time out."""
+    """Too many programs wait for the compiler: another request would only time out."""
 
 
 class Programs:
-    """Compiles in a thread of its own, so that requests with known options are not held up."""
+    """Compiles in a thread of its own, so that requests with known options do not wait."""
 
     def __init__(self, upscaler: Upscaler):
         self._upscaler = upscaler
@@ -28,29 +28,32 @@ class Programs:
         self._known: dict[tuple[RestoreOptions, int], Future[None]] = {}
 
     def request(self, options: RestoreOptions, side: int) -> Future[None]:
-        """Returns a future that ends when tiles of that side can be restored without compiling.
+        """Returns a future that resolves when tiles of that side need no more compilation.
 
-        The future must not be cancelled; other requests may wait for it, too. Not thread-safe.
+        The future must not be cancelled, since other requests may wait for it. Not thread-safe.
 
         Raises:
             TooManyPrograms: it is not compiled, and `PENDING` others are waiting to be.
         """
         key = options, side
         found = self._known.pop(key, None)
+        # a compilation that failed is tried again
         if found is None or (found.done() and found.exception() is not None):
             if sum(not future.done() for future in self._known.values()) >= PENDING:
                 raise TooManyPrograms
             found = self._compiler.submit(self._compile, options, side)
         self._known[key] = found  # behind the others: the first is the one unused for longest
+        # the upscaler keeps as many: one that it dropped must not count as compiled
         if len(self._known) > MAX_PROGRAMS:
             self._known.pop(next(iter(self._known)))
         return found
 
     def close(self) -> None:
-        """Ends the thread after the program that it is compiling."""
+        """Joins the thread after the program that it is compiling."""
         self._compiler.shutdown(cancel_futures=True)
 
     def _compile(self, options: RestoreOptions, side: int) -> None:
+        # the shapes of a device call of the batcher, or it would be another program
         bases = keys([key_data(0)] * self._upscaler.batch)
         lr = np.zeros((1, side, side, 3), np.float32)
         jax.block_until_ready(self._upscaler.run(lr, np.zeros(1, np.uint32), bases, options))

@@ -1,4 +1,4 @@
-"""Running the application: listening while the model loads, stopping without losing a request."""
+"""Running the application: it listens while the model loads, and stops without losing requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maskgit_sr.serving.service import Service
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, whose own handlers would end the process by the signal instead of with 0."""
+    """uvicorn's server without its handlers, which end the process by the signal, not with 0."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -30,20 +30,20 @@ def bind(host: str, port: int) -> socket.socket:
     """Returns a listening socket; port 0 takes a free one.
 
     Raises:
-        UserError: the address is in use, not ours, or no address.
+        UserError: the address is in use, of another machine, or no address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        # socket lengthens the text; a name that is not found has another kind of number
+        # create_server lengthens the text; a name that is not found has another kind of number
         number = error.errno or 0
         reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise UserError(f"{host} port {port}: cannot listen ({reason})") from None
 
 
 def make(app: ASGIApp) -> Server:
-    """Returns a server that needs a socket."""
+    """Returns a server of the application that is still to be given a socket."""
     return Server(
         uvicorn.Config(
             app,
@@ -52,7 +52,7 @@ def make(app: ASGIApp) -> Server:
             lifespan="off",
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=5,  # `run` has already waited for the requests
         )
     )
 
@@ -66,14 +66,14 @@ async def run(
 ) -> None:
     """Serves until SIGTERM or SIGINT.
 
-    Then new requests get 503, /healthz too, and those in flight have `grace` seconds to end; a
+    Then new requests, also to /healthz, get 503, and those in flight have `grace` seconds to end; a
     second signal ends them at once.
 
     Args:
-        load: gets the service ready; runs in a thread while /healthz already answers.
+        load: makes the service ready; runs in a thread while /healthz already responds.
 
     Raises:
-        Exception: whatever `load` does.
+        Exception: that of `load`.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -85,23 +85,24 @@ async def run(
     try:
         first: set[asyncio.Future[Any]] = {loading, stopped}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        if loading.done():
+        if loading.done():  # a model that cannot be loaded ends the server
             loading.result()
         await stopped
         service.state = "stopping"
         if not loading.done():
-            # nothing is in flight, and a compiler cannot be interrupted in any better way
+            # nothing is in flight, and a compilation cannot be interrupted in any other way
             os._exit(0)
         await ended(service, hurry, grace)
+        # in a thread, as it waits for the device call, and requests get their 503 meanwhile
         await asyncio.to_thread(service.close)
     finally:
         stopped.cancel()
-        server.should_exit = True
+        server.should_exit = True  # only now, as new requests got a 503 until here
         await serving
 
 
 async def ended(service: Service, hurry: asyncio.Event, grace: float) -> None:
-    """Returns when no request is left, after `grace` seconds, or when told to hurry."""
+    """Waits until no request is left, `grace` seconds have passed or `hurry` is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(grace):
             while service.requests and not hurry.is_set():

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to the bytes of the restored one, within limits.
+"""Restoration of image files, from bytes to bytes, within limits.
 
 Images are decoded and encoded by a few threads, and restored by the batcher's.
 """
@@ -35,17 +35,18 @@ from maskgit_sr.serving.programs import Programs, TooManyPrograms
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What requests may take.
+    """Limits of the requests.
 
     Attributes:
-        pixels: of one image; a height below three tiles and a width below one count as those, and
-            a scale above the method's as many times more as its output is larger.
+        pixels: of one image; a height below three tiles counts as three, a width below one as one,
+            and a scale above the method's multiplies the count as it does the output's pixels.
         total_pixels: of all images that are being restored.
         bytes: of one body.
-        requests: at a time, from the first byte in to the last one out.
-        timeout: seconds from the first byte to the encoded response, and again for its way out.
-        steps: the option ``steps`` of a request, if the method has one; None: four times the
-            server's own.
+        requests: in flight, from the first byte in to the last one out.
+        timeout: seconds from the first byte to the encoded response, and again for each piece of
+            it to be sent.
+        steps: the largest ``steps`` of a request, if the method has this option; None: four times
+            the server's own.
     """
 
     pixels: int = 4_000_000
@@ -57,14 +58,14 @@ class Limits:
 
 
 class Parameters(BaseModel, extra="allow"):
-    """The query of /upscale that every method takes; what is left over is the method's own.
+    """The query parameters of /upscale for every method; all others are the method's options.
 
     Attributes:
         scale: output side over input side; None: the method's own.
-        seed: of whatever is drawn.
-        quality: of JPEG and WebP.
-        output: ``confidence``: its map in grey at the size of the output.
-        confidence: the mean of the map is asked for.
+        seed: of the method's random samples.
+        quality: of JPEG and WebP, 1 to 100.
+        output: ``confidence`` for the confidence map, in grey at the size of the output.
+        confidence: whether the mean of the map is returned.
     """
 
     scale: Annotated[float | None, Field(gt=0, le=MAX_SCALE, allow_inf_nan=False)] = None
@@ -76,7 +77,7 @@ class Parameters(BaseModel, extra="allow"):
 
 
 class RequestOptions(NamedTuple):
-    """The parameters of a request, with the scale and the method's options that they come to."""
+    """The parameters of a request, and the scale and method options that follow from them."""
 
     parameters: Parameters
     scale: float
@@ -85,9 +86,9 @@ class RequestOptions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImage:
-    """A restored image file, notes for a person, and milliseconds by step.
+    """A restored image file, notes for the user, and milliseconds by step.
 
-    ``confidence`` is the mean of the map in [0, 1], where it was asked for.
+    ``confidence`` is the mean of the map in [0, 1], or None if it was not computed.
     """
 
     data: bytes
@@ -100,7 +101,7 @@ class Service:
     """A model with its queue.
 
     Args:
-        name: of the model, as responses tell it.
+        name: of the model, for responses.
 
     Attributes:
         state: ``loading``, ``ready`` or ``stopping``.
@@ -117,21 +118,21 @@ class Service:
 
     @property
     def problem(self) -> str | None:
-        """Why requests are not taken; None: they are."""
+        """The reason why requests are not accepted, or None."""
         if self.state != "ready":
             return self.state
         alive = self._batcher is not None and self._batcher.alive
         return None if alive else "the device's thread has ended"
 
     def start(self, upscaler: Upscaler, **defaults: Any) -> None:
-        """Compiles what requests ask for by default, and begins to take them.
+        """Compiles the programs of requests without options, then accepts requests.
 
         Args:
-            **defaults: options of the method that hold where a request does not choose.
+            **defaults: options of the method that apply unless a request gives others.
 
         Raises:
             UserError: an option that the method lacks, one out of range, or a limit of pixels that
-                no image keeps to.
+                every image exceeds.
         """
         method = upscaler.method
         self._upscaler, self._given = upscaler, defaults
@@ -143,6 +144,7 @@ class Service:
                 f"found {self.limits.pixels}"
             )
         self._programs = Programs(upscaler)
+        # with confidence, too: any request may ask for it, and should not wait for the compiler
         for confidence in sorted({False, "confidence" in method.provides}):
             options = upscaler.options(confidence=confidence, **defaults)
             for side in method.tile.sides:
@@ -150,19 +152,19 @@ class Service:
         batcher = Batcher(upscaler, max_wait=self._max_wait, observe=self.metrics.call)
         self._batcher = batcher
         self.metrics.watch(lambda: batcher.waiting)
-        if self.state == "loading":
+        if self.state == "loading":  # it may have been stopped meanwhile
             self.state = "ready"
 
     def close(self) -> None:
-        """Ends the requests that are left with status 503; the threads are gone afterwards."""
-        self.state = "stopping"
+        """Ends the remaining requests with status 503 and joins the threads."""
+        self.state = "stopping"  # first: requests that are cut off below look at it
         if self._batcher is not None:
             self._batcher.close()
             self._programs.close()
         self._pool.shutdown(cancel_futures=True)
 
     def info(self) -> dict[str, Any]:
-        """Returns what the model is and takes, as JSON; needs a ready service."""
+        """Returns a description of model and options as JSON values; the service must be ready."""
         method = self._upscaler.method
         return {
             "model": self.name,
@@ -174,7 +176,7 @@ class Service:
         }
 
     def choose(self, parameters: Parameters) -> RequestOptions:
-        """Returns what a request asks for, checked; needs a ready service.
+        """Returns the checked options of a request; the service must be ready.
 
         Raises:
             HTTPException: 422 for an option that the method lacks, one out of range, or confidence
@@ -182,6 +184,7 @@ class Service:
         """
         given = parameters.model_extra or {}
         names = [*Parameters.model_fields, *method_options.table(self._defaults)]
+        # here rather than in `parse`, which knows only the method's own names
         for name in given:
             if name not in names:
                 raise HTTPException(422, f"{name}: unknown, expected one of {', '.join(names)}")
@@ -194,13 +197,13 @@ class Service:
             raise HTTPException(422, str(error)) from None
         steps, usual = (getattr(some, "steps", 0) for some in (chosen, self._defaults))
         most = max(usual, self.limits.steps or 4 * usual)
-        if steps > most:  # a device call cannot be interrupted, so its length has a limit
+        if steps > most:  # a device call cannot be interrupted, so its duration must be limited
             raise HTTPException(422, f"steps: expected at most {most} here, found {steps}")
         return RequestOptions(parameters, scale, chosen)
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
-        """Holds a place among the requests.
+        """Holds one of the places for requests in flight.
 
         Raises:
             HTTPException: 503 if the service is not ready, 429 if no place is free.
@@ -209,6 +212,7 @@ class Service:
             raise stopping() if self.state == "stopping" else later(503, "the model is not ready")
         if self.requests >= self.limits.requests:
             raise self._busy(f"{self.limits.requests} requests are being served")
+        # without a lock, since only the event loop counts
         self.requests += 1
         self.metrics.in_flight.set(self.requests)
         try:
@@ -218,15 +222,16 @@ class Service:
             self.metrics.in_flight.set(self.requests)
 
     async def restore(self, data: bytes, wanted: RequestOptions) -> EncodedImage:
-        """Restores an image file; cancelled, it drops the tiles that still wait.
+        """Restores an image file; if cancelled, drops the tiles that still wait.
 
         Raises:
             HTTPException: 413, 415, 400, 429 or 503.
-            Exception: whatever the device call failed with.
+            Exception: that of the device call.
         """
         try:
             return await self._restore(data, wanted)
-        except (Stopped, RuntimeError):  # of threads that were shut down between two steps
+        # RuntimeError: of a thread pool that was shut down between two steps
+        except (Stopped, RuntimeError):
             if self.state != "stopping":
                 raise
             raise stopping() from None
@@ -246,13 +251,13 @@ class Service:
                 program = self._programs.request(options, mosaic.side)
             except TooManyPrograms:
                 raise self._busy("other new options are being compiled") from None
-            if not program.done():  # others may wait for it, too
+            if not program.done():  # shielded: others may wait for it, too
                 await asyncio.shield(asyncio.wrap_future(program))
-            # not by a thread, which would queue it even if this request had ended meanwhile
+            # not in a thread, which would queue it even if this request had ended meanwhile
             image = self._batcher.submit(mosaic, options, key_data(wanted.parameters.seed))
             try:
                 await asyncio.wrap_future(image.future)
-            finally:
+            finally:  # also at a time limit, or when the client is gone
                 self._batcher.cancel(image)
             marks += [image.arrived, image.begun or image.arrived, time.monotonic()]
             encoded, notes = await threaded(self._encode, picture, mosaic, wanted)
@@ -265,6 +270,7 @@ class Service:
     def _decode(self, data: bytes, wanted: RequestOptions) -> Picture:
         limit = self.limits.pixels
         try:
+            # by the file's header, before any pixel is decoded
             picture = images.from_bytes(data, limit=int(limit / self._factor(wanted.scale)))
         except TooManyPixels as error:
             raise HTTPException(413, str(error)) from None
@@ -275,6 +281,7 @@ class Service:
         if cost > limit:
             raise HTTPException(413, f"{width}x{height} counts as {cost:,} pixels, limit {limit:,}")
         map_only = wanted.parameters.output == "confidence"
+        # a confidence map has no alpha, which JPEG could not hold
         target = dataclasses.replace(picture, alpha=None) if map_only else picture
         try:
             images.check_kind(target, wanted.parameters.format.upper(), scale=wanted.scale)
@@ -297,13 +304,14 @@ class Service:
         return max(1.0, scale / self._upscaler.method.scale) ** 2
 
     def _cost(self, height: int, width: int, scale: float) -> int:
-        """Returns the pixels as `Limits.pixels` counts them: what memory grows with."""
+        """Returns the pixels as `Limits.pixels` counts them, in proportion to memory."""
         side = self._upscaler.method.tile.side(height, width)
-        # the band of float32 tiles that is being blended takes about three times its own samples
+        # the band of tiles, which is blended in float32, takes about three times its own samples
         return math.ceil(max(height, 3 * side) * max(width, side) * self._factor(scale))
 
     @contextlib.contextmanager
     def _room(self, pixels: int) -> Iterator[None]:
+        # alone, an image may exceed the total: it keeps to the limit of one
         if self._pixels and self._pixels + pixels > self.limits.total_pixels:
             raise self._busy(f"images of {self._pixels:,} pixels are being restored")
         self._pixels += pixels
@@ -322,10 +330,10 @@ class Service:
 
 
 def stopping() -> HTTPException:
-    """Returns the error of requests that a stop cuts off."""
+    """Returns the HTTP error of requests that a shutdown cuts off."""
     return later(503, "the server is stopping")
 
 
 def later(status: int, message: str, seconds: int = 5) -> HTTPException:
-    """Returns an error that tells when to try again."""
+    """Returns an HTTP error with a Retry-After header of `seconds`."""
     return HTTPException(status, message, {"Retry-After": str(seconds)})

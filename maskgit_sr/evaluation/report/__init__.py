@@ -1,1 +1,1 @@
-"""The one-page report of an evaluation."""
+"""Report of an evaluation on one page."""

@@ -1,8 +1,8 @@
-"""One HTML page of an evaluation that needs nothing else: scores, and a wipe between any two views.
+"""Self-contained HTML report of an evaluation: scores, and a wipe between any two views.
 
-The page is written picture by picture, so that memory does not grow with their number. Its pictures
-are text that the browser decodes when they are looked at. `page.html`, `.css` and `.js` are its
-parts; the page runs no other script and loads nothing (its Content-Security-Policy says so).
+The page is written image by image, so that memory does not grow with their number. Its images are
+text that the browser decodes only when they are viewed. `page.html`, `.css` and `.js` are its
+parts; the page runs no other script and loads nothing (by its Content-Security-Policy).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def write(folder: Path, results: Sequence[Result], views: Views, *, quality: int
     """Writes `folder`/index.html, whole or not at all.
 
     Args:
-      folder: made if missing.
+      folder: created if missing.
       results: of `evaluator.evaluate`, of one or more systems on the same images, ours first.
-      views: name → the pictures of an image by label, in the order to be shown; called once per
-        image, in order. uint8 [H, W, 3] is a picture: "LR", "HR", and systems under their names;
-        pictures smaller than HR are shown enlarged, and those of its size get an error map. uint8
+      views: maps the name of a scene to its views by label, in the order to be shown; called once
+        per scene, in order. uint8 [H, W, 3] is an image: "LR", "HR", and systems under their names;
+        images smaller than HR are shown enlarged, and those of its size get an error map. uint8
         [h, w] is a map of values from 0 (at 0) to 1 (at 255), such as "confidence".
-      quality: of the WebP copies, 0 to 100. What is smaller than HR is copied without loss.
+      quality: of the WebP copies, 0 to 100. Views smaller than HR are copied without loss.
     Returns:
       The path of the page.
     Raises:
@@ -67,6 +67,7 @@ def _page(results: Sequence[Result], views: Views, quality: int) -> Iterator[str
     metrics = _metrics(results)
     names = list(dict.fromkeys(row["name"] for result in results for row in result["images"]))
     script = _part("page.js")
+    # the page's policy admits this script by its hash, and no other
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     ours, *peers = (parts.escape(result["system"]) for result in results)
     values = {
@@ -86,6 +87,7 @@ def _page(results: Sequence[Result], views: Views, quality: int) -> Iterator[str
         "script": script,
         "data": parts.data(_data(results, metrics, names)),
     }
+    # in one pass, so that braces inside a value are not replaced
     page = re.sub(r"{{(\w+)}}", lambda found: str(values[found[1]]), _part("page.html"))
     head, tail = page.split("<!-- pictures -->\n")
     yield head
@@ -99,7 +101,7 @@ def _part(name: str) -> str:
 
 
 def _metrics(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Returns all metrics in the order of the table; `rows` is True if single images have it."""
+    """Returns all metrics in the table's order; `rows` is True if single images are scored."""
     found: dict[str, Mapping[str, Any]] = {}
     for result in results:
         found |= result["protocol"]["metrics"]
@@ -120,7 +122,7 @@ def _metrics(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def _metric_name(key: str) -> str:
-    """psnr_rgb → PSNR RGB, ms_ssim_y → MS-SSIM Y, lpips_alex → LPIPS alex."""
+    """Returns the name to show: psnr_rgb → PSNR RGB, ms_ssim_y → MS-SSIM Y."""
     text = key.replace("ms_ssim", "ms-ssim").replace("lr_psnr", "lr-psnr")
     first, *rest = text.split("_")
     return " ".join([first.upper(), *(w.upper() if w in ("rgb", "y") else w for w in rest)])
@@ -163,7 +165,7 @@ def _data(
 
 
 def _pictures(index: int, views: Mapping[str, np.ndarray], quality: int) -> Iterator[str]:
-    """Yields the elements of one image: its pictures as text, then their labels and sizes."""
+    """Yields the elements of one scene: its views as text, then their labels and sizes."""
     for label, array in views.items():
         color = array.ndim == 3 and array.shape[2] == 3
         if array.dtype != np.uint8 or not (color or array.ndim == 2) or 0 in array.shape:
@@ -179,6 +181,7 @@ def _pictures(index: int, views: Mapping[str, np.ndarray], quality: int) -> Iter
         small = full is not None and copy.size < full.size
         made = [("picture" if color else "map", key, label, copy, None if small else quality)]
         if hr is not None and label not in ("HR", "LR") and array.shape == hr.shape:
+            # of the samples themselves rather than of their lossy copies
             error = colormaps.error(array, hr)
             made.append(("error", f"{key}-error", f"error of {label}", error, quality))
         for kind, identifier, text, image, lossy in made:
@@ -187,6 +190,7 @@ def _pictures(index: int, views: Mapping[str, np.ndarray], quality: int) -> Iter
             size = {"width": width, "height": height}
             listed.append({"label": text, "kind": kind, "id": identifier, **size})
             yield _element(identifier, image, lossy)
+    # a stable sort: images come first, and each kind keeps its order
     listed.sort(key=lambda one: one["kind"] != "picture")
     height, width = (0, 0) if full is None else full.shape[:2]
     data = parts.data({"width": width, "height": height, "pictures": listed})
@@ -194,7 +198,8 @@ def _pictures(index: int, views: Mapping[str, np.ndarray], quality: int) -> Iter
 
 
 def _element(key: str, picture: np.ndarray, quality: int | None) -> str:
-    """Returns a picture as a data URI that nothing decodes yet; lossless if `quality` is None."""
+    """Returns an image as a data URI that nothing decodes yet; lossless if `quality` is None."""
+    # a WebP has at most 16,383 pixels a side
     kind = "WEBP" if max(picture.shape) <= MAX_SIDE["WEBP"] else "PNG"
     options: dict[str, Any] = {"lossless": True} if quality is None else {"quality": quality}
     buffer = io.BytesIO()

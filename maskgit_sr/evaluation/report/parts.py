@@ -1,4 +1,4 @@
-"""The static parts of a report's page: head, problems, table of means."""
+"""Static parts of a report's page: head, problems, table of means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FEW_PROBLEMS = 5
 
 
 def facts(results: Sequence[Result]) -> str:
-    """Returns protocol, counts, source and versions; a line per system where they differ."""
+    """Returns protocol, counts, source and versions; one line per system where they differ."""
 
     def protocol(result: Result) -> str:
         found = result["protocol"]
@@ -50,9 +50,9 @@ def facts(results: Sequence[Result]) -> str:
 
 
 def problems(results: Sequence[Result]) -> str:
-    """Returns the list of what could not be scored, folded away where it is long.
+    """Returns the list of problems, folded if it is long.
 
-    A line that all systems share stands once.
+    A line that all systems share is listed once.
     """
     systems: dict[str, list[str]] = {}
     for result in results:
@@ -124,7 +124,7 @@ def terms(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def writable(value: Any) -> str:
-    """Returns the text in valid UTF-8, which a file name need not be."""
+    """Returns the text as valid UTF-8; file names may hold lone surrogates."""
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
@@ -135,4 +135,5 @@ def escape(value: Any) -> str:
 
 def data(value: Any) -> str:
     """Returns JSON in ASCII that cannot end a script element, nor begin another or a comment."""
+    # JSON.parse knows no NaN
     return json.dumps(value, allow_nan=False).replace("<", r"\u003c")
