@@ -38,13 +38,15 @@ def export(
         init: bundle of the groups that no stage here has trained; "": the stages have them all.
 
     Raises:
-        UserError: a stage is missing, the stages disagree on the configuration, unwritable output.
+        weights.MissingGroups: a stage is missing.
+        UserError: no stage at all, the stages disagree on the configuration, unwritable output.
     """
     folder = paths.absolute(workdir)
     found = list(folder.glob("*/groups.safetensors"))
     if not found:
         raise UserError(f"{workdir}: no trained stage (no */groups.safetensors)")
-    stages = registry.build(bundles.read_metadata(found[0]).method, {}).stages
+    first = bundles.read_metadata(found[0])
+    stages = registry.build(first.method, first.config).stages
     files = {name: weights.stage_file(folder, name) for name in stages}
     heads = {name: bundles.read_metadata(path) for name, path in files.items() if path in found}
     if not heads:
@@ -74,15 +76,6 @@ def export(
     bundles.write(output, params, metadata, _DTYPES[dtype], method.exact)
     bundles.read(output, method.shapes())  # raises here, not for whoever downloads it
     return count(params)
-
-
-def lacking(workdir: paths.PathLike, method: str, init: paths.PathLike = "") -> list[str]:
-    """Returns the method's groups that are in no stage of the workdir and not in ``init``."""
-    known = registry.build(method, {})
-    sources = [weights.stage_file(paths.absolute(workdir), name) for name in known.stages]
-    sources += [paths.absolute(init)] if init else []
-    found, _ = weights.collect(sources, known.groups)
-    return [group for group in known.groups if group not in found]
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ from maskgit_sr.inference import load
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method
 from maskgit_sr.models.functional import flatten
-from maskgit_sr.training import sharding, watch
+from maskgit_sr.training import sharding, watch, weights
 from maskgit_sr.training.loop import Outcome, Trainer, Validate
 from maskgit_sr.training.watch import TrainingStopped
 
@@ -84,15 +84,18 @@ def train(config: Any, workdir: paths.PathLike, max_seconds: float) -> str:
     shares = {name: config.stages[name].share for name in config.order}
     left = plan.train(shares, max_seconds)
     state = f"; not finished: {', '.join(left)}; the same command goes on" if left else ""
-    lacking = export_bundle.lacking(folder, config.method, config.init)
-    if lacking:  # config.order leaves stages out
-        return f"no bundle yet, it needs {', '.join(lacking)}{state}"
     path = folder / f"{config.name}.safetensors"
-    number = 0
+    bundle = str(path)
     if jax.process_index() == 0:
-        number = export_bundle.export(folder, path, "bfloat16", "Apache-2.0", {}, init=config.init)
+        try:
+            number = export_bundle.export(
+                folder, path, "bfloat16", "Apache-2.0", {}, init=config.init
+            )
+            bundle = f"{path}: {number:,} parameters"
+        except weights.MissingGroups as error:  # config.order leaves stages out
+            bundle = f"no bundle yet, it needs {', '.join(error.groups)}"
     watch.any_host(False)  # a barrier: no host ends before the bundle is there
-    return f"{path}: {number:,} parameters{state}"
+    return f"{bundle}{state}"
 
 
 def run_stage(
@@ -146,7 +149,7 @@ def run_stage(
         folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             whole = {"format": FORMAT, **json.loads(config.to_json_best_effort())}
-            saved.write_text(json.dumps(whole, indent=2))
+            paths.write(saved, json.dumps(whole, indent=2))
     trainer = Trainer(method, name, config, folder, iterator, validate, panel)
     try:
         return trainer.run(max_seconds, at_least)

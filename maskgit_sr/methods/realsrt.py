@@ -113,6 +113,8 @@ class RealSRT(vq.VQMethod):
 
     name = "realsrt"
     groups: tuple[str, ...] = ("tokenizer", "codebook", "generator", "critic", "control")
+    # Parts of other groups that the control stage trains along; none in the paper.
+    control_parts: tuple[str, ...] = ()
     studies: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         "parts": (
             ("generator confidence", {"rule": "confidence", "control": False}),
@@ -221,9 +223,14 @@ class RealSRT(vq.VQMethod):
         """Returns the image [B, h·f, w·f, 3] of tokens, controlled by LR if ``steered`` (§3.3)."""
         tokenizer = self.tokenizer.bind(params["tokenizer"])
         latent = tokenizer.latent(self.embed(params, tokens))
-        if steered:
-            latent = self.control.apply(params["control"], lambda m: m(latent, upsampled))
-        return tokenizer.decoder(latent)
+        if not steered:  # ablations without control
+            return tokenizer.decoder(latent)
+        return self.draw(params, latent, upsampled)
+
+    def draw(self, params: Params, latent: Latent, upsampled: Image) -> Image:
+        """Returns the image [B, h·f, w·f, 3] of a latent under the controlling module (§3.3)."""
+        latent = self.control.apply(params["control"], lambda m: m(latent, upsampled))
+        return self.tokenizer.apply(params["tokenizer"], lambda m: m.decoder(latent))
 
     def restore(self, params: Params, lr: Image, keys: Keys, options: RealSRTOptions) -> Restored:
         """Restores LR tiles [B, side, side, 3] in [0, 1] at ×4 (§3.2–3.4)."""
@@ -261,16 +268,21 @@ class RealSRT(vq.VQMethod):
 
     def control_stage(self) -> Stage:
         """Returns the stage of the controlling module (§3.3)."""
+        trained = ("control", *self.control_parts)
         return self.image_stage(
-            ("control",),
+            trained,
             partial(control_loss, self),
             needs=("tokenizer", "codebook", "generator", "critic"),
-            exports=("control",),
+            continues=self.control_parts,
+            # Whole groups, since a bundle stores no parts of them.
+            exports=tuple(dict.fromkeys(path.partition("/")[0] for path in trained)),
             panel=partial(token_panel, self, "control"),
-            start=lambda params: (
-                params | {"control": control.start(params["control"], params["tokenizer"])}
-            ),
+            start=lambda params: params | {"control": self.start_control(params)},
         )
+
+    def start_control(self, params: Params) -> Params:
+        """Returns the fresh controlling module with the tokenizer's encoder in its place."""
+        return control.start(params["control"], params["tokenizer"])
 
     def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> vq.Tail:
         """Returns the zero convolution, which sets the adaptive weight, and the frozen decoder."""

@@ -7,27 +7,21 @@ controlling module.
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from maskgit_sr.arrays import Image, Latent, Params, TokenGrid
+from maskgit_sr.arrays import Image, Latent, Params
 from maskgit_sr.methods import vq
-from maskgit_sr.methods.base import Stage
 from maskgit_sr.methods.realsrt import (
     RealSRT,
     RealSRTConfig,
     RealSRTLosses,
-    control_loss,
-    token_panel,
 )
 from maskgit_sr.models import control
 from maskgit_sr.models.functional import Network
 from maskgit_sr.models.vqgan import VQGANConfig
-
-DECODER = "tokenizer/decoder"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +44,8 @@ class RealSRTTuned(RealSRT):
 
     name = "realsrt_tuned"
     losses_class = TunedLosses
+    # Trained by the tokenizer's stage, so it does not start from fresh weights.
+    control_parts: tuple[str, ...] = ("tokenizer/decoder",)
 
     def training_latent(self, vectors: Latent, quantized: Latent, key: jax.Array) -> Latent:
         """Returns straight-through codes; for a share ``bypass`` of the examples, the vectors."""
@@ -57,21 +53,9 @@ class RealSRTTuned(RealSRT):
         shape = (vectors.shape[0], 1, 1, 1)
         return jnp.where(jax.random.bernoulli(key, self.losses.bypass, shape), vectors, latent)
 
-    def control_stage(self) -> Stage:
-        """Returns the stage: one gradient over the controlling module and the decoder."""
-        return self.image_stage(
-            ("control", DECODER),
-            partial(control_loss, self),
-            needs=("tokenizer", "codebook", "generator", "critic"),
-            # Trained by the tokenizer's stage, so it does not start from fresh weights.
-            continues=(DECODER,),
-            # The whole tokenizer, since a bundle stores whole groups.
-            exports=("control", "tokenizer"),
-            panel=partial(token_panel, self, "control"),
-            start=lambda params: (
-                params | {"control": control.start_tuned(params["control"], params["tokenizer"])}
-            ),
-        )
+    def start_control(self, params: Params) -> Params:
+        """Returns the fresh module that passes the autoencoder's latent of the LR image on."""
+        return control.start_tuned(params["control"], params["tokenizer"])
 
     def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> vq.Tail:
         """Returns the zero convolution and the decoder, which is trained with it."""
@@ -127,6 +111,7 @@ class RealSRTMultiscale(RealSRTTuned):
 
     name = "realsrt_multiscale"
     config_class = RealSRTMultiscaleConfig
+    control_parts: tuple[str, ...] = ()
 
     def _control(self) -> Network[Any]:
         # The module fuses its encoder's features with the tokens' latent: one grid, one width.
@@ -147,27 +132,13 @@ class RealSRTMultiscale(RealSRTTuned):
             )
         )
 
-    def render(
-        self, params: Params, tokens: TokenGrid, upsampled: Image, steered: bool = True
-    ) -> Image:
-        """Returns the image of tokens, by the controlling module's own decoder if ``steered``."""
-        # Ablations without control draw by the tokenizer's decoder, as published.
-        if not steered:
-            return super().render(params, tokens, upsampled, steered)
-        tokenizer = self.tokenizer.bind(params["tokenizer"])
-        latent = tokenizer.latent(self.embed(params, tokens))
+    def draw(self, params: Params, latent: Latent, upsampled: Image) -> Image:
+        """Returns the image of a latent, by the controlling module's own decoder."""
         return self.control.apply(params["control"], lambda m: m(latent, upsampled))
 
-    def control_stage(self) -> Stage:
-        """Returns the stage of the controlling module alone."""
-        return self.image_stage(
-            ("control",),
-            partial(control_loss, self),
-            needs=("tokenizer", "codebook", "generator", "critic"),
-            exports=("control",),
-            panel=partial(token_panel, self, "control"),
-            start=lambda params: params | {"control": control.start_multiscale(params["control"])},
-        )
+    def start_control(self, params: Params) -> Params:
+        """Returns the fresh module, whose decoder's last convolution is zero."""
+        return control.start_multiscale(params["control"])
 
     def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> vq.Tail:
         """Returns the last convolution of the controlling module's own decoder."""

@@ -57,21 +57,37 @@ def collect(sources: Iterable[epath.Path], groups: Iterable[str]) -> tuple[Param
     for path in sources:
         if not path.exists():
             continue
-        params, metadata = bundles.read(path)
-        for group in wanted & params.keys() - found.keys():
-            found[group] = params[group]
+        # Arrays are read only while a group is missing; facts are in the header.
+        if wanted - found.keys():
+            params, metadata = bundles.read(path)
+            for group in wanted & params.keys() - found.keys():
+                found[group] = params[group]
+        else:
+            metadata = bundles.read_metadata(path)
         facts = metadata.training | facts  # of facts, too, the first file's count
     return found, facts
 
 
-def require(found: Params, needed: Iterable[str], where: epath.Path) -> None:
-    """Raises :class:`UserError` naming groups that earlier stages have not produced."""
-    missing = [group for group in needed if group not in found]
-    if missing:
-        raise UserError(
-            f"{where}: needs trained {', '.join(missing)}: run the earlier stages in the same "
+class MissingGroups(UserError):
+    """Groups that a stage or a bundle needs and no earlier stage has produced.
+
+    Attributes:
+        groups: their names.
+    """
+
+    def __init__(self, groups: list[str], where: epath.Path):
+        self.groups = groups
+        super().__init__(
+            f"{where}: needs trained {', '.join(groups)}: run the earlier stages in the same "
             "workdir or pass --config.init=BUNDLE"
         )
+
+
+def require(found: Params, needed: Iterable[str], where: epath.Path) -> None:
+    """Raises `MissingGroups` for groups that were not found."""
+    missing = [group for group in needed if group not in found]
+    if missing:
+        raise MissingGroups(missing, where)
 
 
 class Sources:
@@ -105,9 +121,9 @@ class Sources:
         Raises:
             UserError: a group is missing.
         """
-        found, facts = collect([*self._stages, *self._init], self.method.groups)
+        found, facts = collect([*self._stages, *self._init], self.stage.needs)
         require(found, self.stage.needs, self.workdir)
-        return {group: found[group] for group in self.stage.needs}, facts
+        return found, facts
 
     def initial(self) -> tuple[Params, Params]:
         """Returns (continued parts, groups of the bundle), both of which replace fresh weights.
