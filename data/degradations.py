@@ -27,6 +27,7 @@ from data.chain import (
 )
 from data.kernels import Kernel
 from data.lens import Range, SecondLens
+from data.web import Web
 
 _TORCH_MODES = ("adaptive", "bilinear", "bicubic")  # what `F.interpolate` calls area, …
 _CV2_MODES = ("bilinear", "bicubic", "area")
@@ -344,6 +345,7 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
             sinc=0.0,
         ),
         "lens": SecondLens(),
+        "web": Web(),
         # Photographs as they come from a lens or a web page: little damage, any blur.
         "photo": Either(("light", "camera")),
     }

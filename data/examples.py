@@ -39,6 +39,7 @@ class ExampleSpec:
         these as soft.
       sharpen: unsharp-mask the HR crop as the target too (Real-ESRGAN Sec. 3.3).
       contrast, sharpness: crops below either (`quality.detail`, levels of 255) are passed over.
+      arrays: those that an example has, others being left out; (): all that there are.
     """
 
     crop: int
@@ -49,6 +50,7 @@ class ExampleSpec:
     sharpen: bool = False
     contrast: float = 0.0
     sharpness: float = 0.0
+    arrays: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scale < 1 or self.crop < self.scale or self.crop % self.scale:
@@ -73,7 +75,7 @@ class ExampleSpec:
         """
         names = ("margin", "preset", "sharpen", "contrast", "sharpness")
         settings = {name: getattr(data, name) for name in names}
-        spec = cls(crop=crop, scale=scale, zoom=tuple(data.zoom), **settings)
+        spec = cls(crop=crop, scale=scale, zoom=tuple(data.zoom), arrays=arrays, **settings)
         # What is not degraded has no use for a margin.
         return spec if "lr" in arrays else replace(spec, preset="none", margin=0)
 
@@ -82,14 +84,22 @@ class ExampleSpec:
 
         Returns:
           dict(hr uint8 [crop, crop, 3], lr uint8 [crop/scale, crop/scale, 3], index int64, id str);
-          without lr for the preset "none", unless the source has LR images of its own.
+          without lr for the preset "none", unless the source has LR images of its own. Of a taught
+          source: with teacher uint8 [crop, crop, 3] and strength float32, without hr where the
+          source has none.
 
         Raises:
-          UserError: none of `IMAGES` images in a row has a crop over the thresholds, or a pair's
-            sizes do not fit.
+          UserError: none of `IMAGES` images in a row has a crop over the thresholds, a pair's sizes
+            do not fit, or the source lacks one of `arrays`.
         """
         example = self._chosen(reader, index, rng)
         made = self._paired(example, rng) if "lr" in example else self._degraded(example, rng)
+        if missing := [name for name in self.arrays if name not in made]:
+            raise UserError(
+                f"{reader.source!r}: examples without {', '.join(missing)}; data.teach makes those "
+                "with a teacher, and with hr by --keep-hr"
+            )
+        made = {name: made[name] for name in self.arrays or made}
         return {**made, "index": np.int64(index), "id": example["id"]}
 
     def _chosen(self, reader: Reader, index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -136,17 +146,17 @@ class ExampleSpec:
         return made
 
     def _paired(self, pair: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns the same window of an LR and an HR image that came together, turned alike."""
-        hr, lr, small = pair["hr"], pair["lr"], self.crop // self.scale
-        check_scale(hr.shape, lr.shape, self.scale, f"pair {pair['id']}")
-        if min(lr.shape[:2]) < small:
-            lr, hr = reflected(lr, small), reflected(hr, self.crop)
+        """Returns the same window of images that came together, turned alike."""
+        lr, small = reflected(pair["lr"], self.crop // self.scale), self.crop // self.scale
         top, left = (int(n) for n in rng.integers([n - small + 1 for n in lr.shape[:2]]))
         turns = rng.integers(2, size=3)
-        return {
-            "hr": _turned(_window(hr, top * self.scale, left * self.scale, self.crop), turns),
-            "lr": _turned(_window(lr, top, left, small), turns),
-        }
+        made = {"lr": _turned(_window(lr, top, left, small), turns)}
+        for name in {"hr", "teacher"} & pair.keys():
+            check_scale(pair[name].shape, pair["lr"].shape, self.scale, f"pair {pair['id']}")
+            large = reflected(pair[name], self.crop)
+            window = _window(large, top * self.scale, left * self.scale, self.crop)
+            made[name] = _turned(window, turns)
+        return made | {name: pair[name] for name in {"strength"} & pair.keys()}
 
 
 def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -41,7 +41,7 @@ class SecondLens:
 
     def steps(self, rng: np.random.Generator, height: int, width: int, scale: int) -> list[Step]:
         # Before the reduction, so in HR pixels: the range, in LR pixels, holds at every scale.
-        chain: list[Step] = [_gaussian(scale * float(rng.uniform(*self.optics)))]
+        chain: list[Step] = [gaussian(scale * float(rng.uniform(*self.optics)))]
         mode = "area" if rng.random() < self.area else "bicubic"
         chain.append(Resize(height // scale, width // scale, mode, antialias=mode == "bicubic"))
         if rng.random() < self.noise:
@@ -51,14 +51,20 @@ class SecondLens:
             sigma, amount = (
                 float(rng.uniform(*r)) for r in (self.sharpening_sigma, self.sharpening_amount)
             )
-            chain.append(Blur(Kernel("unsharp", _side(sigma), sigma, sigma, amount=amount)))
+            chain.append(unsharp(sigma, amount))
         if rng.random() < self.jpeg:
             chain.append(Jpeg(int(rng.integers(*self.jpeg_quality, endpoint=True))))
-        return [*chain, _gaussian(float(rng.uniform(*self.registration)))]
+        return [*chain, gaussian(float(rng.uniform(*self.registration)))]
 
 
-def _gaussian(sigma: float) -> Blur:
+def gaussian(sigma: float) -> Blur:
+    """Returns an isotropic Gaussian blur of that sigma in pixels."""
     return Blur(Kernel("gaussian", _side(sigma), sigma, sigma))
+
+
+def unsharp(sigma: float, amount: float) -> Blur:
+    """Returns a linear unsharp mask, `amount` times what the Gaussian of that sigma takes away."""
+    return Blur(Kernel("unsharp", _side(sigma), sigma, sigma, amount=amount))
 
 
 def _side(sigma: float) -> int:

@@ -252,9 +252,16 @@ def _poisson(levels: np.ndarray, full: int, rng: np.random.Generator) -> np.ndar
     return counts.reshape(levels.shape)
 
 
-def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Returns the image after JPEG of `quality` 1..100 (4:2:0 chroma), clipped to 8 bits first."""
+def jpeg(image: np.ndarray, quality: int, subsampled: bool = True) -> np.ndarray:
+    """Returns the image after JPEG of `quality` 1..100, clipped to 8 bits first.
+
+    Args:
+      subsampled: chroma at half resolution (4:2:0), else 4:4:4.
+    """
     bgr = cv2.cvtColor(to_bytes(image), cv2.COLOR_RGB2BGR)
-    _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+    options = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
+    if not subsampled:  # 4:2:0 is OpenCV's default
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    _, code = cv2.imencode(".jpg", bgr, options)
     decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
     return unit(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))

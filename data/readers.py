@@ -91,7 +91,7 @@ class Reader:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns dict(hr, id), and lr where the source has it.
+        """Returns dict(hr, id), and lr where the source has it, or a taught example.
 
         Raises:
           UserError: no image of the source is usable.
@@ -114,7 +114,7 @@ class Reader:
             example = self.source[i]
             if "image" in example:
                 example["hr"] = example.pop("image")
-            height, width = example["hr"].shape[:2]
+            height, width = example["hr" if "hr" in example else "teacher"].shape[:2]
             if min(height, width) < self._least:
                 raise UserError(f"{example['id']}: {height}x{width} is smaller than {self._least}")
         except UserError as error:

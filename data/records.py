@@ -6,12 +6,18 @@ record is an encoded image (PNG, JPEG or WebP), or a pair of them, behind its id
     bytes 0–3 length of the id, 4–7 length of the (HR) image, little endian; then the id in UTF-8,
     the image, and the LR image where there is one
 
+A taught record (`data.teach`, version 2 of the manifest) also has a teacher's output of the LR
+image, and need not have an HR image:
+
+    bytes 0–15 lengths of the id, the HR, the LR and the teacher's image; then these four
+
 `manifest.json` says how many examples and bytes each shard has, from which settings they were made
 and under which licences they stand; `examples.jsonl` has one line an example (`data.prepare`).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import struct
@@ -29,7 +35,9 @@ from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.images.decode import rgb8
 
-MANIFEST, EXAMPLES, VERSION = "manifest.json", "examples.jsonl", 1
+MANIFEST, EXAMPLES = "manifest.json", "examples.jsonl"
+PREPARED, TAUGHT = 1, 2
+"""Versions of the manifest, by what its records hold."""
 
 # Training reads single records at random, and encoded images do not compress further.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -54,6 +62,26 @@ def unpack(record: bytes) -> tuple[str, bytes, bytes]:
             text = record[8:start].decode("utf-8", "surrogateescape")
             return text, record[start : start + hr], record[start + hr :]
     raise UserError("record is cut short")
+
+
+def pack_taught(name: str, hr: bytes, lr: bytes, teacher: bytes) -> bytes:
+    """Returns one taught record; ``hr`` may be empty."""
+    parts = (name.encode("utf-8", "surrogateescape"), hr, lr, teacher)
+    return struct.pack("<IIII", *map(len, parts)) + b"".join(parts)
+
+
+def unpack_taught(record: bytes) -> tuple[str, bytes, bytes, bytes]:
+    """Returns (id, HR image or b"", LR image, teacher's image), encoded, of one taught record.
+
+    Raises:
+      UserError: not such a record.
+    """
+    lengths = struct.unpack_from("<IIII", record) if len(record) >= 16 else (0, 0, 0, 0)
+    if not (lengths[2] and lengths[3]) or len(record) != 16 + sum(lengths):
+        raise UserError("record is cut short")
+    ends = np.cumsum((16, *lengths))
+    name, hr, lr, teacher = (record[a:b] for a, b in itertools.pairwise(ends))
+    return name.decode("utf-8", "surrogateescape"), hr, lr, teacher
 
 
 def write_shard(path: Path, packed: Iterable[bytes]) -> int:
@@ -84,20 +112,24 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
     """
     path = epath.Path(folder) / MANIFEST
     if not path.exists():
-        raise UserError(f"{path}: missing; the folder's shards were not finished by data.prepare")
+        raise UserError(f"{path}: missing; the folder's shards are not finished")
     try:
         manifest = json.loads(path.read_text())
         version, shards = manifest["version"], manifest["shards"]
         complete = all({"file", "examples", "bytes"} <= shard.keys() for shard in shards)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a manifest of shards ({error})") from error
-    if version != VERSION or not complete or not shards:
-        raise UserError(f"{path}: expected a manifest of version {VERSION} that lists shards")
+    if version not in (PREPARED, TAUGHT) or not complete or not shards:
+        raise UserError(
+            f"{path}: expected a manifest of version {PREPARED} or {TAUGHT} that lists shards"
+        )
     return manifest
 
 
 class RecordFolder:
-    """Source of the shards that `data.prepare` wrote; `id` is that of the record.
+    """Source of the shards that `data.prepare` or `data.teach` wrote; `id` is that of the record.
+
+    Taught examples are dict(lr, teacher uint8, strength float, id str), and hr where it was kept.
 
     Shards at gs:// and the like are copied to a temporary folder first, because the ArrayRecord
     reader opens local files only.
@@ -109,6 +141,7 @@ class RecordFolder:
     def __init__(self, folder: epath.PathLike):
         self.folder = epath.Path(folder)
         manifest = read_manifest(self.folder)
+        self._strength = self._stated(manifest) if manifest["version"] == TAUGHT else None
         paths = []
         # Sizes are compared here, so that a shard cut short does not end a run in its middle.
         for shard in manifest["shards"]:
@@ -143,14 +176,28 @@ class RecordFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]  # an IndexError beyond the end, as a sequence has
+        teacher = b""
         try:
-            name, hr, lr = unpack(self._data[index])
+            if self._strength is None:
+                name, hr, lr = unpack(self._data[index])
+            else:
+                name, hr, lr, teacher = unpack_taught(self._data[index])
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{self.folder}: record {index}: {error}") from error
         where = f"{self.folder}: {name}"
+        if self._strength is not None:
+            images = {"hr": hr, "lr": lr, "teacher": teacher}
+            found = {kind: rgb8(image, where) for kind, image in images.items() if image}
+            return {**found, "strength": np.float32(self._strength), "id": name}
         if not lr:
             return {"image": rgb8(hr, where), "id": name}
         return {"hr": rgb8(hr, where), "lr": rgb8(lr, where), "id": name}
+
+    def _stated(self, manifest: dict[str, Any]) -> float:
+        strength = manifest.get("settings", {}).get("strength")
+        if not isinstance(strength, int | float) or not 0 <= strength <= 1:
+            raise UserError(f"{self.folder / MANIFEST}: strength must be in 0..1, got {strength!r}")
+        return float(strength)
 
 
 def encode(image: np.ndarray, jpeg: int = 0) -> bytes:

@@ -66,6 +66,7 @@ class Shards:
     """Output folder: finished shards, each with the rows of the images up to its end.
 
     Args:
+      version: of the manifest, by what the records hold.
       settings: all that determines the bytes; the folder must have been begun with equal ones.
       inputs: descriptions of the input folders, which must be equal, too.
 
@@ -73,8 +74,15 @@ class Shards:
       UserError: the folder was begun differently, or by something else.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], inputs: list[dict[str, Any]]):
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        inputs: list[dict[str, Any]],
+        version: int = records.PREPARED,
+    ):
         self.folder, self._settings, self._inputs = folder, settings, inputs
+        self._version = version
         self.manifest: dict[str, Any] | None = None
         wanted = {"settings": settings, "inputs": inputs}
         path = folder / _SETTINGS
@@ -129,7 +137,7 @@ class Shards:
         paths.write(self.folder / records.EXAMPLES, "\n".join(lines) + "\n")
         paths.write(self.folder / "report.csv", report(self.pictures))
         manifest = {
-            "version": records.VERSION,
+            "version": self._version,
             "settings": self._settings,
             "inputs": self._inputs,
             "pictures": sum(not row["problem"] for row in self.pictures),

@@ -20,6 +20,10 @@ Seed = Annotated[int, typer.Option(help="Same seed, same output.")]
 Temperature = Annotated[
     float | None, typer.Option(help="Randomness of the tokens, 0 for none. (default: the method's)")
 ]
+Strength = Annotated[
+    float | None,
+    typer.Option(help="How much noise and blocks are removed, 0 to 1. (default: the model's)"),
+]
 MethodOptions = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="NAME=VALUE", help="An option of the method; repeatable."),
@@ -56,11 +60,13 @@ def check(
     batch: int | None,
     device: str | None,
     dtype: str | None,
+    strength: float | None = None,
 ) -> None:
     """Raises UserError for a value that is wrong for every method and machine."""
     check_number("--steps", steps, 1)
     check_number("--seed", seed, 0, 2**32 - 1)  # exported artifacts take seeds as uint32
     check_number("--temperature", temperature, 0)
+    check_number("--strength", strength, 0, 1)
     check_number("--batch", batch, 1)
     check_choice("--device", device, DEVICES)
     check_choice("--dtype", dtype, DTYPES)

@@ -46,6 +46,7 @@ def upscale(
     steps: options.Steps = None,
     seed: options.Seed = 0,
     temperature: options.Temperature = None,
+    strength: options.Strength = None,
     confidence: Annotated[
         bool,
         typer.Option("--confidence", help="Also write NAME_confidence.png, bright where sure."),
@@ -82,9 +83,11 @@ def upscale(
             raise UserError(
                 f"--scale: expected more than 0 and at most {MAX_SCALE}, found {scale:g}"
             )
-        options.check(steps, seed, temperature, batch, device, dtype)
+        options.check(steps, seed, temperature, batch, device, dtype, strength)
         options.check_choice("--color-fix", color_fix, COLOR_FIXES)
-        given = split(option, steps=steps, temperature=temperature, color_fix=color_fix)
+        given = split(
+            option, steps=steps, temperature=temperature, strength=strength, color_fix=color_fix
+        )
 
         from maskgit_sr.images import files
 

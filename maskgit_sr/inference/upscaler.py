@@ -153,7 +153,7 @@ class Upscaler:
         return asked
 
     def options(self, /, *, confidence: bool | None = None, **given: Any) -> RestoreOptions:
-        """Returns the checked options of :meth:`__call__`, which are static under jit.
+        """Returns the checked options of :meth:`__call__`.
 
         Raises:
             UserError: an option that the method lacks, or one out of range.
@@ -186,8 +186,9 @@ class Upscaler:
         """
         # Padded, since another batch size would compile another program.
         take = np.minimum(np.arange(self.batch), len(lr) - 1)
-        arguments = jax.device_put((lr[take], indices[take], bases[take]), self.device)
-        return self._compile(options)(self.params, *arguments)
+        static, traced = options.split()
+        arguments = jax.device_put((lr[take], indices[take], bases[take], traced), self.device)
+        return self._compile(static)(self.params, *arguments)
 
     def complete(
         self,
@@ -221,12 +222,14 @@ class Upscaler:
             yield from _add(*waiting, tick)
 
     def _jit(self, options: RestoreOptions) -> Any:
-        """Returns the jitted restoration with ``options``."""
+        """Returns the jitted restoration with ``options``, whose traced fields are arguments."""
 
-        def run(params: Params, lr: jax.Array, indices: jax.Array, bases: jax.Array) -> Restored:
+        def run(
+            params: Params, lr: jax.Array, indices: jax.Array, bases: jax.Array, traced: Any
+        ) -> Restored:
             # By the index in the image, so that a window's place in a batch changes nothing.
             keys = jax.vmap(jax.random.fold_in)(bases, indices)
-            return self.method.restore(params, lr, keys, options)
+            return self.method.restore(params, lr, keys, options.bind(traced))
 
         return jax.jit(run)
 

@@ -45,6 +45,16 @@ def _zero(params: Params, x: Image, y: Image) -> Distance:
     return jnp.zeros(x.shape[:1])
 
 
+def _mean(
+    applies: dict[str, Callable[[Params, Image, Image], Distance]],
+    params: Params,
+    x: Image,
+    y: Image,
+) -> Distance:
+    distances = [apply(params[name], x, y) for name, apply in applies.items()]
+    return jnp.mean(jnp.stack(distances), axis=0)
+
+
 # A loss takes convolutions at the default precision; scores take "highest" (`load_lpips`).
 _LOADERS: dict[str, Callable[[], Perceptual]] = {
     "lpips_squeeze": partial(load_lpips, "squeeze", precision="default"),
@@ -58,9 +68,16 @@ PERCEPTUAL_LOSSES = tuple(_LOADERS)
 def build_perceptual(name: str) -> Perceptual:
     """Returns the distance called `name`; "none" is always 0 and needs no file.
 
+    Names joined by + give the mean of their distances: what one net's strides skip, another sees.
+
     Raises:
         UserError: an unknown name, or its weights are absent (see `maskgit_sr.assets.find`).
     """
+    if "+" in name:
+        parts = {part: build_perceptual(part) for part in name.split("+")}
+        applies = {part: found.apply for part, found in parts.items()}
+        params = {part: found.params for part, found in parts.items()}
+        return Perceptual(name, params, partial(_mean, applies))
     if name not in _LOADERS:
         raise UserError(f"perceptual loss {name!r}: expected one of {', '.join(PERCEPTUAL_LOSSES)}")
     return _LOADERS[name]()

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -143,9 +144,11 @@ class Restored(NamedTuple):
 class RestoreOptions:
     """Request options: static arguments of `restore`, so each new value compiles once.
 
-    Methods derive their own with their own fields, defaults and checks. Hashable.
+    Methods derive their own with their own fields, defaults and checks. Hashable. Fields that are
+    only numbers in the computation are named in ``traced``: all their values share a program.
 
     Attributes:
+        traced: names of such fields.
         color_fix: how colours are matched to the input: ``adain``, ``wavelet`` or ``none``.
         confidence: return the confidence too; only for methods that provide it.
 
@@ -153,11 +156,30 @@ class RestoreOptions:
         ValueError: a value out of range, naming the field.
     """
 
+    traced: ClassVar[tuple[str, ...]] = ()
+
     color_fix: str = "none"
     confidence: bool = False
 
     def __post_init__(self) -> None:
         check_choice("color_fix", self.color_fix, COLOR_FIXES)
+
+    def split(self) -> tuple[RestoreOptions, dict[str, np.float32]]:
+        """Returns (the options with traced fields at their defaults, the values of these).
+
+        The first is static under jit, the second an argument; `bind` joins them again.
+        """
+        fields = dataclasses.fields(self)
+        defaults: dict[str, Any] = {f.name: f.default for f in fields if f.name in self.traced}
+        values = {name: np.float32(getattr(self, name)) for name in defaults}
+        return dataclasses.replace(self, **defaults), values
+
+    def bind(self, values: Mapping[str, Any]) -> RestoreOptions:
+        """Returns the options with ``values``, which may be traced and so are not checked."""
+        bound = copy.copy(self)
+        for name, value in values.items():
+            object.__setattr__(bound, name, value)  # frozen, and `replace` would check
+        return bound
 
     @property
     def stochastic(self) -> bool:

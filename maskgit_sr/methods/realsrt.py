@@ -28,6 +28,7 @@ from maskgit_sr.methods.base import (
     TileSpec,
     check_choice,
 )
+from maskgit_sr.methods.image import Tail, image_loss
 from maskgit_sr.models import control
 from maskgit_sr.models.functional import Network
 from maskgit_sr.models.transformer import Memory, TokenTransformer, TransformerConfig
@@ -62,7 +63,7 @@ class RealSRTConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class RealSRTLosses(vq.ImageLossConfig):
+class RealSRTLosses(vq.VQLossConfig):
     """Training losses.
 
     Attributes:
@@ -284,7 +285,7 @@ class RealSRT(vq.VQMethod):
         """Returns the fresh controlling module with the tokenizer's encoder in its place."""
         return control.start(params["control"], params["tokenizer"])
 
-    def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> vq.Tail:
+    def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> Tail:
         """Returns the zero convolution, which sets the adaptive weight, and the frozen decoder."""
         network = self.control.bind(params["control"])
 
@@ -294,9 +295,7 @@ class RealSRT(vq.VQMethod):
             )
             return self.tokenizer.apply(params["tokenizer"], lambda m: m.decoder(latent + residual))
 
-        return vq.Tail(
-            network.features(latent, upsampled), params["control"]["zero"], decode_steered
-        )
+        return Tail(network.features(latent, upsampled), params["control"]["zero"], decode_steered)
 
 
 def control_loss(
@@ -312,7 +311,7 @@ def control_loss(
     tokenizer = method.tokenizer.bind(params["tokenizer"])
     latent = tokenizer.latent(method.embed(params, tokens))
     tail = method.control_tail(params, latent, upsampled)
-    balanced, metrics = vq.image_loss(method, params, hr, tail, step, key)
+    balanced, metrics = image_loss(method, params, [(1.0, hr)], tail, step, key)
     return balanced.surrogate, LossResult(metrics, stats, {"fake": balanced.image})
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from maskgit_sr.arrays import Image, Latent, Params
-from maskgit_sr.methods import vq
+from maskgit_sr.methods.image import Tail
 from maskgit_sr.methods.realsrt import (
     RealSRT,
     RealSRTConfig,
@@ -57,7 +57,7 @@ class RealSRTTuned(RealSRT):
         """Returns the fresh module that passes the autoencoder's latent of the LR image on."""
         return control.start_tuned(params["control"], params["tokenizer"])
 
-    def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> vq.Tail:
+    def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> Tail:
         """Returns the zero convolution and the decoder, which is trained with it."""
         network = self.control.bind(params["control"])
         trained = {"zero": params["control"]["zero"], "decoder": params["tokenizer"]["decoder"]}
@@ -71,7 +71,7 @@ class RealSRTTuned(RealSRT):
                 lambda m: m.decoder(latent + residual),
             )
 
-        return vq.Tail(
+        return Tail(
             network.features(latent, upsampled),
             trained,
             decode_steered,
@@ -140,7 +140,7 @@ class RealSRTMultiscale(RealSRTTuned):
         """Returns the fresh module, whose decoder's last convolution is zero."""
         return control.start_multiscale(params["control"])
 
-    def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> vq.Tail:
+    def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> Tail:
         """Returns the last convolution of the controlling module's own decoder."""
         module = params["control"]
 
@@ -151,4 +151,4 @@ class RealSRTMultiscale(RealSRTTuned):
             )
 
         features = self.control.apply(module, lambda m: m.body(latent, upsampled))
-        return vq.Tail(features, module["decoder"]["conv_out"], draw)
+        return Tail(features, module["decoder"]["conv_out"], draw)

@@ -35,7 +35,8 @@ def conv3x3(x: Feature, kernel: Float[Array, "3 3 C D"]) -> Feature:
     """Stride-1 3×3 convolution, zero padding 1, with a weight gradient made for CPUs.
 
     XLA's CPU weight gradient runs at a quarter of the speed of its forward convolution. The same
-    sum taken image by image, as [D, h·w]·[h·w, 9·C] products, is 2.5–3× faster there.
+    sum taken over bands of rows, as [D, positions]·[positions, 9·C] products that stay in cache, is
+    2.5–3× faster there.
     """
     return _convolve(x, kernel)
 
@@ -44,36 +45,50 @@ def _conv3x3_forward(x: Feature, kernel: jax.Array) -> tuple[Feature, tuple[jax.
     return conv3x3(x, kernel), (x, kernel)
 
 
+_POSITIONS = 4608
+"""Most positions of a band: 64 channels then take 10 MB of columns; twice as many are slower."""
+
+
 def _conv3x3_backward(
     saved: tuple[jax.Array, jax.Array], grad: Feature
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     # The input's gradient stays XLA's; only the weight's is slow there.
     _, pull = jax.vjp(lambda x: _convolve(x, kernel), x)
-    _, h, w, c = x.shape
+    b, h, w, c = x.shape
     outputs = grad.shape[-1]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows = next(n for n in range(h, 0, -1) if h % n == 0 and (n * w <= _POSITIONS or n == 1))
+    bands = h // rows
 
-    # One image at a time: the columns of a whole batch would take nine times its activations.
-    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        source, grad = image
-        taps = [source[i : i + h, j : j + w] for i in range(3) for j in range(3)]
-        columns = jnp.concatenate(taps, axis=-1).reshape(h * w, 9 * c)
-        return total + grad.reshape(h * w, outputs).T @ columns, None
+    def add(total: jax.Array, band: jax.Array) -> tuple[jax.Array, None]:
+        image, top = band // bands, band % bands * rows
+        source = jax.lax.dynamic_slice(padded, (image, top, 0, 0), (1, rows + 2, w + 2, c))[0]
+        pulled = jax.lax.dynamic_slice(grad, (image, top, 0, 0), (1, rows, w, outputs))
+        taps = [source[i : i + rows, j : j + w] for i in range(3) for j in range(3)]
+        columns = jnp.concatenate(taps, axis=-1).reshape(rows * w, 9 * c)
+        # Held apart, because the product would gather its columns anew for every block.
+        columns = jax.lax.optimization_barrier(columns)
+        return total + pulled.reshape(rows * w, outputs).T @ columns, None
 
-    total, _ = jax.lax.scan(add, jnp.zeros((outputs, 9 * c), kernel.dtype), (padded, grad))
+    zero = jnp.zeros((outputs, 9 * c), kernel.dtype)
+    total, _ = jax.lax.scan(add, zero, jnp.arange(b * bands))
     return pull(grad)[0], total.T.reshape(kernel.shape)
 
 
 conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
 
 
+def convolve3x3(x: Feature, kernel: Float[Array, "3 3 C D"]) -> Feature:
+    """Returns the stride-1 3×3 convolution with zero padding 1, by the backend's fastest way."""
+    return conv3x3(x, kernel) if jax.default_backend() == "cpu" else _convolve(x, kernel)
+
+
 def _convolve_fast(
     x: Feature, kernel: jax.Array, strides: tuple[int, ...], padding: Any, **options: Any
 ) -> Feature:
-    plain = kernel.shape[:2] == (3, 3) and strides == (1, 1) and padding == "SAME"
-    if plain and jax.default_backend() == "cpu":
-        return conv3x3(x, kernel)
+    if kernel.shape[:2] == (3, 3) and strides == (1, 1) and padding == "SAME":
+        return convolve3x3(x, kernel)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 

@@ -35,7 +35,7 @@ class Programs:
         Raises:
             TooManyPrograms: it is not compiled, and `PENDING` others are waiting to be.
         """
-        key = options, side
+        key = options.split()[0], side
         found = self._known.pop(key, None)
         # a compilation that failed is tried again
         if found is None or (found.done() and found.exception() is not None):

@@ -15,7 +15,9 @@ from maskgit_sr.methods.realsrt_variants import (
     RealSRTTuned,
     TunedLosses,
 )
+from maskgit_sr.methods.structure import DistilLosses, Structure, StructureMethodConfig
 from maskgit_sr.methods.subpixel import Subpixel, SubpixelConfig
+from maskgit_sr.models.structure import StructureConfig
 from maskgit_sr.training import weights
 
 
@@ -29,6 +31,11 @@ def build(name, tiny, losses, **changes):
     if name == Subpixel.name:
         return Subpixel(SubpixelConfig(TileSpec((8, 16), 4)))
     losses = dataclasses.replace(losses, **changes)
+    if name == Structure.name:
+        network = StructureConfig(width=8, depth=2)
+        kept = {f.name for f in dataclasses.fields(DistilLosses)} & fields(losses).keys()
+        own = DistilLosses(**{name: getattr(losses, name) for name in kept})
+        return Structure(StructureMethodConfig(TileSpec((8, 16), 4), network), own)
     if name == RealSRT.name:
         return RealSRT(tiny, losses)
     tuned = TunedLosses(**fields(losses))

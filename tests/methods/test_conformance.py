@@ -44,7 +44,8 @@ def test_a_bundle_has_its_groups_and_nothing_else(method):
 def test_stages_build_on_those_before(method):
     ready = set()
     for stage in method.stages.values():
-        assert set(stage.needs) <= ready and set(stage.batch) <= {"lr", "hr"} and stage.batch
+        assert set(stage.needs) <= ready and stage.batch
+        assert set(stage.batch) <= {"lr", "hr", "teacher", "strength"}
         for path in stage.continues:
             assert path in stage.trains and path.partition("/")[0] in ready
         assert set(stage.exports) <= set(method.groups)
@@ -56,8 +57,10 @@ def test_every_stage_fits_together(method):
     side = method.tile.sides[-1]
     large = side * method.scale
     batch = {
+        "strength": jax.ShapeDtypeStruct((4,), jnp.float32),
         "lr": jax.ShapeDtypeStruct((4, side, side, 3), jnp.float32),
         "hr": jax.ShapeDtypeStruct((4, large, large, 3), jnp.float32),
+        "teacher": jax.ShapeDtypeStruct((4, large, large, 3), jnp.float32),
     }
     for stage in method.stages.values():
         small.check_stage(method, stage, batch)
