@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskgit_sr.methods.base import TileSpec
-from maskgit_sr.ops.tiles import gaussian_window
+from maskgit_sr.ops.tiles import window
 
 Tiles = Callable[[Any, Any, Any], dict[str, Any]]
 """(float32 [n, side, side, 3] in [0, 1], seed uint32 [], index of each in its image uint32 [n]) →
@@ -60,18 +60,18 @@ class Blend:
     ):
         self._rows, self._columns, self._channels = rows, columns, channels
         self._scale, self._side, self._step = scale, side * scale, (side - tile.overlap) * scale
-        window = gaussian_window(self._side, tile.variance)
-        self._row_weights = self._normalise(rows, window)
-        self._column_weights = self._normalise(columns, window)
+        weights = window(self._side, tile.overlap * scale, tile.variance)
+        self._row_weights = self._normalise(rows, weights)
+        self._column_weights = self._normalise(columns, weights)
 
     def _places(self, first: Any, count: Any) -> Any:
         """Returns the band's columns under `count` tiles from tile `first` on, [count, side]."""
         return (first + tf.range(count)[:, None]) * self._step + tf.range(self._side)
 
-    def _normalise(self, axis: Axis, window: np.ndarray) -> Any:
+    def _normalise(self, axis: Axis, weights: np.ndarray) -> Any:
         places = self._places(0, axis.count)
         # in float64 until the end, as on the host
-        spread = tf.broadcast_to(tf.constant(window), tf.shape(places))
+        spread = tf.broadcast_to(tf.constant(weights), tf.shape(places))
         total = tf.math.unsorted_segment_sum(
             spread, places, (axis.count - 1) * self._step + self._side
         )

@@ -14,7 +14,7 @@ import numpy as np
 from maskgit_sr.errors import UserError
 from maskgit_sr.images.samples import peak, unit
 from maskgit_sr.methods.base import TileSpec
-from maskgit_sr.ops.tiles import Blender, pad_reflect, plan_axis
+from maskgit_sr.ops.tiles import Blender, pad_reflect, plan_axis, window
 
 
 class Mosaic:
@@ -43,12 +43,14 @@ class Mosaic:
         self._padded = pad_reflect(color, rows, columns)
         self._corners = [(top, left) for top in rows.starts for left in columns.starts]
         self._grid = len(rows.starts), len(columns.starts)
-        self._blender = Blender(rows, columns, self.side, scale, 3, tile.variance)
+        weights = window(self.side * scale, tile.overlap * scale, tile.variance)
+        self._blender = Blender(rows, columns, self.side, scale, 3, weights)
         self._tokens: list[np.ndarray] = []
         self.count = len(self._corners)
         self.color = np.empty((height * scale, width * scale, 3), color.dtype)
         self.confidence = np.empty((height, width), np.float32) if confidence else None
-        self._scores = Blender(rows, columns, self.side, 1, 1, tile.variance)
+        weights = window(self.side, tile.overlap, tile.variance)
+        self._scores = Blender(rows, columns, self.side, 1, 1, weights)
 
     def cut(self, indices: Sequence[int]) -> np.ndarray:
         """Returns the windows of ``indices``: float32 [n, side, side, 3] in [0, 1]."""

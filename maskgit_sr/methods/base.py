@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -16,6 +17,7 @@ from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Execution, Image, Keys, Params, Scalar, TokenGrid
 from maskgit_sr.ops.color import COLOR_FIXES
+from maskgit_sr.ops.tiles import plan_axis
 
 Batch = Mapping[str, jax.Array]
 
@@ -99,12 +101,14 @@ class TileSpec:
 
     Attributes:
         sides: sides of the square windows that the method takes, in LR pixels, ascending. An image
-            is worked through in the smallest that covers it, or else in the largest.
+            is worked through in those that have the fewest pixels in all.
         overlap: LR pixels that neighbouring windows share.
-        variance: variance of a window's Gaussian weight, its side being 1 (RealSRT §3.4).
+        variance: variance of a window's Gaussian weight, its side being 1 (RealSRT §3.4); 0: ramps
+            in the overlap alone (`maskgit_sr.ops.tiles.window`).
 
     Raises:
-        ValueError: no side, sides that do not ascend, or an overlap outside 0 … smallest side − 1.
+        ValueError: no side, sides that do not ascend, an overlap outside 0 … smallest side − 1, or
+            a negative variance.
     """
 
     sides: tuple[int, ...] = (64,)
@@ -119,11 +123,18 @@ class TileSpec:
             raise ValueError(
                 f"tile.overlap: expected 0 to {self.sides[0] - 1}, found {self.overlap}"
             )
+        if self.variance < 0:
+            raise ValueError(f"tile.variance: expected 0 or more, found {self.variance}")
 
     def side(self, height: int, width: int) -> int:
         """Returns the side of the windows for an image of H × W LR pixels."""
-        # A small image is not filled up to a large window; a large one pays for fewer overlaps.
-        return next((s for s in self.sides if s >= max(height, width)), self.sides[-1])
+
+        def pixels(side: int) -> int:
+            axes = (plan_axis(length, side, side - self.overlap) for length in (height, width))
+            return side**2 * math.prod(len(axis.starts) for axis in axes)
+
+        # Of equals the largest, which has the fewest seams.
+        return min(reversed(self.sides), key=pixels)
 
 
 class Restored(NamedTuple):

@@ -34,7 +34,7 @@ class StructureMethodConfig:
         structure: the network; ``scale`` is the method's.
     """
 
-    tile: TileSpec = TileSpec(sides=(64, 128, 256, 384), overlap=32)
+    tile: TileSpec = TileSpec(sides=(64, 128, 256, 384), overlap=32, variance=0.0)
     structure: StructureConfig = StructureConfig()
 
 

@@ -55,14 +55,26 @@ def pad_reflect(image: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
     return image[indices(rows)][:, indices(columns)]
 
 
-def gaussian_window(size: int, variance: float) -> np.ndarray:
-    """Returns exp(−x² / (2·variance)), x the distance to the centre over ``size``; float64 [size].
+def window(size: int, overlap: int, variance: float) -> np.ndarray:
+    """Returns the weights of a tile along one axis, float64 [size], all above 0.
 
-    The tile's weight is the outer product of two of these (RealSRT §3.4, variance 0.05).
+    The tile's weight is the outer product of two of these.
+
+    Args:
+        overlap: pixels that neighbouring tiles share.
+        variance: exp(−x² / (2·variance)), x the distance to the centre over ``size`` (RealSRT §3.4,
+            variance 0.05). 0: 1 but for ramps in the middle thirds of the overlaps; what lies
+            outside of them, where a network sees least, has almost no weight beside a neighbour's.
     """
     # Centre (size − 1)/2 but unit size, as in the public code (docs/parity.md).
     x = (np.arange(size) - (size - 1) / 2) / size
-    return np.exp(-(x**2) / (2 * variance))
+    if variance:
+        return np.exp(-(x**2) / (2 * variance))
+    if not overlap:
+        return np.ones(size)
+    inside = size / 2 - np.abs(x) * size  # pixels from the nearest edge
+    # Not 0: at the border of an image there is no neighbour.
+    return np.clip(inside / (overlap / 3) - 1, 1e-6, 1)
 
 
 class Blender:
@@ -73,11 +85,10 @@ class Blender:
     """
 
     def __init__(
-        self, rows: Axis, columns: Axis, size: int, scale: int, channels: int, variance: float
+        self, rows: Axis, columns: Axis, size: int, scale: int, channels: int, window: np.ndarray
     ):
         self._rows, self._columns, self._scale = rows, columns, scale
         self._side = size * scale
-        window = gaussian_window(self._side, variance)
         self._row_weights = self._normalise(rows, window)
         self._column_weights = self._normalise(columns, window)
         width = (columns.before + columns.length + columns.after) * scale

@@ -64,14 +64,19 @@ def test_without_confidence_and_tokens_there_are_none():
 
 @pytest.mark.parametrize(
     ("height", "width", "side"),
-    [(1, 1, 8), (8, 8, 8), (9, 3, 16), (3, 16, 16), (17, 1, 32), (32, 32, 32), (33, 100, 32)],
+    [(1, 1, 8), (8, 8, 8), (9, 3, 8), (16, 16, 16), (17, 1, 8), (32, 32, 32), (33, 100, 16)],
 )
-def test_the_smallest_side_that_covers_the_image_is_used(height, width, side):
-    tile = TileSpec(sides=(8, 16, 32), overlap=4)
-    mosaic = Mosaic(np.zeros((height, width, 3), np.uint8), tile, 2, confidence=False)
-    assert mosaic.side == side
-    assert mosaic.cut([0]).shape == (1, side, side, 3)
-    assert (mosaic.count == 1) == (max(height, width) <= 32)
+def test_the_side_whose_windows_have_the_fewest_pixels_is_used(height, width, side):
+    color = np.zeros((height, width, 3), np.uint8)
+
+    def cut(sides):
+        tile = TileSpec(sides=sides, overlap=4)
+        return Mosaic(color, tile, 2, confidence=False)
+
+    mosaic = cut((8, 16, 32))
+    assert mosaic.side == side and mosaic.cut([0]).shape == (1, side, side, 3)
+    others = [cut((other,)) for other in (8, 16, 32)]
+    assert mosaic.count * side**2 == min(one.count * one.side**2 for one in others)
 
 
 @pytest.mark.parametrize(

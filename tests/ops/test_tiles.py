@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskgit_sr.ops.tiles import Blender, gaussian_window, pad_reflect, plan_axis
+from maskgit_sr.ops.tiles import Blender, pad_reflect, plan_axis, window
 
 lengths = st.integers(1, 90)
 tiles = st.integers(1, 24).flatmap(lambda s: st.tuples(st.just(s), st.integers(1, s)))
@@ -53,20 +53,40 @@ def test_padding_repeats_a_single_pixel():
 
 
 def test_window_has_the_papers_shape():
-    window = gaussian_window(256, 0.05)
-    assert window[127] == pytest.approx(window[128])
+    weights = window(256, 128, 0.05)
+    assert weights[127] == pytest.approx(weights[128])
     edge = np.exp(-((127.5 / 256) ** 2) / 0.1)
-    assert window[0] == pytest.approx(edge)
+    assert weights[0] == pytest.approx(edge)
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(64, 32), (48, 6), (16, 0), (10, 9)])
+def test_ramps_of_neighbours_sum_to_one_and_their_outer_thirds_hardly_count(size, overlap):
+    weights = window(size, overlap, 0.0)
+    assert (weights > 0).all() and weights.max() == 1
+    np.testing.assert_array_equal(weights, weights[::-1])
+    if 2 * overlap <= size:
+        np.testing.assert_array_equal(weights[overlap : size - overlap], 1)
+    if overlap:
+        shared = weights[:overlap] + weights[size - overlap :]
+        np.testing.assert_allclose(shared, 1, atol=1.1e-6 if overlap >= 3 else 1)
+        assert (weights[: overlap // 3] <= 1e-6).all()
 
 
 @settings(max_examples=40)
-@given(height=st.integers(1, 40), width=st.integers(1, 40), tile=tiles, scale=st.integers(1, 3))
-def test_blending_tiles_of_an_image_gives_the_image_back(height, width, tile, scale):
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    tile=tiles,
+    scale=st.integers(1, 3),
+    variance=st.sampled_from([0.05, 0.0]),
+)
+def test_blending_tiles_of_an_image_gives_the_image_back(height, width, tile, scale, variance):
     size, stride = tile
     rows, columns = plan_axis(height, size, stride), plan_axis(width, size, stride)
     image = np.random.default_rng(0).random((height, width, 2), np.float32)
     padded = pad_reflect(image, rows, columns).repeat(scale, 0).repeat(scale, 1)
-    blender = Blender(rows, columns, size, scale, 2, 0.05)
+    weights = window(size * scale, (size - stride) * scale, variance)
+    blender = Blender(rows, columns, size, scale, 2, weights)
     output = np.full((height * scale, width * scale, 2), np.nan, np.float32)
     side = size * scale
     for top in rows.starts:
@@ -81,11 +101,12 @@ def test_blending_tiles_of_an_image_gives_the_image_back(height, width, tile, sc
 def test_blending_weighs_like_the_full_gaussian():
     rows, columns = plan_axis(12, 8, 4), plan_axis(8, 8, 4)
     tiles = np.random.default_rng(1).random((2, 8, 8, 1), np.float32)
-    window = np.outer(gaussian_window(8, 0.05), gaussian_window(8, 0.05))[..., None]
+    along = window(8, 4, 0.05)
+    whole = np.outer(along, along)[..., None]
     total, weights = np.zeros((12, 8, 1)), np.zeros((12, 8, 1))
     for tile, top in zip(tiles, rows.starts, strict=True):
-        total[top : top + 8] += tile * window
-        weights[top : top + 8] += window
-    blender = Blender(rows, columns, 8, 1, 1, 0.05)
+        total[top : top + 8] += tile * whole
+        weights[top : top + 8] += whole
+    blender = Blender(rows, columns, 8, 1, 1, along)
     bands = [band for tile in tiles for _, band in blender.add(tile)]
     np.testing.assert_allclose(np.concatenate(bands), total / weights, rtol=1e-5)
