@@ -79,7 +79,9 @@ RECIPES = {
     "phone_cat": Recipe(f"{SKIMAGE}/chelsea.png", 40, 70, 2, (_noise(5, 3), _SHARP, Jpeg(60))),
     "phone_dark": Recipe(f"{SKIMAGE}/astronaut.png", 250, 180, 2, (_noise(12, 4), Jpeg(80))),
     "scan_page": Recipe(f"{SKIMAGE}/page.png", 30, 60, 1, (_SCAN, Jpeg(70)), True),
-    "scan_coins": Recipe(f"{SKIMAGE}/coins.png", 30, 60, 1, (_SCAN, _noise(4, 5, True), Jpeg(70)), True),
+    "scan_coins": Recipe(
+        f"{SKIMAGE}/coins.png", 30, 60, 1, (_SCAN, _noise(4, 5, True), Jpeg(70)), True
+    ),
     "scan_photo": Recipe(
         f"{SKIMAGE}/camera.png", 60, 140, 2, (_SOFT, _noise(7, 6, True), Jpeg(60)), True
     ),
