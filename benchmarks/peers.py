@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks import common
 from data import degrade
-from data.sources import ImageFolder
+from data.sources import ImageFolder, list_images
 from data.teachers import ncnn_network
 from data.validation import whole_multiple
 from maskgit_sr import DEFAULT_MODEL, images
@@ -92,13 +92,19 @@ def pairs(folder: Path, made: Path) -> list[Entry]:
 
 
 def make_web(val: Path, folder: Path) -> None:
-    """Writes the set ``web`` as lr and hr in `folder`, see `WEB`."""
+    """Writes the set ``web`` as lr and hr in `folder`, see `WEB`.
+
+    Raises:
+        UserError: one of the sets is missing, or has an image that cannot be used.
+    """
     for name, count in WEB.items():
-        for path in sorted((val / name / "hr").iterdir())[:count]:
-            images.write(images.read(path), folder / "whole" / f"{name}_{path.stem}.png")
+        for file in list_images(val / name / "hr")[:count]:
+            picture = images.read(val / name / "hr" / file)
+            images.write(picture, folder / "whole" / f"{name}_{Path(file).stem}.png")
     settings = {"preset": "web", "seed": 0, "scale": SCALE}
     source = ImageFolder(folder / "whole")
-    degrade.degrade(source, folder / "lr", settings, hr_output=folder / "hr")
+    if failed := degrade.degrade(source, folder / "lr", settings, hr_output=folder / "hr"):
+        raise UserError(f"set web: {next(iter(failed.values()))}")
 
 
 def outputs(system: System, entries: Sequence[Entry], folder: Path) -> tuple[list[Entry], float]:

@@ -30,7 +30,7 @@ MEANINGS = {
     "data.root": "photographs: folder, list, shards, LR/HR pairs, tfds:NAME, or 'A*0.7;B*0.3'",
     "data.validation": "folder with lr/ and hr/, or hr/ alone; '': no validation",
     "data.validation_limit": "validation images at most",
-    "data.preset": "degradation: a name in data.degradations.PRESETS",
+    "data.preset": "degradation: a name in data.degradations.PRESETS, or 'web*0.7;lens*0.3'",
     "data.margin": "HR pixels that are degraded beside those that are kept",
     "data.zoom": "range of the enlargement of HR crops before they are degraded",
     "data.sharpen": "sharpen the HR crop, as Real-ESRGAN does",

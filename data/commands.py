@@ -29,8 +29,8 @@ class Parser(argparse.ArgumentParser):
 
     def add_degradation_options(self) -> None:
         """Adds --preset, --seed and --scale."""
-        presets = list(degradations.PRESETS)
-        self.add_argument("--preset", default="realesrgan", choices=presets, help="what is drawn")
+        what = f"what is drawn: {', '.join(degradations.PRESETS)}, or several, 'web*0.7;lens*0.3'"
+        self.add_argument("--preset", type=preset, default="realesrgan", help=what)
         self.add_argument("--seed", type=seed, default=0)
         self.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
 
@@ -38,6 +38,19 @@ class Parser(argparse.ArgumentParser):
         # argparse's own message has a line of usage before it.
         with one_line(self.name):
             raise UserError(message)
+
+
+def preset(text: str) -> str:
+    """Returns the preset that an option gives, as it is.
+
+    Raises:
+      ArgumentTypeError: see `degradations.named`.
+    """
+    try:
+        degradations.named(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def seed(text: str) -> int:

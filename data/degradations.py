@@ -27,7 +27,9 @@ from data.chain import (
 )
 from data.kernels import Kernel
 from data.lens import Range, SecondLens
+from data.sources import parse_mixture
 from data.web import Web
+from maskgit_sr.errors import UserError
 
 _TORCH_MODES = ("adaptive", "bilinear", "bicubic")  # what `F.interpolate` calls area, …
 _CV2_MODES = ("bilinear", "bicubic", "area")
@@ -274,12 +276,20 @@ class Bicubic:
 
 @dataclass(frozen=True)
 class Either:
-    """One of several presets, each as likely as the others, drawn anew for every example."""
+    """One of several presets, drawn anew for every example.
+
+    Without weights, which need not sum to 1, each is as likely as the others.
+    """
 
     names: tuple[str, ...]
+    weights: tuple[float, ...] = ()
 
     def steps(self, rng: np.random.Generator, height: int, width: int, scale: int) -> list[Step]:
-        return named(_pick(rng, self.names)).steps(rng, height, width, scale)
+        if not self.weights:
+            return named(_pick(rng, self.names)).steps(rng, height, width, scale)
+        shares = np.array(self.weights) / max(self.weights)  # whose sum is finite
+        name = self.names[int(rng.choice(len(self.names), p=shares / shares.sum()))]
+        return named(name).steps(rng, height, width, scale)
 
 
 def _pick(rng: np.random.Generator, names: Sequence[str]) -> str:
@@ -358,11 +368,11 @@ def draw(
     """Returns the record of one degradation of an HR image of [height, width].
 
     Args:
-      preset: name in `PRESETS`, or the settings themselves.
+      preset: see `named`.
       scale: HR side over LR side; 2, 3 and 4 are what the presets were made for.
 
     Raises:
-      ValueError: unknown preset, or a size that is no positive multiple of `scale`.
+      ValueError: a size that is no positive multiple of `scale`; `UserError`: unknown preset.
     """
     if scale < 1 or min(height, width) < scale or height % scale or width % scale:
         raise ValueError(f"HR size {height}x{width} is not a multiple of the scale {scale}")
@@ -371,13 +381,19 @@ def draw(
 
 
 def named(preset: str | Settings) -> Settings:
-    """Returns the settings of a preset, which is given by name or as settings.
+    """Returns the settings of a preset: a name in `PRESETS`, several by weight, or settings.
+
+    "web*0.7;lens*0.3" draws one of the two for every example, in these proportions.
 
     Raises:
-      ValueError: unknown name.
+      UserError: unknown name, or a weight that is not positive.
     """
     if not isinstance(preset, str):
         return preset
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    return PRESETS[preset]
+    mixture = parse_mixture(preset, "preset", f"one of {', '.join(PRESETS)}")
+    for name, _ in mixture:
+        if name not in PRESETS:
+            raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    if len(mixture) == 1:
+        return PRESETS[mixture[0][0]]
+    return Either(*zip(*mixture, strict=True))

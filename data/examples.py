@@ -32,7 +32,7 @@ class ExampleSpec:
         crop lies anywhere in them, so that JPEG blocks and borders fall anywhere (Real-ESRGAN: 400
         pixels are degraded, 256 kept).
       scale: HR side over LR side.
-      preset: name in `degradations.PRESETS`, the settings themselves, or "none": HR alone.
+      preset: see `degradations.named`; or "none": HR alone.
       zoom: HR crops, but not those of pairs, are enlarged by a factor drawn from this range, by
         bicubic. Photographs at a camera's own pixels are soft: at 0.3 cycle a pixel those of RealSR
         have an eighth of the power of photographs that were reduced. A zoom of 1.5 to 2 makes
@@ -147,16 +147,20 @@ class ExampleSpec:
 
     def _paired(self, pair: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns the same window of images that came together, turned alike."""
-        lr, small = reflected(pair["lr"], self.crop // self.scale), self.crop // self.scale
+        small = self.crop // self.scale
+        lr = reflected(pair["lr"], small)
         top, left = (int(n) for n in rng.integers([n - small + 1 for n in lr.shape[:2]]))
         turns = rng.integers(2, size=3)
         made = {"lr": _turned(_window(lr, top, left, small), turns)}
-        for name in {"hr", "teacher"} & pair.keys():
-            check_scale(pair[name].shape, pair["lr"].shape, self.scale, f"pair {pair['id']}")
+        for name, what in (("hr", "HR"), ("teacher", "teacher's output")):
+            if name not in pair:
+                continue
+            where = f"pair {pair['id']}"
+            check_scale(pair[name].shape, pair["lr"].shape, self.scale, where, what)
             large = reflected(pair[name], self.crop)
             window = _window(large, top * self.scale, left * self.scale, self.crop)
             made[name] = _turned(window, turns)
-        return made | {name: pair[name] for name in {"strength"} & pair.keys()}
+        return made | ({"strength": pair["strength"]} if "strength" in pair else {})
 
 
 def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -62,7 +62,8 @@ def train_iterator(
       dict(hr float32 [B, crop, crop, 3], lr float32 [B, crop/scale, crop/scale, 3], source int64
       [B], index int64 [B]); values in [0, 1], multiples of 1/255. `source` and `index` say which
       image was asked for, as positions in the mixture and in the source. The preset "none" leaves
-      out lr.
+      out lr; of taught sources there are teacher, as hr, and strength float32 [B], too. Where
+      `spec.arrays` names some, those alone.
 
     Raises:
       UserError: a source that is missing, empty or without one usable image, or an argument out

@@ -174,6 +174,19 @@ class RecordFolder:
     def __repr__(self) -> str:
         return f"RecordFolder({str(self.folder)!r}, {len(self)} images)"
 
+    def licences(self) -> dict[str, str]:
+        """Returns the licence of each example, by its id, as `examples.jsonl` states them.
+
+        Raises:
+          UserError: not such a file.
+        """
+        path = self.folder / EXAMPLES
+        lines = path.read_text().splitlines() if path.exists() else []
+        try:
+            return {row["id"]: row["licence"] for row in map(json.loads, lines)}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a list of examples ({error!r})") from error
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]  # an IndexError beyond the end, as a sequence has
         teacher = b""
@@ -183,8 +196,9 @@ class RecordFolder:
             else:
                 name, hr, lr, teacher = unpack_taught(self._data[index])
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"{self.folder}: record {index}: {error}") from error
-        where = f"{self.folder}: {name}"
+            raise UserError(f"{self.folder}/record {index}: {error}") from error
+        # Not the folder alone before the colon: `data.readers` tells its notes apart by that.
+        where = f"{self.folder}/{name}"
         if self._strength is not None:
             images = {"hr": hr, "lr": lr, "teacher": teacher}
             found = {kind: rgb8(image, where) for kind, image in images.items() if image}
@@ -194,7 +208,8 @@ class RecordFolder:
         return {"hr": rgb8(hr, where), "lr": rgb8(lr, where), "id": name}
 
     def _stated(self, manifest: dict[str, Any]) -> float:
-        strength = manifest.get("settings", {}).get("strength")
+        settings = manifest.get("settings")
+        strength = settings.get("strength") if isinstance(settings, dict) else None
         if not isinstance(strength, int | float) or not 0 <= strength <= 1:
             raise UserError(f"{self.folder / MANIFEST}: strength must be in 0..1, got {strength!r}")
         return float(strength)

@@ -1,4 +1,4 @@
-"""Output folder of `data.prepare`: shards that are finished one by one, and rows of images."""
+"""Output folder of `data.prepare` and `data.teach`: shards finished one by one, rows of images."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class Shards:
     """Output folder: finished shards, each with the rows of the images up to its end.
 
     Args:
-      version: of the manifest, by what the records hold.
       settings: all that determines the bytes; the folder must have been begun with equal ones.
       inputs: descriptions of the input folders, which must be equal, too.
+      version: of the manifest, by what the records hold.
 
     Raises:
       UserError: the folder was begun differently, or by something else.
@@ -160,7 +160,9 @@ class Shards:
         return Counter(row["problem"].partition(":")[0] for row in self.pictures if row["problem"])
 
     def discard(self) -> None:
-        """Deletes an output folder in which nothing was made."""
+        """Deletes an output folder in which no shard was finished."""
+        for path in self.folder.glob("shard-*.array_record"):
+            path.unlink()  # killed before its rows
         self._clear()
         self.folder.rmdir()
 

@@ -1,8 +1,8 @@
 """Random-access image sources with one interface.
 
 `len(source)`, and `source[i]` → dict(image uint8 [H, W, 3] RGB, id str), or dict(hr, lr, id) where
-LR images come with the photographs. An image that cannot be read raises `UserError`, which
-`data.readers` passes over.
+LR images come with the photographs, or a taught example (`data.records`). An image that cannot be
+read raises `UserError`, which `data.readers` passes over.
 
 `open_source` finds the kind from a text: a folder of images, a folder of shards, a list file, pairs
 or a TFDS dataset; local paths or any that etils.epath knows (gs://, s3://).
@@ -10,6 +10,7 @@ or a TFDS dataset; local paths or any that etils.epath knows (gs://, s3://).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
@@ -129,14 +130,20 @@ class ImageList(ImageFiles):
         super().__init__(path.parent, names)
 
 
-def check_scale(hr: tuple[int, ...], lr: tuple[int, ...], scale: int, where: str) -> None:
+def check_scale(
+    large: tuple[int, ...], lr: tuple[int, ...], scale: int, where: str, what: str = "HR"
+) -> None:
     """Compares the sizes of a pair, each (height, width, …).
 
+    Args:
+      what: the larger image is, for the message.
+
     Raises:
-      UserError: HR is not exactly `scale` times LR; the message begins with `where`.
+      UserError: it is not exactly `scale` times LR; the message begins with `where`.
     """
-    if hr[:2] != (lr[0] * scale, lr[1] * scale):
-        raise UserError(f"{where}: HR {hr[0]}x{hr[1]} is not {scale} times LR {lr[0]}x{lr[1]}")
+    if large[:2] != (lr[0] * scale, lr[1] * scale):
+        sizes = [f"{shape[0]}x{shape[1]}" for shape in (large, lr)]
+        raise UserError(f"{where}: {what} {sizes[0]} is not {scale} times LR {sizes[1]}")
 
 
 class PairedFolder:
@@ -145,8 +152,8 @@ class PairedFolder:
     Three layouts are found: folders `lr` and `hr` (any case, also `test_LR`, `train_HR`, `gt`), as
     DRealSR has them; files `…_LR4.png` and `…_HR.png` side by side at any depth, as RealSR has
     them; and a folder `hr` alone, when `has_lr` is False. Files are paired as by
-    `maskgit_sr.images.pairing`. `id` is the name of the scene; `names` are the paths of the HR
-    images.
+    `maskgit_sr.images.pairing`. `id` is the name of the scene, `ids` are those of all pairs;
+    `names` are the paths of the HR images.
 
     Raises:
       UserError: missing or empty folder, an HR image without an LR partner (or with several). All
@@ -173,9 +180,9 @@ class PairedFolder:
                 )
         self.has_lr = bool(lr)
         # Scene names, or the plain stems where scene names do not tell the images apart.
-        self._ids = [_scene(name) for name in hr]
-        if len(set(self._ids)) < len(hr):
-            self._ids = [_stem(name) for name in hr]
+        self.ids = [_scene(name) for name in hr]
+        if len(set(self.ids)) < len(hr):
+            self.ids = [_stem(name) for name in hr]
         partners = self._partners(hr, lr, hr_folder or ".", lr_folder or ".") if lr else []
         self.names = [str(PurePosixPath(hr_folder, name)) for name in hr]
         self._lr = [str(PurePosixPath(lr_folder, name)) for name in partners]
@@ -188,7 +195,7 @@ class PairedFolder:
         return f"PairedFolder({str(self.root)!r}, {len(self)} {kind})"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        pair = {"hr": read_image(self.root / self.names[index]), "id": self._ids[index]}
+        pair = {"hr": read_image(self.root / self.names[index]), "id": self.ids[index]}
         if self.has_lr:
             pair["lr"] = read_image(self.root / self._lr[index])
         return pair
@@ -199,7 +206,7 @@ class PairedFolder:
         Raises:
           UserError: an HR image is not exactly `scale` times its LR; the message names it.
         """
-        for name, hr, lr in zip(self._ids, self.names, self._lr, strict=True):
+        for name, hr, lr in zip(self.ids, self.names, self._lr, strict=True):
             try:
                 large, small = (self._size(path) for path in (hr, lr))
             except (UserError, OSError):
@@ -306,8 +313,9 @@ class TfdsSource:
 def open_source(text: str) -> Source:
     """Returns the source that `text` names.
 
-    "tfds:NAME[:SPLIT[:DATA_DIR]]"; a folder with a `manifest.json` of `data.prepare`; a folder with
-    HR/LR pairs ("pairs:FOLDER"); any other folder of images; or a text file that lists images.
+    "tfds:NAME[:SPLIT[:DATA_DIR]]"; a folder with a `manifest.json` of `data.prepare` or
+    `data.teach`; a folder with HR/LR pairs ("pairs:FOLDER"); any other folder of images; or a text
+    file that lists images.
 
     Raises:
       UserError: nothing there, or not usable; the message says what was expected.
@@ -328,22 +336,29 @@ def open_source(text: str) -> Source:
     raise UserError(f"data root {text!r}: no such folder, list file or shards")
 
 
-def parse_mixture(text: str) -> list[tuple[str, float]]:
-    """Returns (source, weight) of each part: "A*0.7;B" → [("A", 0.7), ("B", 1.0)].
+def parse_mixture(
+    text: str,
+    what: str = "data root",
+    kinds: str = "a folder, list file, shards or tfds:NAME",
+) -> list[tuple[str, float]]:
+    """Returns (name, weight) of each part: "A*0.7;B" → [("A", 0.7), ("B", 1.0)].
+
+    Args:
+      what: the text is, and which `kinds` of names it may have, for the messages.
 
     Raises:
-      UserError: no source, or a weight that is not positive.
+      UserError: no name, or a weight that is not positive and finite.
     """
     parts = [part.strip() for part in text.split(";") if part.strip()]
     if not parts:
-        raise UserError("data root: expected a folder, list file, shards or tfds:NAME, found ''")
+        raise UserError(f"{what}: expected {kinds}, found ''")
     mixture = []
     for part in parts:
         name, star, weight = part.rpartition("*")  # the last one: a path may hold others
         try:
             mixture.append((name, float(weight)) if star else (part, 1.0))
         except ValueError:
-            raise UserError(f"data root {part!r}: expected a number after *") from None
-        if not mixture[-1][1] > 0:  # true for NaN too
-            raise UserError(f"data root {part!r}: expected a weight above 0")
+            raise UserError(f"{what} {part!r}: expected a number after *") from None
+        if not 0 < mixture[-1][1] < math.inf:  # true for NaN too
+            raise UserError(f"{what} {part!r}: expected a finite weight above 0")
     return mixture

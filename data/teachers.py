@@ -40,7 +40,8 @@ def open_teacher(text: str, threads: int = 2) -> Teacher:
     """
     kind, _, name = text.partition(":")
     if kind not in _KINDS or not name:
-        raise UserError(f"teacher {text!r}: expected {', '.join(f'{k}:…' for k in _KINDS)}")
+        kinds = ", ".join(f"{kind}:…" for kind in _KINDS)
+        raise UserError(f"teacher {text!r}: expected {kinds}, or hr alone")
     if kind == "ncnn":
         path = Path(name)
         network = ncnn_network(path.parent, path.name, threads)
@@ -63,7 +64,7 @@ def mean(teachers: Sequence[Teacher], scale: int) -> Callable[[list[np.ndarray]]
         answers = [teacher(images) for teacher in teachers]
         for found in answers:
             for image, output in zip(images, found, strict=True):
-                check_scale(output.shape, image.shape, scale, "teacher's output")
+                check_scale(output.shape, image.shape, scale, "teacher", "output")
         means = [np.mean(outputs, axis=0) for outputs in zip(*answers, strict=True)]
         return [np.rint(output.clip(0, 1) * 255).astype(np.uint8) for output in means]
 
@@ -93,9 +94,9 @@ def ncnn_network(folder: Path, name: str, threads: int) -> Callable[[np.ndarray]
         planes = np.ascontiguousarray(lr.astype(np.float32).transpose(2, 0, 1) / 255)
         extractor = net.create_extractor()
         # A Mat borrows the array's memory: of a temporary array it would read freed memory.
-        extractor.input("data", ncnn.Mat(planes).clone())
-        code, output = extractor.extract("output")
-        if code:
+        code = extractor.input("data", ncnn.Mat(planes).clone())
+        failed, output = extractor.extract("output")
+        if code := code or failed:
             raise UserError(f"{name}: ncnn ended with code {code}")
         # A copy, since the array borrows the Mat's memory in turn.
         return np.array(output, np.float32).transpose(1, 2, 0)
@@ -111,15 +112,19 @@ def _run(command: str, images: Sequence[np.ndarray]) -> list[np.ndarray]:
             place.mkdir()
         for i, image in enumerate(images):
             paths.write(places["input"] / f"{i:06}.png", encode(image))
-        text = command.format(**{k: shlex.quote(str(place)) for k, place in places.items()})
-        done = subprocess.run(text, shell=True, capture_output=True, text=True, check=False)
+        text = command
+        for kind, place in places.items():  # not `format`: a command may have other braces
+            text = text.replace(f"{{{kind}}}", shlex.quote(str(place)))
+        done = subprocess.run(
+            text, shell=True, capture_output=True, text=True, errors="replace", check=False
+        )
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"teacher's command ended with code {done.returncode}: {last}")
-        found = ImageFolder(places["output"])
-        if len(found) != len(images):
+        found = ImageFolder(places["output"]) if any(places["output"].iterdir()) else None
+        if found is None or len(found) != len(images):
             raise UserError(
                 f"teacher's command: expected {len(images)} pictures in {{output}}, "
-                f"found {len(found)}"
+                f"found {len(found) if found else 0}"
             )
         return [found[i]["image"].astype(np.float32) / 255 for i in range(len(found))]

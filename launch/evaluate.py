@@ -31,7 +31,7 @@ def degrade(
     """Writes the LR and the cropped HR image of every entry as PNG.
 
     Args:
-        preset: name in `data.degradations.PRESETS`.
+        preset: see `data.degradations.named`.
         scale: HR side over LR side.
 
     Returns:

@@ -48,13 +48,14 @@ def stops(capsys, module, *arguments):
     return error
 
 
-def write_shards(folder, *shards):
-    """Shards a, b, … of packed records, and their manifest."""
+def write_shards(folder, *shards, version=records.PREPARED, **more):
+    """Shards a, b, … of packed records, and their manifest, with `more` in it."""
     listed = []
     for letter, packed in zip("abc", shards, strict=False):
         size = records.write_shard(folder / f"{letter}.array_record", packed)
         listed.append({"file": f"{letter}.array_record", "examples": len(packed), "bytes": size})
-    (folder / "manifest.json").write_text(json.dumps({"version": 1, "shards": listed}))
+    described = {"version": version, "shards": listed, **more}
+    (folder / "manifest.json").write_text(json.dumps(described))
 
 
 def manifest(folder):

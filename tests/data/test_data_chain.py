@@ -24,7 +24,7 @@ STEPS = {
     c.GaussianNoise: st.builds(c.GaussianNoise, numbers, st.booleans(), seeds),
     c.CorrelatedNoise: st.builds(c.CorrelatedNoise, st.tuples(rows, rows, rows), seeds),
     c.PoissonNoise: st.builds(c.PoissonNoise, numbers, st.booleans(), seeds),
-    c.Jpeg: st.builds(c.Jpeg, st.integers(1, 100)),
+    c.Jpeg: st.builds(c.Jpeg, st.integers(1, 100), st.booleans()),
 }
 
 COVARIANCE = ((90.0, 40.0, 10.0), (40.0, 60.0, 20.0), (10.0, 20.0, 30.0))
@@ -89,13 +89,14 @@ def test_json_is_what_it_was():
             {"step": "correlated_noise", "covariance": list(map(list, COVARIANCE)), "seed": 13},
             {"step": "poisson_noise", "scale": 2.0, "grey": False, "seed": 14},
             {"step": "poisson_noise", "scale": 2.0, "grey": True, "seed": 15},
-            {"step": "jpeg", "quality": 60},
+            {"step": "jpeg", "quality": 60, "subsampled": True},
             {**resize, "height": 12, "width": 16, "mode": "bilinear", "antialias": True}
             | {"factor": 0.0},
         ],
     }
     assert json.loads(json.dumps(EVERYTHING.to_dict())) == stored
-    del kernel["amount"]  # as records are that were written before kernels had one
+    # As records are that were written before kernels and files had them.
+    del kernel["amount"], stored["steps"][-2]["subsampled"]
     assert c.Degradation.from_dict(stored) == EVERYTHING
 
 
@@ -105,6 +106,7 @@ def test_a_record_is_one_readable_line():
         "noise sigma 20.0 | grey noise sigma 20.0 | correlated noise sigma 9.5/7.7/5.5 | "
         "shot noise 2.00 | grey shot noise 2.00 | JPEG 60 | resize 12x16 bilinear antialiased"
     )
+    assert str(c.Jpeg(60, subsampled=False)) == "JPEG 60 4:4:4"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,10 @@ def test_a_record_is_one_readable_line():
         ({"steps": [{"quality": 3}]}, "not a record of a degradation.*step"),
         ({"steps": [{"step": "blur", "kernel": {"size": 7}}]}, "not a record.*shape"),
         ({"steps": [{"step": "jpeg", "quality": "low"}]}, "quality must be a int, got 'low'"),
+        (
+            {"steps": [{"step": "jpeg", "quality": 60, "subsampled": 1}]},
+            "subsampled must be a bool, got 1",
+        ),
         ({"steps": [7]}, "not a record of a degradation"),
         ({"steps": None}, "not a record of a degradation"),
         ({"height": None}, "not a record of a degradation"),
@@ -156,6 +162,14 @@ def test_steps_run_in_order_with_their_parameters_and_bytes_are_rounded_once():
     expected = np.rint(np.clip(image, 0, 1) * np.float32(255)).astype(np.uint8)
     assert lr.shape == (12, 16, 3) and np.array_equal(lr, expected)
     assert lr.tobytes() == through_json(EVERYTHING).apply(hr).tobytes()
+
+
+def test_a_file_of_whole_chroma_keeps_its_detail():
+    hr = photo(48, 64)
+    for subsampled in (True, False):
+        record = c.Degradation(48, 64, 1, (c.Jpeg(70, subsampled),))
+        assert np.array_equal(record.apply(hr), o.to_bytes(o.jpeg(hr, 70, subsampled)))
+        assert through_json(record) == record
 
 
 def test_bytes_and_floats_give_the_same():

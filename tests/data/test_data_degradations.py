@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data import chain as c
 from data import degradations as d
+from maskgit_sr.errors import UserError
 from tests.data.draws import (
     SIDE,
     assert_factors,
@@ -61,10 +62,19 @@ GOLDEN = {
         [[121.5, 126.8, 152.3], [140.2, 139.8, 107.7], [140.5, 139.6, 99.0], [142.0, 140.0, 181.3]],
         [37.0, 48.8, 58.9],
     ),
+    "web": (
+        20,
+        "blur gaussian 15 sigma 2.28 | resize 35x44 area | noise sigma 7.9 | "
+        "blur unsharp mask 9 sigma 1.14 amount 0.55 | JPEG 74 | resize 24x30 area | JPEG 46 4:4:4",
+        [[121.1, 127.3, 153.1], [139.2, 141.0, 107.8], [140.5, 138.6, 97.3], [140.0, 140.4, 180.2]],
+        [36.4, 50.8, 60.0],
+    ),
 }
 
 # How much of the clean picture is left at the least.
-CORRELATIONS = dict(realesrgan=0.3, bsrgan=0.3, bicubic=0.99, light=0.7, camera=0.85, lens=0.85)
+CORRELATIONS = dict(
+    realesrgan=0.3, bsrgan=0.3, bicubic=0.99, light=0.7, camera=0.85, lens=0.85, web=0.7
+)
 
 # every preset
 
@@ -131,6 +141,45 @@ def test_unknown_presets_are_named():
     for call in (d.named, lambda name: d.draw(np.random.default_rng(0), name, 64, 64, 4)):
         with pytest.raises(ValueError, match="one of realesrgan, bsrgan, .*, got 'esrgan'"):
             call("esrgan")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "preset: expected one of realesrgan, .*, found ''"),
+        ("web*much", r"preset 'web\*much': expected a number after \*"),
+        ("web*-1;lens", "expected a finite weight above 0"),
+        ("web;esrgan*2", "one of realesrgan, bsrgan, .*, got 'esrgan'"),
+    ],
+)
+def test_wrong_mixtures_are_named(text, message):
+    with pytest.raises(UserError, match=message):
+        d.named(text)
+
+
+def test_mixtures_draw_presets_by_weight():
+    """What `bicubic` gives is known at once; what `lens` does is a function of the generator."""
+    plain = d.draw(np.random.default_rng(0), "bicubic", SIDE, SIDE, 4)
+    for text, share in (("bicubic*0.2;lens*0.8", 0.2), ("lens;bicubic*3", 0.75)):
+        records = draws(text, 1500)
+        assert_share((record == plain for record in records), share)
+        assert all(type(r.steps[-1]) is c.Blur for r in records if r != plain)  # registration
+        assert records == draws(text, 1500)
+    nested = draws("photo*1e308;web*1e308", 300)
+    assert_share((bool(of(c.Jpeg, [record])) for record in nested), 0.5 + 0.5 * (0.5 + 0.2) / 2)
+
+
+def test_without_weights_the_draws_are_those_they_were():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        steps = d.PRESETS[("light", "camera")[int(rng.integers(2))]].steps(rng, 64, 48, 4)
+        assert d.draw(np.random.default_rng(seed), "photo", 64, 48, 4).steps == tuple(steps)
+
+
+@presets
+def test_a_mixture_of_one_is_that_preset(preset):
+    for text in (f"{preset}*0.3", f"{preset};"):
+        assert d.named(text) is d.PRESETS[preset]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from data import degradations, operations
 from data.examples import IMAGES, ExampleSpec, enlarged, random_crop, reflected
 from data.readers import Reader, Skipped
+from maskgit_sr.errors import UserError
 from maskgit_sr.images.samples import unit
 
 
@@ -151,6 +152,55 @@ def test_pairs_are_cut_and_turned_alike(height, width, small, seed):
         np.testing.assert_array_equal(example["lr"].repeat(4, 0).repeat(4, 1), example["hr"])
 
 
+class Taught(list):
+    """A source over taught examples."""
+
+    def __repr__(self):
+        return "Taught()"
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "strength": np.float32(0.5), "id": f"{index}#0"}
+
+
+def learnt(recipe, *examples, seed=0):
+    return recipe.make(Reader(Taught(examples), Skipped()), 0, np.random.default_rng(seed))
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 6), st.booleans(), st.integers(0, 9))
+def test_taught_images_are_cut_and_turned_alike(height, width, small, kept, seed):
+    lr = numbered(height, width)
+    large = lr.repeat(4, 0).repeat(4, 1)
+    source = {"lr": lr, "teacher": large + 3, **({"hr": large} if kept else {})}
+    example = learnt(ExampleSpec(4 * small), source, seed=seed)
+    assert set(example) == {*source, "strength", "index", "id"}
+    assert example["strength"] == 0.5 and example["strength"].dtype == np.float32
+    side = 4 * small
+    assert example["lr"].shape == (small, small, 3) and example["teacher"].shape == (side, side, 3)
+    if kept:
+        np.testing.assert_array_equal(example["hr"] + 3, example["teacher"])
+        pair = make(ExampleSpec(side), (large, lr), seed=seed)  # the same draws
+        np.testing.assert_array_equal(pair["lr"], example["lr"])
+        np.testing.assert_array_equal(pair["hr"], example["hr"])
+    if min(height, width) >= small:
+        large_lr = example["lr"].repeat(4, 0).repeat(4, 1)
+        np.testing.assert_array_equal(large_lr + 3, example["teacher"])
+
+
+def test_an_example_has_the_arrays_that_are_asked_for():
+    taught = {"lr": noise(8, 8), "teacher": noise(32, 32), "hr": noise(32, 32)}
+    asked = ("lr", "teacher", "strength")
+    assert set(learnt(ExampleSpec(16, arrays=asked), taught)) == {*asked, "index", "id"}
+    del taught["hr"]
+    with pytest.raises(UserError, match=r"Taught\(\): examples without hr; .* --keep-hr"):
+        learnt(ExampleSpec(16, arrays=(*asked, "hr")), taught)
+    with pytest.raises(UserError, match=r"examples without teacher, strength; data\.teach"):
+        make(ExampleSpec(16, arrays=asked), noise(32, 32))
+    short = {"lr": noise(8, 8), "teacher": noise(24, 32)}
+    with pytest.raises(UserError, match="0#0: teacher's output 24x32 is not 4 times LR 8x8"):
+        learnt(ExampleSpec(16), short)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -162,6 +212,9 @@ def test_pairs_are_cut_and_turned_alike(height, width, small, seed):
         ({"crop": 8, "zoom": (0.5, 2.0)}, "zoom must be a range from 1 upwards, got 0.5 to 2"),
         ({"crop": 8, "zoom": (2.0, 1.5)}, "zoom must be"),
         ({"crop": 8, "preset": "heavy"}, "preset must be one of realesrgan"),
+        ({"crop": 8, "preset": "web*0.5;heavy"}, "preset must be one of .*, got 'heavy'"),
+        ({"crop": 8, "preset": "web;none"}, "preset must be one of .*, got 'none'"),
+        ({"crop": 8, "preset": "web*0"}, r"preset 'web\*0': expected a finite weight above 0"),
     ],
 )
 def test_wrong_recipes_are_named(arguments, message):

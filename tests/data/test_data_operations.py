@@ -214,14 +214,26 @@ def test_resize_errors(height, width, mode, factor, message):
 
 
 @pytest.mark.parametrize("quality", [10, 30, 95, 100])
+@pytest.mark.parametrize("subsampled", [True, False])
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (17, 5), (1, 1)])
-def test_jpeg_agrees_with_pil(quality, height, width):
+def test_jpeg_agrees_with_pil(quality, subsampled, height, width):
     image = photo(height, width) * 1.2 - 0.1  # leaves [0, 1], as bicubic does
-    ours = o.jpeg(image, quality)
+    ours = o.jpeg(image, quality, subsampled)
     assert ours.shape == image.shape and ours.dtype == np.float32
     levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(levels).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    file, subsampling = io.BytesIO(), "4:2:0" if subsampled else "4:4:4"
+    Image.fromarray(levels).save(file, "JPEG", quality=quality, subsampling=subsampling)
     # Two builds of libjpeg may differ by a level where they round.
     np.testing.assert_allclose(ours * 255, np.asarray(Image.open(file), np.float32), atol=3)
     np.testing.assert_array_equal(unit(o.to_bytes(ours)), ours)
+
+
+def test_chroma_of_one_pixel_survives_whole_files_alone():
+    """Red and green of one luma, column by column: half resolution has only their mean."""
+    red, green = np.float32([0.7, 0.1, 0.3]), np.float32([0.1, 0.4065, 0.3])
+    stripes = np.broadcast_to(np.stack([red, green] * 16)[None], (32, 32, 3)).copy()
+    contrast = {}
+    for subsampled in (True, False):
+        file = o.jpeg(stripes, 95, subsampled)
+        contrast[subsampled] = (file[:, ::2] - file[:, 1::2])[..., 0].mean() / 0.6
+    assert contrast[False] > 0.9 and abs(contrast[True]) < 0.2

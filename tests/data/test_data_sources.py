@@ -173,7 +173,12 @@ def test_open_source_finds_the_kind(tmp_path):
 def test_mixtures_are_parsed_and_their_mistakes_named():
     assert parse_mixture("a;b") == [("a", 1.0), ("b", 1.0)]
     assert parse_mixture("photos*0.7; gs://b/x*2;") == [("photos", 0.7), ("gs://b/x", 2.0)]
-    for text, message in (("", "found ''"), ("a*b", "a number after"), ("a*0", "weight above 0")):
+    for text, message in (
+        ("", "found ''"),
+        ("a*b", "a number after"),
+        ("a*0", "weight above 0"),
+        ("a*inf", "finite"),
+    ):
         with pytest.raises(ValueError, match=message):
             parse_mixture(text)
 
