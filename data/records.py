@@ -12,7 +12,7 @@ image, and need not have an HR image:
     bytes 0–15 lengths of the id, the HR, the LR and the teacher's image; then these four
 
 `manifest.json` says how many examples and bytes each shard has, from which settings they were made
-and under which licences they stand; `examples.jsonl` has one line an example (`data.prepare`).
+and under which licences they stand; `examples.jsonl` has one line an example.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from data import pipeline
+from data import pipeline, records
 from data.examples import ExampleSpec
-from tests.data.prepared import save
+from maskgit_sr.errors import UserError
+from tests.data.prepared import save, write_shards
 
 COUNT = 11
 RECIPE = ExampleSpec(crop=32, margin=8, preset="realesrgan")
@@ -65,6 +66,37 @@ def test_batch_layout(photos):
         assert np.array_equal(levels / np.float32(255), image)
     alone = next(make(photos, ExampleSpec(32, preset="none")))
     assert set(alone) == {"hr", "index", "source"}
+
+
+def test_batches_of_taught_shards_pass_over_damaged_records(tmp_path, caplog):
+    """Two folders of other teachers, whose strengths differ; one record in each is damaged."""
+    rng = np.random.default_rng(0)
+    for name, strength in (("a", 0.25), ("b", 1.0)):
+        packed = []
+        for i in range(4):
+            lr = rng.integers(256, size=(8, 8, 3), dtype=np.uint8)
+            images = (records.encode(image) for image in (lr, lr.repeat(4, 0).repeat(4, 1)))
+            packed.append(records.pack_taught(f"p#{i}", b"", *images)[: -9 if i == 2 else None])
+        (tmp_path / name).mkdir()
+        settings = {"strength": strength}
+        write_shards(tmp_path / name, packed, version=records.TAUGHT, settings=settings)
+    recipe = ExampleSpec(24, arrays=("lr", "teacher", "strength"))
+    batches = make(f"{tmp_path}/a;{tmp_path}/b", recipe, batch_size=8)
+    caplog.clear()
+    for batch in take(batches, 4):
+        assert {name: (values.shape, values.dtype) for name, values in batch.items()} == {
+            "lr": ((8, 6, 6, 3), np.float32),
+            "teacher": ((8, 24, 24, 3), np.float32),
+            "strength": ((8,), np.float32),
+            "index": ((8,), np.int64),
+            "source": ((8,), np.int64),
+        }
+        np.testing.assert_array_equal(batch["strength"], np.float32([0.25, 1])[batch["source"]])
+        np.testing.assert_array_equal(batch["lr"].repeat(4, 1).repeat(4, 2), batch["teacher"])
+    lines = sorted(record.getMessage() for record in caplog.records)
+    assert lines == [f"skipped: {tmp_path}/{n}/record 2: record is cut short" for n in "ab"]
+    with pytest.raises(UserError, match=r"RecordFolder\(.*without hr; data\.teach makes those"):
+        make(tmp_path / "a", ExampleSpec(24, arrays=("lr", "teacher", "hr")))
 
 
 @pytest.mark.parametrize(
