@@ -50,13 +50,13 @@ def upscaler(given: argparse.Namespace) -> Works:
     device = None if given.device == "gpu" else "cpu"
     model = maskgit_sr.load(given.model, batch=given.batch, dtype=given.dtype, device=device)
     lr, options = tiles(given.tiles, model.method.tile.sides[-1]), model.options()
-    keys = jax.random.split(jax.random.key(0), given.batch)
-    indices = np.zeros(given.batch, np.uint32)
+    zeros = np.zeros(given.batch, np.uint32)
 
     def restore() -> None:
         for begin in range(0, len(lr), given.batch):
             part = lr[begin : begin + given.batch]
-            jax.device_get(model.run(part, indices[: len(part)], keys[: len(part)], options))
+            first = zeros[: len(part)]
+            jax.device_get(model.run(part, first, first, options))
 
     image = common.photograph(given.side)
     return {"tiles": restore, "image": lambda: model(image)}

@@ -15,6 +15,8 @@ from maskgit_sr import assets
 
 LIMIT_BYTES = 1 << 30
 """Largest size of the folder; the least recently used programs are deleted first."""
+_LEAST_SECONDS = 0.05
+"""Shortest compilation that is kept: a small network's on a CPU, but not every sum's."""
 
 
 def keep() -> Path | None:
@@ -39,6 +41,7 @@ def keep() -> Path | None:
     if not os.access(folder, os.W_OK):
         return None
     config.update("jax_compilation_cache_max_size", LIMIT_BYTES)
+    config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
     config.update("jax_compilation_cache_dir", str(folder))
     compilation_cache.reset_cache()  # a compilation before this has settled that there is no cache
     return folder

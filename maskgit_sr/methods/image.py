@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -86,12 +86,15 @@ class ImageMethod(MethodBase):
     def __init__(self, config: Any = None, losses: Any = None, execution: Execution | None = None):
         super().__init__(config, losses, execution)
         self.run = dataclasses.asdict(self.execution)
-        # Shaped by the losses, not by the configuration: it only trains, and no bundle has it.
-        self.discriminator = Network(
-            lambda rngs: PatchDiscriminator(
-                self.losses.discriminator, dtype=self.execution.dtype, rngs=rngs
-            )
-        )
+
+    @cached_property
+    def discriminator(self) -> Network[PatchDiscriminator]:
+        """The discriminator, made at its first use: it only trains, and no bundle has it.
+
+        Shaped by the losses, not by the configuration.
+        """
+        shape, dtype = self.losses.discriminator, self.execution.dtype
+        return Network(lambda rngs: PatchDiscriminator(shape, dtype=dtype, rngs=rngs))
 
     def image_stage(
         self, groups: tuple[str, ...], loss: Callable[..., Any], real: str = "hr", **more: Any

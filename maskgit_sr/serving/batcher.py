@@ -11,12 +11,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from maskgit_sr.inference.mosaic import Mosaic
@@ -25,16 +23,6 @@ from maskgit_sr.methods.base import Restored, RestoreOptions
 
 _log = logging.getLogger("maskgit_sr.serving")
 Observe = Callable[[int, float], None]
-
-
-def key_data(seed: int) -> np.ndarray:
-    """Returns the key of a seed as a NumPy array, which the host can stack."""
-    return np.asarray(jax.random.key_data(jax.random.key(seed)))
-
-
-def keys(data: Sequence[np.ndarray]) -> jax.Array:
-    """Returns the keys [n] of their `key_data`."""
-    return jax.random.wrap_key_data(jnp.asarray(np.stack(data)))
 
 
 class Stopped(Exception):
@@ -50,8 +38,8 @@ class QueuedImage:
         begun: time.monotonic() of its first device call, or None.
     """
 
-    def __init__(self, mosaic: Mosaic, options: RestoreOptions, base: np.ndarray):
-        self.mosaic, self.options, self.base = mosaic, options, base
+    def __init__(self, mosaic: Mosaic, options: RestoreOptions, seed: int):
+        self.mosaic, self.options, self.seed = mosaic, options, seed
         self.group = options, mosaic.side
         self.future: Future[Mosaic] = Future()
         self.future.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it
@@ -124,16 +112,16 @@ class Batcher:
         """True while the device's thread runs."""
         return self._thread.is_alive()
 
-    def submit(self, mosaic: Mosaic, options: RestoreOptions, base: np.ndarray) -> QueuedImage:
+    def submit(self, mosaic: Mosaic, options: RestoreOptions, seed: int) -> QueuedImage:
         """Queues an image.
 
         Args:
-            base: `key_data` of the seed of its tiles.
+            seed: of its tiles, a uint32.
 
         Raises:
             Stopped: the batcher was closed.
         """
-        image = QueuedImage(mosaic, options, base)
+        image = QueuedImage(mosaic, options, seed)
         with self._changed:
             # under the lock: after `close` nothing would resolve the future
             if self._closed:
@@ -229,10 +217,8 @@ class Batcher:
         try:
             lr = np.concatenate([image.mosaic.cut([index]) for image, index in turns])
             indices = np.array([index for _, index in turns], np.uint32)
-            # always the same shape, or another number of tiles would compile another program
-            fill = turns + turns[-1:] * (self._upscaler.batch - len(turns))
-            bases = keys([image.base for image, _ in fill])
-            restored = self._upscaler.run(lr, indices, bases, turns[0][0].options)
+            seeds = np.array([image.seed for image, _ in turns], np.uint32)
+            restored = self._upscaler.run(lr, indices, seeds, turns[0][0].options)
         except Exception as error:  # of any kind: the thread goes on for the other images
             self._fail(turns, error)
             return None

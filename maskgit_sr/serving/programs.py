@@ -9,7 +9,6 @@ import numpy as np
 
 from maskgit_sr.inference.upscaler import MAX_PROGRAMS, Upscaler
 from maskgit_sr.methods.base import RestoreOptions
-from maskgit_sr.serving.batcher import key_data, keys
 
 PENDING = 4
 """Programs that may wait for the compiler; each takes it seconds to minutes."""
@@ -54,6 +53,5 @@ class Programs:
 
     def _compile(self, options: RestoreOptions, side: int) -> None:
         # the shapes of a device call of the batcher, or it would be another program
-        bases = keys([key_data(0)] * self._upscaler.batch)
-        lr = np.zeros((1, side, side, 3), np.float32)
-        jax.block_until_ready(self._upscaler.run(lr, np.zeros(1, np.uint32), bases, options))
+        lr, zero = np.zeros((1, side, side, 3), np.float32), np.zeros(1, np.uint32)
+        jax.block_until_ready(self._upscaler.run(lr, zero, zero, options))

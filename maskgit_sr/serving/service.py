@@ -28,7 +28,7 @@ from maskgit_sr.inference import options as method_options
 from maskgit_sr.inference.mosaic import Mosaic
 from maskgit_sr.inference.upscaler import MAX_SCALE, Upscaler, finish
 from maskgit_sr.methods.base import RestoreOptions
-from maskgit_sr.serving.batcher import Batcher, Stopped, key_data
+from maskgit_sr.serving.batcher import Batcher, Stopped
 from maskgit_sr.serving.metrics import Metrics
 from maskgit_sr.serving.programs import Programs, TooManyPrograms
 
@@ -254,7 +254,7 @@ class Service:
             if not program.done():  # shielded: others may wait for it, too
                 await asyncio.shield(asyncio.wrap_future(program))
             # not in a thread, which would queue it even if this request had ended meanwhile
-            image = self._batcher.submit(mosaic, options, key_data(wanted.parameters.seed))
+            image = self._batcher.submit(mosaic, options, wanted.parameters.seed)
             try:
                 await asyncio.wrap_future(image.future)
             finally:  # also at a time limit, or when the client is gone

@@ -63,13 +63,13 @@ class Watched(Upscaler):
         self.gate, self.entered = threading.Event(), threading.Event()
         self.reset()
 
-    def run(self, lr, indices, bases, options):
+    def run(self, lr, indices, seeds, options):
         self.calls.append((lr, options))
         self.entered.set()
         assert self.gate.wait(30)
         if self.breaks(lr):
             raise RuntimeError("the device\nis broken")
-        return super().run(lr, indices, bases, options)
+        return super().run(lr, indices, seeds, options)
 
     def reset(self):
         """Forgets the calls, and neither holds up nor breaks the next."""

@@ -9,7 +9,7 @@ import pytest
 
 from maskgit_sr import images
 from maskgit_sr.serving import batcher as module
-from maskgit_sr.serving.batcher import Batcher, Stopped, key_data
+from maskgit_sr.serving.batcher import Batcher, Stopped
 from tests.serving.models import Watched, enlarged, flat, pixels
 
 LONG = 30  # seconds; nothing here takes as long unless it hangs
@@ -50,7 +50,7 @@ def held(made, upscaler):
 def submit(batcher, upscaler, array, seed=0, **options):
     options = upscaler.options(**{"confidence": False, **options})
     mosaic = upscaler.mosaic(images.from_array(array), options)
-    return batcher.submit(mosaic, options, key_data(seed))
+    return batcher.submit(mosaic, options, seed)
 
 
 def color(job):
