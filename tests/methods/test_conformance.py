@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_sr.methods import registry
+from maskgit_sr.methods import image, registry
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.ops.color import COLOR_FIXES
 from tests.methods import small
@@ -64,6 +64,18 @@ def test_every_stage_fits_together(method):
     }
     for stage in method.stages.values():
         small.check_stage(method, stage, batch)
+
+
+@pytest.mark.parametrize("name", list(registry.METHODS))
+def test_restoration_makes_no_network_that_only_trains(name, tiny, losses, monkeypatch):
+    monkeypatch.setattr(image, "PatchDiscriminator", None)  # any use of it would raise
+    method = small.build(name, tiny, losses)
+    side = method.tile.sides[0]
+    lr = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    options = method.options()
+    restored = jax.eval_shape(lambda *a: method.restore(*a, options), method.shapes(), lr, keys)
+    assert restored.image.shape == (1, method.scale * side, method.scale * side, 3)
 
 
 def test_options_are_its_own(method):
