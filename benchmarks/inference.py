@@ -55,8 +55,9 @@ def starts(model: str, runs: int, device: str | None) -> list[tuple[object, ...]
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.png", Path(folder) / "out.png"
         images.write(images.from_array(common.photograph(128)), source)
-        command = [sys.executable, "-m", "maskgit_sr.cli", "upscale", source, "-o", target]
-        command += ["--overwrite", "--model", model, *(("--device", device) if device else ())]
+        command = [sys.executable, "-m", "maskgit_sr.cli", "upscale", str(source)]
+        command += ["-o", str(target), "--overwrite", "--model", model]
+        command += ["--device", device] if device else []
         environment = {**os.environ, "XDG_CACHE_HOME": folder}
 
         def start() -> tuple[float, float]:
