@@ -1,11 +1,13 @@
-"""losses.perceptual: the window that the perceptual net sees."""
+"""losses.perceptual: the window that the perceptual net sees, and means of several nets."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_sr.losses.perceptual import random_window
+from maskgit_sr.errors import UserError
+from maskgit_sr.losses import perceptual
+from maskgit_sr.losses.perceptual import build_perceptual, perceptual_loss, random_window
 
 HEIGHT, WIDTH = 12, 16
 
