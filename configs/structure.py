@@ -4,7 +4,7 @@
     python -m launch.train --config configs/structure.py --workdir W \
         --config.init START --config.data.root "TAUGHT/web*0.4;TAUGHT/lens*0.6"
 
-START is a bundle of this method, such as the one that `maskgit_sr.convert.compact` makes of the
+START is a bundle of this method, such as ``maskgit-sr convert compact FOLDER/NAME START`` makes of
 published ncnn files. docs/training_log.md has the commands of the shipped weights.
 """
 

