@@ -14,11 +14,15 @@ from PIL import Image
 from rich.console import Console
 
 import maskgit_sr
-from maskgit_sr import images
+from maskgit_sr import bundles, images
 from maskgit_sr.cli import messages
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference.upscaler import Upscaler
+from maskgit_sr.methods.base import TileSpec
+from maskgit_sr.methods.structure import Structure, StructureMethodConfig
+from maskgit_sr.models.structure import StructureConfig
 from tests.cli.commands import refuses, run
+from tests.methods import small
 
 
 class FakeUpscaler(Upscaler):
@@ -242,6 +246,38 @@ def test_a_method_of_scale_2_without_confidence(subpixel, tmp_path, monkeypatch)
     np.testing.assert_array_equal(opened("plain.png")[2], np.zeros((40, 40, 3)))
     assert run(*command, "--scale", 3).stdout == "a_x3.png\n"
     assert opened("a_x3.png")[1] == (60, 60)
+
+
+@pytest.fixture(scope="module")
+def structure(tmp_path_factory):
+    """A bundle with the option strength, without confidence and tokens."""
+    method = Structure(StructureMethodConfig(TileSpec((16,), 4), StructureConfig(width=8, depth=1)))
+    path = tmp_path_factory.mktemp("structure") / "structure.safetensors"
+    metadata = bundles.Metadata(method.name, method.describe(), method.scale)
+    bundles.write(path, small.random_params(method), metadata)
+    return path
+
+
+def test_strength_and_what_a_model_has_not(structure, bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").write_text("not a picture")  # all of these are told before it is read
+    command = ("upscale", "a.png", "-o", "out/b.png", "-m")
+    for strength in ("2", "-0.1", "nan"):
+        told = f"--strength: expected 0 to 1, found {strength}"
+        refuses(told, *command, structure, f"--strength={strength}")
+    told = "strength: expected 0 to 1, found 2"
+    refuses(told, *command, structure, "--option", "strength=2")
+    refuses("confidence: structure has none", *command, structure, "--confidence")
+    refuses("steps: structure has no such option", *command, structure, "--steps", 4)
+    refuses("strength: realsrt has no such option", *command, bundle, "--strength", 0.5)
+    assert os.listdir() == ["a.png"]
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)).save("a.png")
+    for name, given in (("none", ()), ("one", (1,)), ("half", (0.5,))):
+        words = [word for value in given for word in ("--strength", value)]
+        run("upscale", "a.png", "-m", structure, "-o", f"{name}.png", *words)
+    none, one, half = (opened(f"{name}.png")[2] for name in ("none", "one", "half"))
+    np.testing.assert_array_equal(none, one)  # the default
+    assert none.shape == (36, 48, 3) and (none != half).any()
 
 
 # ------------------------------------------------------------------ models, convert, start

@@ -1,5 +1,7 @@
 """convert.compact: ncnn files of a tiny network against NumPy, and what is refused."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ def layers():
     def normal(*shape):
         return rng.normal(0, 0.3, shape).astype(np.float16).astype(np.float32)
 
-    pairs = zip(WIDTHS[:-1], WIDTHS[1:], strict=True)
+    pairs = itertools.pairwise(WIDTHS)
     return [(normal(d, c, 3, 3), normal(d), normal(d)) for c, d in pairs]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from maskgit_sr.errors import UserError
-from maskgit_sr.losses import perceptual
 from maskgit_sr.losses.perceptual import build_perceptual, perceptual_loss, random_window
+from tests.perceptual import perceptual_nets
 
 HEIGHT, WIDTH = 12, 16
 
@@ -40,3 +40,36 @@ def test_windows_of_everything_and_of_nothing():
     assert all(a is b for a, b in zip(found, given, strict=True))
     with pytest.raises(ValueError, match="perceptual_shift: expected less than 12, found 12"):
         random_window(jax.random.key(0), 12, *images())
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    """All perceptual nets with random weights."""
+    perceptual_nets.write(tmp_path)
+    monkeypatch.setenv("MASKGIT_SR_ASSETS", str(tmp_path))
+
+
+def test_names_joined_by_plus_are_the_mean_of_their_distances(nets):
+    x, y = jax.random.uniform(jax.random.key(0), (2, 2, 48, 48, 3))
+    names = ("lpips_squeeze", "lpips_alex")
+    built = {name: build_perceptual(name) for name in ("+".join(names), *names, "none+none")}
+    both = built["+".join(names)]
+    assert both.params.keys() == {*names}
+
+    @jax.jit
+    def run(built, x):
+        losses = {name: perceptual_loss(found, x, y) for name, found in built.items()}
+        each = both.apply(built[both.name].params, x, y)
+        return losses, each
+
+    losses, each = run(built, x)
+    assert each.shape == (2,)
+    expected = (losses[names[0]] + losses[names[1]]) / 2
+    np.testing.assert_allclose(losses[both.name], expected, rtol=1e-5)
+    np.testing.assert_allclose(each.mean(), expected, rtol=1e-5)
+    assert losses["none+none"] == 0 < losses[names[0]] != losses[names[1]]
+
+
+def test_unknown_names_are_told_also_within_a_sum():
+    with pytest.raises(UserError, match="perceptual loss 'luck': expected one of lpips_squeeze"):
+        build_perceptual("none+luck")

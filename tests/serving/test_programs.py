@@ -9,7 +9,11 @@ pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("httpx", reason="needs httpx")
 
 from maskgit_sr.inference.upscaler import MAX_PROGRAMS
+from maskgit_sr.methods.base import TileSpec
+from maskgit_sr.methods.structure import Structure, StructureMethodConfig
+from maskgit_sr.models.structure import StructureConfig
 from maskgit_sr.serving.programs import PENDING, Programs
+from tests.methods.small import random_params
 from tests.serving.models import Watched, subpixel
 from tests.serving.serving import LONG, RGB, expected, serve, until
 
@@ -53,6 +57,23 @@ def test_programs_used_last_are_kept(programs):
     assert len(upscaler.calls) == MAX_PROGRAMS + 1
     request(steps=1)
     assert len(upscaler.calls) == MAX_PROGRAMS + 2
+
+
+def test_values_that_are_traced_share_a_program():
+    method = Structure(StructureMethodConfig(TileSpec((8,), 4), StructureConfig(2, 8, 1)))
+    upscaler = Watched(1, method, random_params(method))
+    with serve(upscaler) as served:
+        compiled = len(served.service._programs._known)
+        answers = {
+            served.check(RGB, strength=strength).content for strength in (0.0, 0.5, 1.0, 0.5)
+        }
+        assert len(answers) == 3 and len(served.service._programs._known) == compiled
+        # The compiler was not asked, the device was, with tiles of one strength each.
+        assert {options.strength for _, options in upscaler.calls} == {0.0, 0.5, 1.0}
+        served.check(RGB, color_fix="adain", strength=0.5)
+        assert len(served.service._programs._known) == compiled + 1
+        served.refuse(RGB, 422, "strength: expected 0 to 1, found 2.0", strength=2)
+        served.refuse(RGB, 422, "confidence: structure has none", confidence="true")
 
 
 def test_a_program_that_fails_is_tried_again(programs):
