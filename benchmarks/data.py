@@ -64,7 +64,7 @@ def memory(photos: str, examples: int, batch: int) -> None:
 
 
 def need(tera: float) -> None:
-    """Prints the FLOPs of base's and small's training steps, and the examples a second at ``tera``.
+    """Prints the FLOPs of base's and nano's training steps, and the examples a second at ``tera``.
 
     Args:
         tera: TFLOP/s that the accelerator reaches.
@@ -72,7 +72,7 @@ def need(tera: float) -> None:
     from benchmarks import scaling
     from configs import realsrt
 
-    for size in ("base", "small"):
+    for size in ("base", "nano"):
         for stage in realsrt.STAGES:
             flops = scaling.step(stage, size=size).cost[0]
             asked = f"{tera * 1e12 / flops:7.0f} examples/s at {tera:g} TFLOP/s"

@@ -1,6 +1,6 @@
 """Speed of restoration against the device's limits, and the share of each part in it.
 
-    python -m benchmarks.restoration --sizes base small --sides 128 512 \
+    python -m benchmarks.restoration --sizes base nano --sides 128 512 \
         --dtypes float32 bfloat16 [--reference CHECKOUT] [> FILE.md]
 
 The first table is of whole images, LR sides by `--sides`: all tiles (64 every 32 pixels) in batches

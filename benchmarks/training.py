@@ -1,6 +1,6 @@
 """Speed of training steps against the device's limits, and of the input that feeds them.
 
-    MASKGIT_SR_ASSETS=DIR python -m benchmarks.training --sizes base small \
+    MASKGIT_SR_ASSETS=DIR python -m benchmarks.training --sizes base nano \
         --stages tokenizer generator critic control [--batch N] [--photos PHOTOS] [> FILE.md]
 
 Timed is the trainer's own step (`training.state.make_step` with the config's optimizers and losses,

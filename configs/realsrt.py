@@ -1,15 +1,12 @@
 """RealSRT: ``configs/realsrt.py:SIZE,stage=STAGE,hardware=HARDWARE``.
 
-SIZE is base (published: 4 stages, 8×V100, RealSR LPIPS 0.2527), small or nano. The stages run in
+SIZE is base (published: 4 stages, 8×V100, RealSR LPIPS 0.2527) or nano. The stages run in
 order in one workdir, tokenizer, generator, critic, control; ``stage=STAGE`` runs one of them:
 
     python -m launch.train --config configs/realsrt.py:nano --workdir W --config.data.root PHOTOS
 
 nano is meant for two CPU cores and some two and a half hours for all four stages. Its settings are
-those of the shipped weights, whose first steps differed (docs/training_log.md). small has nano's
-tokens under a multiscale controlling module, which doubles the work and makes most of the image;
-its schedule is for an accelerator. Its shipped weights were trained on two CPU cores as the log
-tells.
+those of the shipped weights, whose first steps differed (docs/training_log.md).
 
 HARDWARE moves the schedule to a machine (configs/hardware.py says how): mesh, bfloat16, workers.
 Without it nothing changes. v5p-128 is 64 chips, which are 64 JAX devices.
@@ -38,15 +35,13 @@ Expected scores of base on each machine, the paper's: LPIPS 0.2527 on RealSR, 0.
 
 from __future__ import annotations
 
-from typing import Any
-
 import ml_collections
 
 from configs import common, hardware
 
-SIZES = ("base", "small", "nano")
+SIZES = ("base", "nano")
 STAGES = ("tokenizer", "generator", "critic", "control")
-METHODS = {"base": "realsrt", "small": "realsrt_multiscale", "nano": "realsrt_tuned"}
+METHODS = {"base": "realsrt", "nano": "realsrt_tuned"}
 SHARES = dict(tokenizer=40.0, generator=25.0, critic=10.0, control=25.0)
 """Shares of the time box, by stage."""
 GFLOP = dict(tokenizer=1133, generator=990, critic=1075, control=2621)
@@ -54,9 +49,6 @@ GFLOP = dict(tokenizer=1133, generator=990, critic=1075, control=2621)
 FITS = {"v5e-8": 2, "h100x1": 16}
 """Examples of ``base`` in a device's microbatch, estimated from its memory, in examples of the
 generator stage; other machines hold their share of the batch. A v5e chip's 16 GB hold three."""
-
-# No group norm: a group of two channels wipes out absolute colour (docs/training_log.md).
-_SHAPE = dict(patch=4, code_width=64, narrow_up=True, groups=0)
 
 
 def _model(size: str) -> dict[str, object]:
@@ -66,41 +58,24 @@ def _model(size: str) -> dict[str, object]:
     width = dict(
         dim=128, heads=2, head_dim=64, code_width=64, sharpness=2.0, grid=(32, 32), encoder_depth=1
     )
-    found: dict[str, Any] = dict(
+    return dict(
         tokenizer=dict(
-            channels=(64, 128), encoder_blocks=1, decoder_blocks=2,
-            encoder_bottom=0, decoder_bottom=0, **_SHAPE,
+            channels=(64, 128), patch=4, code_width=64, encoder_blocks=1, decoder_blocks=2,
+            encoder_bottom=0, decoder_bottom=0, narrow_up=True,
+            groups=0,  # a group of two channels wipes out absolute colour (docs/training_log.md)
         ),
         generator=dict(decoder_depth=2, **width),
         critic=dict(outputs=1, masked=False, decoder_depth=1, **width),
     )  # fmt: skip
-    if size == "small":
-        found["control"] = dict(
-            sharpen=3.0,  # of an unsharp mask; 4 scores better and has wide halos
-            soften=0.7,  # pixels; takes away the dots that the losses do not see
-            network=dict(
-                channels=(96, 192), encoder_blocks=1, decoder_blocks=2,
-                encoder_bottom=1, decoder_bottom=1, **_SHAPE,
-            ),
-        )  # fmt: skip
-    return found
 
 
 def _losses(size: str) -> dict[str, object]:
-    small = dict(pixel="l1", perceptual="lpips_squeeze", control_steps=2)
-    # small: LPIPS-squeeze at 0.7 draws stairs along edges; a GAN from the first step drowned the
-    # image in the gradient of a discriminator that had learned nothing (docs/training_log.md).
-    return {
-        "base": {},
-        "small": dict(
-            perceptual_weight=0.2, perceptual_shift=32, bypass=0.3, adversarial_weight=0.5,
-            adversarial_start=20_000, discriminator=dict(filters=64, layers=3), **small,
-        ),
-        "nano": dict(
-            perceptual_weight=0.6, bypass=0.5, adversarial_weight=0.0,
-            discriminator=dict(filters=32, layers=3), **small,
-        ),
-    }[size]  # fmt: skip
+    if size == "base":
+        return {}
+    return dict(
+        pixel="l1", perceptual="lpips_squeeze", perceptual_weight=0.6, control_steps=2, bypass=0.5,
+        adversarial_weight=0.0, discriminator=dict(filters=32, layers=3),
+    )  # fmt: skip
 
 
 def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
@@ -112,15 +87,6 @@ def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
             generator=stage(800_000, 64, adam(1e-4, 1e-7, **adamw)),
             critic=stage(800_000, 64, adam(1e-4, 1e-7, **adamw)),
             control=stage(80_000, 8, adam(4e-5, 4e-5)),
-        )
-    elif size == "small":
-        image = dict(warmup=500, clip=1.0)
-        token = dict(warmup=1000, clip=1.0, **adamw)
-        found = dict(
-            tokenizer=stage(60_000, 64, adam(4e-4, 1e-5, **image), crop=128),
-            generator=stage(60_000, 64, adam(6e-4, 1e-6, **token)),
-            critic=stage(60_000, 64, adam(6e-4, 1e-6, **token)),
-            control=stage(60_000, 32, adam(4e-4, 1e-5, **image)),
         )
     else:
         image = dict(warmup=50, clip=1.0)
@@ -156,12 +122,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         # camera: its blur is that of RealSR and DRealSR.
         config.update(log_every=25, panel_every=500, validate_every=500, checkpoint_every=250)
         config.data.update(cache=True, workers=0, margin=32, validation_limit=8, preset="camera")
-    if size == "small":
-        # lens: a camera's blur and sharpening. zoom: training photographs were reduced, and have 8
-        # to 12 dB more in their finest octave than the HR images of RealSR (docs/training_log.md).
-        config.data.update(margin=32, preset="lens", zoom=(1.75, 2.75))
     hardware.apply(config, machine)
-    if size == "base" and machine in FITS:  # the others are small enough for any device
+    if size == "base" and machine in FITS:  # nano is small enough for any device
         for name, stage in config.stages.items():
             weight = max(1.0, GFLOP[name] / GFLOP["tokenizer"])  # work is a measure of memory
             devices = hardware.find(machine).devices

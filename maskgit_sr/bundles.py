@@ -181,8 +181,8 @@ def _digest(stored: Stored) -> str:
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
     """Returns metadata of format 1 converted to format 2.
 
-    Its configuration held the training losses and the discriminator too, tiles had a size and a
-    stride, and the multiscale controlling module was a switch of RealSRT.
+    Its configuration held the training losses and the discriminator too, and tiles had a size and a
+    stride.
     """
 
     def clean(tree: Any) -> Any:
@@ -202,10 +202,10 @@ def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
             "overlap": size - tile["stride"],
             "variance": tile["variance"],
         }
-    control, method = config.pop("control", {}), values["method"]
-    if control.pop("multiscale", False):
-        config["control"], method = control, f"{method}_multiscale"
-    return {**values, "config": config, "method": method}
+    # A switch of another controlling module: if it is on, the bundle is refused for its field.
+    if not config.get("control", {}).get("multiscale"):
+        config.pop("control", None)
+    return {**values, "config": config}
 
 
 def check(arrays: dict[str, np.ndarray], shapes: Params, where: str) -> None:

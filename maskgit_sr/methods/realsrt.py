@@ -158,10 +158,7 @@ class RealSRT(vq.VQMethod):
         run = self.run
         self.generator = Network(lambda rngs: TokenTransformer(config.generator, **run, rngs=rngs))
         self.critic = Network(lambda rngs: TokenTransformer(config.critic, **run, rngs=rngs))
-        self.control = self._control()
-
-    def _control(self) -> Network[Any]:
-        return Network(lambda rngs: control.Control(self.config.tokenizer, **self.run, rngs=rngs))
+        self.control = Network(lambda rngs: control.Control(config.tokenizer, **run, rngs=rngs))
 
     def options(self, /, **given: Any) -> RealSRTOptions:
         """Returns the options; ``steps`` and ``schedule`` default to the model's own."""
@@ -226,12 +223,8 @@ class RealSRT(vq.VQMethod):
         latent = tokenizer.latent(self.embed(params, tokens))
         if not steered:  # ablations without control
             return tokenizer.decoder(latent)
-        return self.draw(params, latent, upsampled)
-
-    def draw(self, params: Params, latent: Latent, upsampled: Image) -> Image:
-        """Returns the image [B, h·f, w·f, 3] of a latent under the controlling module (§3.3)."""
         latent = self.control.apply(params["control"], lambda m: m(latent, upsampled))
-        return self.tokenizer.apply(params["tokenizer"], lambda m: m.decoder(latent))
+        return tokenizer.decoder(latent)
 
     def restore(self, params: Params, lr: Image, keys: Keys, options: RealSRTOptions) -> Restored:
         """Restores LR tiles [B, side, side, 3] in [0, 1] at ×4 (§3.2–3.4)."""

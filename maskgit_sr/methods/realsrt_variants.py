@@ -1,27 +1,16 @@
-"""Variants of RealSRT for small networks, which are limited by their decoder.
-
-`RealSRTTuned` trains otherwise and restores as published; `RealSRTMultiscale` has another
-controlling module.
-"""
+"""RealSRT for small networks, which are limited by their decoder: it trains otherwise."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from maskgit_sr.arrays import Image, Latent, Params
 from maskgit_sr.methods.image import Tail
-from maskgit_sr.methods.realsrt import (
-    RealSRT,
-    RealSRTConfig,
-    RealSRTLosses,
-)
+from maskgit_sr.methods.realsrt import RealSRT, RealSRTLosses
 from maskgit_sr.models import control
-from maskgit_sr.models.functional import Network
-from maskgit_sr.models.vqgan import VQGANConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +28,7 @@ class TunedLosses(RealSRTLosses):
 class RealSRTTuned(RealSRT):
     """RealSRT whose control stage also trains the tokenizer's decoder.
 
-    Tokens do not depend on the decoder, so the earlier stages stay valid.
+    Tokens do not depend on the decoder, so the earlier stages stay valid. It restores as published.
     """
 
     name = "realsrt_tuned"
@@ -78,77 +67,3 @@ class RealSRTTuned(RealSRT):
             # The adaptive weight is set where `RealSRT` sets it.
             lambda trained: trained["zero"]["kernel"],
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class MultiscaleConfig:
-    """Settings of `maskgit_sr.models.control.MultiscaleControl`.
-
-    Attributes:
-        sharpen: amount of the unsharp mask that the module starts from; 0: none.
-        soften: sigma in HR pixels of the blur over the module's output; 0: none.
-        network: shape of its encoder and decoder; factor and code width are the tokenizer's.
-    """
-
-    sharpen: float = 0.0
-    soften: float = 0.0
-    network: VQGANConfig = VQGANConfig()
-
-
-@dataclasses.dataclass(frozen=True)
-class RealSRTMultiscaleConfig(RealSRTConfig):
-    """Networks and decoding.
-
-    Attributes:
-        control: the multiscale controlling module.
-    """
-
-    control: MultiscaleConfig = MultiscaleConfig()
-
-
-class RealSRTMultiscale(RealSRTTuned):
-    """RealSRT with a controlling module that predicts a residual by a decoder of its own."""
-
-    name = "realsrt_multiscale"
-    config_class = RealSRTMultiscaleConfig
-    control_parts: tuple[str, ...] = ()
-
-    def _control(self) -> Network[Any]:
-        # The module fuses its encoder's features with the tokens' latent: one grid, one width.
-        module, tokenizer = self.config.control, self.config.tokenizer
-        for name in ("factor", "code_width"):
-            expected, found = getattr(tokenizer, name), getattr(module.network, name)
-            if found != expected:
-                raise ValueError(
-                    f"control.network: expected the tokenizer's {name} {expected}, found {found}"
-                )
-        return Network(
-            lambda rngs: control.MultiscaleControl(
-                module.network,
-                sharpen=module.sharpen,
-                soften=module.soften,
-                **self.run,
-                rngs=rngs,
-            )
-        )
-
-    def draw(self, params: Params, latent: Latent, upsampled: Image) -> Image:
-        """Returns the image of a latent, by the controlling module's own decoder."""
-        return self.control.apply(params["control"], lambda m: m(latent, upsampled))
-
-    def start_control(self, params: Params) -> Params:
-        """Returns the fresh module, whose decoder's last convolution is zero."""
-        return control.start_multiscale(params["control"])
-
-    def control_tail(self, params: Params, latent: Latent, upsampled: Image) -> Tail:
-        """Returns the last convolution of the controlling module's own decoder."""
-        module = params["control"]
-
-        def draw(last: Params, features: jax.Array) -> Image:
-            decoder = module["decoder"] | {"conv_out": last}
-            return self.control.apply(
-                module | {"decoder": decoder}, lambda m: m.head(features, upsampled)
-            )
-
-        features = self.control.apply(module, lambda m: m.body(latent, upsampled))
-        return Tail(features, module["decoder"]["conv_out"], draw)

@@ -8,13 +8,11 @@ from typing import Any
 from maskgit_sr.arrays import Execution
 from maskgit_sr.methods.base import Method
 from maskgit_sr.methods.realsrt import RealSRT
-from maskgit_sr.methods.realsrt_variants import RealSRTMultiscale, RealSRTTuned
+from maskgit_sr.methods.realsrt_variants import RealSRTTuned
 from maskgit_sr.methods.structure import Structure
 from maskgit_sr.methods.subpixel import Subpixel
 
-METHODS: dict[str, Any] = {
-    cls.name: cls for cls in (RealSRT, RealSRTTuned, RealSRTMultiscale, Structure, Subpixel)
-}
+METHODS: dict[str, Any] = {cls.name: cls for cls in (RealSRT, RealSRTTuned, Structure, Subpixel)}
 
 
 def build(

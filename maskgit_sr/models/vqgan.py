@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -78,18 +77,10 @@ class Encoder(nnx.Module):
         self.conv_out = conv(width, config.code_width, dtype=dtype, rngs=rngs)
 
     def __call__(self, image: Image) -> Latent:
-        return self.levels(image)[-1]
-
-    def levels(self, image: Image) -> list[Feature]:
-        """Returns the features of each level but the coarsest, finest first, then the output."""
         x = self.conv_in(space_to_depth(image, self.patch))
-        found = []
         for layer in self.layers:
-            # Before it, where a level has the size that the decoder has after an upsampling.
-            if isinstance(layer, Downsample):
-                found.append(x)
             x = run_layer(layer, x, remat=self.remat)
-        return [*found, self.conv_out(jax.nn.swish(self.norm_out(x)))]
+        return self.conv_out(jax.nn.swish(self.norm_out(x)))
 
 
 class Decoder(nnx.Module):
@@ -113,19 +104,11 @@ class Decoder(nnx.Module):
         self.norm_out = make_norm(width, config.groups)
         self.conv_out = conv(width, 3 * config.patch**2, dtype=dtype, rngs=rngs)
 
-    def body(self, latent: Latent, skips: Sequence[Feature] = ()) -> Feature:
-        """Returns the last convolution's input.
-
-        Args:
-            skips: added to the output of each upsampling, the coarsest first; as many as
-                there are upsamplings, or none.
-        """
+    def body(self, latent: Latent) -> Feature:
+        """Returns the last convolution's input."""
         x = self.conv_in(latent)
-        waiting = iter(skips)
         for layer in self.layers:
             x = run_layer(layer, x, remat=self.remat)
-            if skips and isinstance(layer, Upsample):
-                x = x + next(waiting)
         return jax.nn.swish(self.norm_out(x))
 
     def head(self, features: Feature) -> Image:

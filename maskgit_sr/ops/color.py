@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from maskgit_sr.arrays import Image
-from maskgit_sr.ops.filters import correlate
 from maskgit_sr.ops.resize import upsample_bicubic
 
 
@@ -43,8 +43,16 @@ def wavelet(content: Image, style: Image, levels: int = 5) -> Image:
 
 def _low_pass(image: Image, levels: int) -> Image:
     for level in range(levels):
+        step = 2**level
         for axis in (1, 2):
-            image = correlate(image, axis, (0.25, 0.5, 0.25), step=2**level)
+            pad = [(0, 0)] * image.ndim
+            pad[axis] = (step, step)
+            padded, size = jnp.pad(image, pad, mode="edge"), image.shape[axis]
+            parts = [
+                weight * jax.lax.slice_in_dim(padded, i * step, i * step + size, axis=axis)
+                for i, weight in enumerate((0.25, 0.5, 0.25))
+            ]
+            image = parts[0] + parts[1] + parts[2]
     return image
 
 

@@ -31,7 +31,7 @@ def test_tables():
         (restoration, ["--repeats", "0"], "--repeats: expected at least 1, found 0"),
         (restoration, ["--sizes", "huge"], "--sizes: invalid choice"),
         (restoration, ["--dtypes", "int8"], "--dtypes: invalid choice"),
-        (restoration, ["--sizes", "small", "--reference", "."], "the public code is base"),
+        (restoration, ["--sizes", "nano", "--reference", "."], "the public code is base"),
         (training, ["--batch", "0"], "--batch: expected at least 1, found 0"),
         (training, ["--steps", "0"], "--steps: expected at least 1, found 0"),
         (training, ["--stages", "decoder"], "--stages: invalid choice"),

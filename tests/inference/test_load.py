@@ -110,11 +110,14 @@ def test_shipped_models_have_cards_and_fit_their_size():
     shipped = {model.name: model for model in maskgit_sr.list_models()}
     assert list(shipped) == ["realsrt-nano", "realsrt-small"]
     assert maskgit_sr.DEFAULT_MODEL == "realsrt-small"
-    for name, millions in (("realsrt-nano", 4), ("realsrt-small", 8)):
+    methods = {
+        "realsrt-nano": ("realsrt", ("confidence", "tokens"), 4e6, 8.4e6),
+        "realsrt-small": ("structure", (), 1.3e6, 5.2e6),
+    }
+    for name, (method, provides, parameters, size) in methods.items():
         model = shipped[name]
-        assert model.method.startswith("realsrt") and model.scale == 4
-        assert model.provides == ("confidence", "tokens")
-        assert model.parameters <= millions * 1e6 and model.size_bytes <= 2.1e6 * millions
+        assert (model.method, model.provides, model.scale) == (method, provides, 4)
+        assert model.parameters <= parameters and model.size_bytes <= size
         assert model.licence and model.card.startswith(f"# {name}")
         # bicubic has 0.452 and 0.458
         assert model.scores["realsr/lpips_alex"] < 0.42

@@ -11,7 +11,7 @@ from maskgit_sr.errors import UserError
 
 CONFIGS = sorted(pathlib.Path("configs").glob("*.py"))
 NAMES = [str(path) for path in CONFIGS if path.stem not in ("__init__", "common", "hardware")]
-NAMES += ["configs/realsrt.py:small", "configs/realsrt.py:nano"]
+NAMES += ["configs/realsrt.py:nano"]
 
 
 def parse(*words):

@@ -8,13 +8,7 @@ import numpy as np
 
 from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.methods.realsrt import RealSRT
-from maskgit_sr.methods.realsrt_variants import (
-    MultiscaleConfig,
-    RealSRTMultiscale,
-    RealSRTMultiscaleConfig,
-    RealSRTTuned,
-    TunedLosses,
-)
+from maskgit_sr.methods.realsrt_variants import RealSRTTuned, TunedLosses
 from maskgit_sr.methods.structure import DistilLosses, Structure, StructureMethodConfig
 from maskgit_sr.methods.subpixel import Subpixel, SubpixelConfig
 from maskgit_sr.models.structure import StructureConfig
@@ -38,12 +32,8 @@ def build(name, tiny, losses, **changes):
         return Structure(StructureMethodConfig(TileSpec((8, 16), 4), network), own)
     if name == RealSRT.name:
         return RealSRT(tiny, losses)
-    tuned = TunedLosses(**fields(losses))
     if name == RealSRTTuned.name:
-        return RealSRTTuned(tiny, tuned)
-    if name == RealSRTMultiscale.name:
-        control = MultiscaleConfig(1.0, network=tiny.tokenizer)
-        return RealSRTMultiscale(RealSRTMultiscaleConfig(**fields(tiny), control=control), tuned)
+        return RealSRTTuned(tiny, TunedLosses(**fields(losses)))
     raise AssertionError(f"{name}: give it a small configuration here")
 
 

@@ -12,12 +12,7 @@ from maskgit_sr.arrays import Execution
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import TileSpec, from_mapping
 from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig, RealSRTOptions
-from maskgit_sr.methods.realsrt_variants import (
-    MultiscaleConfig,
-    RealSRTMultiscale,
-    RealSRTMultiscaleConfig,
-    RealSRTTuned,
-)
+from maskgit_sr.methods.realsrt_variants import RealSRTTuned
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.ops.color import adain
 from maskgit_sr.training import weights
@@ -25,7 +20,7 @@ from tests.methods import small
 
 LR = jax.random.uniform(jax.random.key(0), (3, 16, 16, 3))
 KEYS = jax.random.split(jax.random.key(1), 3)
-KINDS = [RealSRT.name, RealSRTTuned.name, RealSRTMultiscale.name]
+KINDS = [RealSRT.name, RealSRTTuned.name]
 SCORED = RealSRTOptions(steps=3, confidence=True)
 
 
@@ -195,20 +190,6 @@ def test_every_stage_fits_together_without_a_gan(tiny, losses, name):
 
 
 @pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        (dict(code_width=8), "control.network: expected the tokenizer's code_width 16"),
-        (dict(patch=2), "control.network: expected the tokenizer's factor 8, found 4"),
-    ],
-)
-def test_a_control_module_that_does_not_fit_is_refused(tiny, network, message):
-    control = MultiscaleConfig(network=dataclasses.replace(tiny.tokenizer, **network))
-    parts = small.fields(tiny)
-    with pytest.raises(ValueError, match=message):
-        RealSRTMultiscale(RealSRTMultiscaleConfig(**parts, control=control))
-
-
-@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"pixel": "l7"}, "losses.pixel: expected one of l1, l2, found 'l7'"),
@@ -256,8 +237,7 @@ def test_control_learns_from_the_image_it_renders(tiny, losses, name):
     found, expected = both(params)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6)
-    last = expected["control"]["decoder" if name == RealSRTMultiscale.name else "zero"]
-    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(last))
+    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(expected["control"]["zero"]))
     if name == RealSRTTuned.name:
         decoder = jax.tree.leaves(expected["tokenizer/decoder"])
         assert all(jnp.abs(leaf).max() > 0 for leaf in decoder)

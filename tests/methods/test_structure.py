@@ -35,13 +35,11 @@ def params():
 @pytest.fixture(scope="module")
 def batch():
     keys = jax.random.split(KEY, 3)
-    large = {
-        name: jax.random.uniform(k, (2, 16, 16, 3)) for name, k in zip(("teacher", "hr"), keys)
-    }
     return {
-        "lr": jax.random.uniform(keys[2], (2, 8, 8, 3)),
+        "lr": jax.random.uniform(keys[0], (2, 8, 8, 3)),
+        "teacher": jax.random.uniform(keys[1], (2, 16, 16, 3)),
+        "hr": jax.random.uniform(keys[2], (2, 16, 16, 3)),
         "strength": jnp.asarray([1.0, 0.3]),
-        **large,
     }
 
 

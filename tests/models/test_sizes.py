@@ -25,9 +25,8 @@ def test_published_counts():
     }
 
 
-@pytest.mark.parametrize(("size", "millions"), [("small", 8), ("nano", 4)])
-def test_small_models_are_small(size, millions):
-    assert count(build(size).shapes()) <= millions * 1e6
+def test_the_small_one_is_small():
+    assert count(build("nano").shapes()) <= 4e6
 
 
 @pytest.mark.parametrize("size", config.SIZES)
