@@ -95,12 +95,12 @@ def test_mistakes_are_one_line(sets, bundle, monkeypatch, command, message):
 def test_evaluate_restores_scores_and_keeps(sets, tmp_path):
     found = run(
         *("evaluate", "--lr", sets / "lr", "--hr", sets / "hr", *PIXELS, "--limit", 2),
-        *("--steps", 1, "-o", tmp_path / "a.json", "--save", tmp_path / "kept"),
+        *("--option", "strength=0.5", "-o", tmp_path / "a.json", "--save", tmp_path / "kept"),
         *("--report", tmp_path / "page"),
     )
     assert "2 of 2 pictures scored" in found.stdout
     result = json.loads((tmp_path / "a.json").read_text())
-    assert result["system"] == maskgit_sr.DEFAULT_MODEL and result["source"]["steps"] == 1
+    assert result["system"] == maskgit_sr.DEFAULT_MODEL and result["source"]["strength"] == 0.5
     again = run(
         *("score", "--sr", tmp_path / "kept", "--hr", sets / "hr", *PIXELS),
         *("-o", tmp_path / "b.json"),
