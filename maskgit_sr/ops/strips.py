@@ -35,7 +35,9 @@ class Strip:
     def of(cls, images: jax.Array) -> Strip:
         """Returns the layout for ``images`` [B, H, W, C] on the default backend."""
         batch, _, width, _ = images.shape
-        gains = batch > 1 and width % 128 and jax.default_backend() == "cpu"
+        # An export's batch is a symbol, for which the layout cannot be chosen.
+        known = isinstance(batch, int) and isinstance(width, int)
+        gains = known and batch > 1 and width % 128 and jax.default_backend() == "cpu"
         return cls(batch if gains else 0, width)
 
     def fold(self, images: Float[Array, "B H W C"]) -> Float[Array, "1 H V C"]:

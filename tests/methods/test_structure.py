@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -178,6 +179,21 @@ def test_a_strength_out_of_range_is_named(upscaler, strength, message):
     with pytest.raises(UserError, match=message) as caught:
         upscaler(np.zeros((8, 8, 3), np.uint8), strength=strength)
     assert "\n" not in str(caught.value)
+
+
+def test_it_is_exported_for_any_batch(params):
+    m = method()
+    (batch,) = jax.export.symbolic_shape("b")
+    lr = jax.ShapeDtypeStruct((batch, 8, 8, 3), jnp.float32)
+
+    def restore(lr):
+        return m.restore(params, lr, None, m.options(strength=0.5)).image
+
+    exported = jax.export.export(jax.jit(restore))(lr)
+    for count in (1, 3):
+        lr = jax.random.uniform(KEY, (count, 8, 8, 3))
+        expected = restored(params, {"lr": lr, "strength": jnp.full(count, 0.5)})
+        np.testing.assert_allclose(exported.call(lr), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_every_strength_has_the_same_program(upscaler, params, monkeypatch):
