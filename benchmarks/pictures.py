@@ -62,6 +62,7 @@ def _noise(sigma: float, seed: int, grey: bool = False) -> GaussianNoise:
     return GaussianNoise(sigma, grey, seed)
 
 
+_LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)
 _SHARP: Blur = unsharp(0.8, 1.2)
 _SOFT: Blur = gaussian(0.7)
 _SCAN: Blur = Blur(Kernel("gaussian", 5, 0.8, 0.6))
@@ -105,7 +106,7 @@ def make(recipe: Recipe) -> bytes:
         raise UserError(f"{recipe.source}: too small for the cut at {recipe.top}, {recipe.left}")
     picture = images.resize(cut, HEIGHT, WIDTH).astype(np.float32) / 255
     if recipe.grey:
-        picture = np.repeat(picture @ np.float32([[0.299], [0.587], [0.114]]), 3, axis=2)
+        picture = np.repeat(picture @ _LUMA, 3, axis=2)
     *damage, last = recipe.steps
     for step in damage:
         picture = step(picture)
