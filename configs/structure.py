@@ -25,6 +25,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.base()
     config.name, config.method = "realsrt-small", "structure"
     config.losses.update(perceptual="lpips_squeeze", perceptual_weight=1.0, perceptual_shift=16)
+    config.losses.update(lattice=2.0)  # else strong noise leaves a grid of 4 pixels
     config.update(log_every=50, panel_every=1000, validate_every=500, checkpoint_every=250)
     config.data.update(workers=0, validation_limit=16)
     adam = common.optimizer(4e-4, 1e-5, warmup=100, clip=1.0)

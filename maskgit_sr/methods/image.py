@@ -21,7 +21,7 @@ from maskgit_sr.losses.perceptual import (
     perceptual_loss,
     random_window,
 )
-from maskgit_sr.losses.pixel import PIXEL_LOSSES
+from maskgit_sr.losses.pixel import PIXEL_LOSSES, lattice
 from maskgit_sr.methods.base import Batch, LossResult, MethodBase, Phase, Stage, check_choice
 from maskgit_sr.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from maskgit_sr.models.functional import Network
@@ -33,6 +33,7 @@ class ImageLossConfig:
 
     Attributes:
         pixel: pixel loss: ``l1`` or ``l2``.
+        lattice: factor of the error that repeats every ``scale`` pixels (`losses.pixel.lattice`).
         perceptual: perceptual net: ``vgg19``, ``lpips_squeeze``, ``lpips_alex`` or ``none``;
             several joined by + give the mean of their distances.
         perceptual_weight: factor of the perceptual loss.
@@ -46,6 +47,7 @@ class ImageLossConfig:
     """
 
     pixel: str = "l2"
+    lattice: float = 0.0
     perceptual: str = "vgg19"
     perceptual_weight: float = 0.1
     perceptual_shift: int = 0
@@ -138,6 +140,8 @@ def image_loss(
 
     def compared(image: jax.Array, target: Image) -> Scalar:
         loss = pixel(image, target)
+        if config.lattice > 0:
+            loss += config.lattice * lattice(image, target, method.scale)
         if config.perceptual_weight > 0:
             seen = random_window(window, config.perceptual_shift, image, target)
             loss += config.perceptual_weight * perceptual_loss(params["perceptual"], *seen)
