@@ -47,7 +47,6 @@ class DistilLosses(ImageLossConfig):
     """
 
     pixel: str = "l1"
-    lattice: float = 2.0
     perceptual: str = "lpips_squeeze"
     perceptual_weight: float = 1.0
     perceptual_shift: int = 16

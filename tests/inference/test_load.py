@@ -145,6 +145,22 @@ def test_the_default_model_is_perceptually_closer_than_bicubic(shared, kind):
     assert len(distances) >= 8 and ours < bicubic - 0.02, distances
 
 
+def test_strength_removes_noise_and_keeps_edges():
+    """A step between two greys under noise: what is left of the noise, and the steepest slope."""
+    rng = np.random.default_rng(0)
+    step = np.where(np.arange(64) < 32, 0.3, 0.7)[None, :, None]
+    noisy = step + rng.normal(0, 10 / 255, (64, 64, 3))
+    upscaler = maskgit_sr.load()
+    noise, slopes = [], []
+    for strength in (0.0, 0.25, 0.5, 0.75, 1.0):
+        output = upscaler(noisy.clip(0, 1).astype(np.float32), strength=strength).image
+        noise.append(output[32:224, 16:96].std((0, 1)).mean())
+        slopes.append(np.abs(np.diff(output[32:224].mean((0, 2)))).max())
+    assert (np.diff(noise) < 0).all(), noise
+    assert noise[-1] < 0.5 * noise[0], noise
+    assert min(slopes) > 0.75 * max(slopes), slopes
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
