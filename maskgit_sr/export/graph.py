@@ -29,10 +29,15 @@ class Axis(NamedTuple):
     count: Any
 
 
-def choose(sides: tuple[int, ...], image: Any) -> Any:
+def choose(tile: TileSpec, image: Any) -> Any:
     """Returns the index of `TileSpec.side` for an image [H, W, C]."""
-    longest = tf.reduce_max(tf.shape(image)[:2])
-    return tf.reduce_sum(tf.cast(tf.constant(sides[:-1], tf.int32) < longest, tf.int32))
+    lengths = tf.unstack(tf.shape(image)[:2])
+    totals = []
+    for side in tile.sides:
+        rows, columns = (plan(length, side, side - tile.overlap).count for length in lengths)
+        totals.append(side**2 * tf.cast(rows, tf.int64) * tf.cast(columns, tf.int64))
+    # Of equals the last, which is the largest.
+    return len(totals) - 1 - tf.argmin(totals[::-1], output_type=tf.int32)
 
 
 def plan(length: Any, side: int, step: int) -> Axis:

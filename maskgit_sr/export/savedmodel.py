@@ -65,7 +65,7 @@ class Artifact(tf.Module):
                 partial(graph.restore_image, network, color, grey, seed, side=side, **shared)
                 for side, network in zip(self._tile.sides, self._networks, strict=True)
             ]
-            return tf.switch_case(graph.choose(self._tile.sides, color), branches)
+            return tf.switch_case(graph.choose(self._tile, color), branches)
 
         specs = [
             tf.TensorSpec([None, None, 3], tf.as_dtype(dtype)),
