@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common
-from data import degrade
+from data import degrade, operations
 from data.sources import ImageFolder, list_images
 from data.teachers import ncnn_network
 from data.validation import whole_multiple
@@ -58,7 +58,7 @@ def bicubic(lr: np.ndarray) -> np.ndarray:
 def peer(folder: Path, name: str, threads: int) -> System:
     """Returns a network of ncnn files (`data.teachers.ncnn_network`, which raises)."""
     network = ncnn_network(folder, name, threads)
-    return lambda lr: np.rint(network(lr).clip(0, 1) * 255).astype(np.uint8)
+    return lambda lr: operations.to_bytes(network(lr))
 
 
 def ours(model: str) -> System:

@@ -29,6 +29,7 @@ from data.kernels import Kernel
 from data.lens import gaussian, unsharp
 from maskgit_sr import DEFAULT_MODEL, images
 from maskgit_sr.errors import UserError, one_line
+from maskgit_sr.images.samples import unit
 
 HEIGHT, WIDTH = 128, 160
 """Size of a made picture in pixels."""
@@ -58,33 +59,35 @@ class Recipe(NamedTuple):
     grey: bool = False
 
 
-def _noise(sigma: float, seed: int, grey: bool = False) -> GaussianNoise:
-    return GaussianNoise(sigma, grey, seed)
-
-
 _LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)
 _SHARP: Blur = unsharp(0.8, 1.2)
 _SOFT: Blur = gaussian(0.7)
 _SCAN: Blur = Blur(Kernel("gaussian", 5, 0.8, 0.6))
 RECIPES = {
     "web": Recipe(f"{SKLEARN}/china.jpg", 60, 150, 2, (Jpeg(85), _SHARP, Jpeg(55))),
-    "phone": Recipe(f"{SKIMAGE}/coffee.png", 60, 170, 2, (_noise(7, 1), _SHARP, Jpeg(70))),
+    "phone": Recipe(
+        f"{SKIMAGE}/coffee.png", 60, 170, 2, (GaussianNoise(7, False, 1), _SHARP, Jpeg(70))
+    ),
     "camera": Recipe(f"{SKLEARN}/flower.jpg", 140, 250, 1, (Jpeg(92),)),
     "old": Recipe(
         f"{MATPLOTLIB}/grace_hopper.jpg", 20, 110, 2,
-        (_SOFT, _noise(9, 2, True), Jpeg(75)), True,
+        (_SOFT, GaussianNoise(9, True, 2), Jpeg(75)), True,
     ),
     "web_portrait": Recipe(f"{SKIMAGE}/astronaut.png", 0, 110, 2, (Jpeg(45),)),
     "web_rocket": Recipe(f"{SKIMAGE}/rocket.jpg", 130, 250, 1, (Jpeg(60), Jpeg(75))),
     "web_pagoda": Recipe(f"{SKLEARN}/china.jpg", 100, 60, 1, (_SHARP, Jpeg(50))),
-    "phone_cat": Recipe(f"{SKIMAGE}/chelsea.png", 40, 70, 2, (_noise(5, 3), _SHARP, Jpeg(60))),
-    "phone_dark": Recipe(f"{SKIMAGE}/astronaut.png", 250, 180, 2, (_noise(12, 4), Jpeg(80))),
+    "phone_cat": Recipe(
+        f"{SKIMAGE}/chelsea.png", 40, 70, 2, (GaussianNoise(5, False, 3), _SHARP, Jpeg(60))
+    ),
+    "phone_dark": Recipe(
+        f"{SKIMAGE}/astronaut.png", 250, 180, 2, (GaussianNoise(12, False, 4), Jpeg(80))
+    ),
     "scan_page": Recipe(f"{SKIMAGE}/page.png", 30, 60, 1, (_SCAN, Jpeg(70)), True),
     "scan_coins": Recipe(
-        f"{SKIMAGE}/coins.png", 30, 60, 1, (_SCAN, _noise(4, 5, True), Jpeg(70)), True
+        f"{SKIMAGE}/coins.png", 30, 60, 1, (_SCAN, GaussianNoise(4, True, 5), Jpeg(70)), True
     ),
     "scan_photo": Recipe(
-        f"{SKIMAGE}/camera.png", 60, 140, 2, (_SOFT, _noise(7, 6, True), Jpeg(60)), True
+        f"{SKIMAGE}/camera.png", 60, 140, 2, (_SOFT, GaussianNoise(7, True, 6), Jpeg(60)), True
     ),
 }  # fmt: skip
 
@@ -104,7 +107,7 @@ def make(recipe: Recipe) -> bytes:
     cut = whole[recipe.top : recipe.top + side[0], recipe.left : recipe.left + side[1]]
     if cut.shape[:2] != side:
         raise UserError(f"{recipe.source}: too small for the cut at {recipe.top}, {recipe.left}")
-    picture = images.resize(cut, HEIGHT, WIDTH).astype(np.float32) / 255
+    picture = unit(images.resize(cut, HEIGHT, WIDTH))
     if recipe.grey:
         picture = np.repeat(picture @ _LUMA, 3, axis=2)
     *damage, last = recipe.steps

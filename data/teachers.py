@@ -18,10 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data.operations import to_bytes
 from data.records import encode
 from data.sources import ImageFolder, check_scale
 from maskgit_sr import paths
 from maskgit_sr.errors import UserError
+from maskgit_sr.images.samples import unit
 
 Teacher = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 """Restores uint8 [H, W, 3] images, each as float32 [scale·H, scale·W, 3] in [0, 1]."""
@@ -65,8 +67,8 @@ def mean(teachers: Sequence[Teacher], scale: int) -> Callable[[list[np.ndarray]]
         for found in answers:
             for image, output in zip(images, found, strict=True):
                 check_scale(output.shape, image.shape, scale, "teacher", "output")
-        means = [np.mean(outputs, axis=0) for outputs in zip(*answers, strict=True)]
-        return [np.rint(output.clip(0, 1) * 255).astype(np.uint8) for output in means]
+        means = (np.mean(outputs, axis=0) for outputs in zip(*answers, strict=True))
+        return [to_bytes(output) for output in means]
 
     return run
 
@@ -91,7 +93,7 @@ def ncnn_network(folder: Path, name: str, threads: int) -> Callable[[np.ndarray]
             raise UserError(f"{path}: ncnn cannot read it")
 
     def run(lr: np.ndarray) -> np.ndarray:
-        planes = np.ascontiguousarray(lr.astype(np.float32).transpose(2, 0, 1) / 255)
+        planes = np.ascontiguousarray(unit(lr).transpose(2, 0, 1))
         extractor = net.create_extractor()
         # A Mat borrows the array's memory: of a temporary array it would read freed memory.
         code = extractor.input("data", ncnn.Mat(planes).clone())
@@ -127,4 +129,4 @@ def _run(command: str, images: Sequence[np.ndarray]) -> list[np.ndarray]:
                 f"teacher's command: expected {len(images)} pictures in {{output}}, "
                 f"found {len(found) if found else 0}"
             )
-        return [found[i]["image"].astype(np.float32) / 255 for i in range(len(found))]
+        return [unit(found[i]["image"]) for i in range(len(found))]

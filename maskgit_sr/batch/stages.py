@@ -32,7 +32,6 @@ from maskgit_sr.images import Picture
 from maskgit_sr.inference import load
 from maskgit_sr.inference.upscaler import Upscaler, finish
 from maskgit_sr.methods.base import TileSpec
-from maskgit_sr.ops.tiles import plan_axis
 
 _LOGGER = logging.getLogger(__name__)
 _FAILED = "failed"
@@ -124,12 +123,9 @@ class Read(beam.DoFn):
             return
         for note in picture.notes:
             _LOGGER.info("%s: %s", task.source, note)
-        sides = picture.color.shape[:2]
-        side = settings.tile.side(*sides)
-        rows, columns = (
-            len(plan_axis(length, side, side - settings.tile.overlap).starts) for length in sides
-        )
-        yield DecodedImage(task, picture, side, rows * columns)
+        height, width = picture.color.shape[:2]
+        side = settings.tile.side(height, width)
+        yield DecodedImage(task, picture, side, settings.tile.count(height, width, side))
 
 
 class Restorer(ModelHandler):

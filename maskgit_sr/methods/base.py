@@ -128,13 +128,13 @@ class TileSpec:
 
     def side(self, height: int, width: int) -> int:
         """Returns the side of the windows for an image of H × W LR pixels."""
-
-        def pixels(side: int) -> int:
-            axes = (plan_axis(length, side, side - self.overlap) for length in (height, width))
-            return side**2 * math.prod(len(axis.starts) for axis in axes)
-
         # Of equals the largest, which has the fewest seams.
-        return min(reversed(self.sides), key=pixels)
+        return min(reversed(self.sides), key=lambda s: s**2 * self.count(height, width, s))
+
+    def count(self, height: int, width: int, side: int) -> int:
+        """Returns the number of windows of ``side`` that cover an image of H × W LR pixels."""
+        axes = (plan_axis(length, side, side - self.overlap) for length in (height, width))
+        return math.prod(len(axis.starts) for axis in axes)
 
 
 class Restored(NamedTuple):

@@ -101,10 +101,15 @@ class Structure(ImageMethod):
         keys = {group: jax.random.fold_in(key, known.index(group)) for group in groups}
         return {group: getattr(self, group).init(k) for group, k in keys.items()}, {}
 
+    def enlarge(self, params: Params, lr: Image, strength: float) -> Image:
+        """Returns the restored image [B, s·H, s·W, 3], not clipped, of ``lr`` [B, H, W, 3]."""
+        strengths = jnp.full(lr.shape[:1], strength, jnp.float32)
+        image: Image = self.structure.apply(params["structure"], lambda m: m(lr, strengths))
+        return image
+
     def restore(self, params: Params, lr: Image, keys: Keys, options: StructureOptions) -> Restored:
         """Returns the restored windows; ``keys`` have no part in it."""
-        strength = jnp.full(lr.shape[:1], options.strength, jnp.float32)
-        image = self.structure.apply(params["structure"], lambda m: m(lr, strength))
+        image = self.enlarge(params, lr, options.strength)
         return Restored(correct(image, lr, options.color_fix))
 
     @property
@@ -143,7 +148,5 @@ def distil_loss(
 
 def panel(method: Structure, params: Params, batch: Batch, key: Any) -> dict[str, jax.Array]:
     """Returns the output at full strength, and what is known of the target."""
-    lr = batch["lr"]
-    strength = jnp.ones(lr.shape[:1], jnp.float32)
-    output = method.structure.apply(params["structure"], lambda m: m(lr, strength))
+    output = method.enlarge(params, batch["lr"], 1.0)
     return {"output": output} | {k: batch[k] for k in ("teacher", "hr") if k in batch}

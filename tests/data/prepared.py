@@ -1,5 +1,6 @@
 """Pictures on disk, and what commands leave there; runs data.prepare."""
 
+import contextlib
 import json
 
 import cv2
@@ -10,6 +11,25 @@ from PIL import Image
 from data import commands, operations, prepare, records
 
 SMALL = ("--crop", "48", "--stride", "32", "--least", "32", "--sharpness", "3")
+
+
+class Killed(Exception):
+    """What stands for the end of the process."""
+
+
+@contextlib.contextmanager
+def killed(monkeypatch, module, function, dies):
+    """Runs a command whose process ends at the first call for which `dies` says so."""
+    real = getattr(module, function)
+
+    def dying(*arguments):
+        if dies(*arguments):
+            raise Killed
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, function, dying)
+        yield
 
 
 def scene(height, width, seed=0):

@@ -17,27 +17,25 @@ from data import prepare, records
 from data.records import RecordFolder
 from data.shards import Shards
 from maskgit_sr import paths
-from tests.data.prepared import SMALL, command, contents, examples, manifest, save, scene, stops
+from tests.data.prepared import (
+    SMALL,
+    command,
+    contents,
+    examples,
+    killed,
+    manifest,
+    save,
+    scene,
+    stops,
+)
 
 SHARDS = ("--shard-mb", "0.03", "--drop-near-duplicates")  # about three pictures of `many` in one
 COUNT = 11  # pictures in that folder
 
 
-class Killed(Exception):
-    """What stands for the end of the process."""
-
-
 def kill(monkeypatch, module, function, dies, output, *inputs, more=SHARDS):
     """Runs the command, whose process ends at the first call for which `dies` says so."""
-    real = getattr(module, function)
-
-    def dying(*arguments):
-        if dies(*arguments):
-            raise Killed
-        return real(*arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(module, function, dying)
+    with killed(monkeypatch, module, function, dies):
         command(*inputs, output=output, more=more)
 
 

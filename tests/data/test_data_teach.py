@@ -14,7 +14,7 @@ from data.shards import Shards
 from data.sources import ImageFolder
 from maskgit_sr import paths
 from tests.data.prepared import command as prepare_command
-from tests.data.prepared import contents, examples, manifest, save, scene, stops
+from tests.data.prepared import contents, examples, killed, manifest, save, scene, stops
 
 COUNT, SHARD = 11, 3
 SMALL = ("--crop", "32", "--margin", "8", "--count", str(COUNT), "--shard", str(SHARD))
@@ -178,10 +178,6 @@ def test_taught_shards_can_be_taught_again_but_have_no_hr(photos, tmp_path, caps
 # killed and resumed
 
 
-class Killed(Exception):
-    """What stands for the end of the process."""
-
-
 def leave_half(path, packed):
     """What a process leaves that is killed while it writes the second shard."""
     half = path.with_name(f".{path.stem}.0123abcd.part.array_record")
@@ -204,15 +200,7 @@ def leave_half(path, packed):
 def test_a_killed_run_goes_on_to_the_same_bytes(
     photos, finished, tmp_path, monkeypatch, repeats, module, function, dies, left
 ):
-    real = getattr(module, function)
-
-    def dying(*arguments):
-        if dies(*arguments):
-            raise Killed
-        return real(*arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(module, function, dying)
+    with killed(monkeypatch, module, function, dies):
         command(photos, tmp_path)
     assert contents(tmp_path) != finished
     repeats.clear()
@@ -241,8 +229,7 @@ def test_a_folder_of_other_settings_is_refused(photos, tmp_path, monkeypatch, ca
     if done:
         command(photos, tmp_path)
     else:
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(Shards, "finish", lambda shards: (_ for _ in ()).throw(Killed))
+        with killed(monkeypatch, Shards, "finish", lambda shards: True):
             command(photos, tmp_path)
     before = contents(tmp_path)
     line = ["--input", photos, "--output", tmp_path, "--teacher", "command:4", "--preset", "web"]
