@@ -1,4 +1,4 @@
-"""Encoders: samples, ICC profile and EXIF to the bytes of a PNG, JPEG, WebP or TIFF file.
+"""Encoders: samples and metadata to the bytes of a PNG, JPEG, WebP or TIFF file.
 
 Pillow does the 8-bit work. PNG of 16 bits and TIFF are put together here, because neither Pillow
 nor OpenCV writes 16-bit colour together with its metadata, nor 16-bit grey with alpha at all.
@@ -6,6 +6,7 @@ nor OpenCV writes 16-bit colour together with its metadata, nor 16-bit grey with
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import struct
 import warnings
@@ -14,18 +15,31 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
+from maskgit_sr.images import png
+from maskgit_sr.images.metadata import (
+    IPTC_TAG,
+    RESOLUTION_UNIT,
+    X_RESOLUTION,
+    XMP_TAG,
+    Y_RESOLUTION,
+    Metadata,
+    left_out,
+    photoshop,
+    tags_of,
+)
 from maskgit_sr.images.samples import cast
 
 MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # libjpeg's own limit, WebP's 14 bits
-_MAX_JPEG_EXIF = 65_533  # a JPEG segment counts its bytes in 16 bits
+_MAX_JPEG_SEGMENT = 65_533  # a JPEG segment counts its bytes in 16 bits
+_MAX_JPEG_DENSITY = 65_535
 _STRIP_BYTES = 1 << 20
-EXIF_IFD, GPS_IFD, _INTEROP_IFD = 34665, 34853, 40965
+_INCHES = 2
 
 
 def encode(
-    samples: np.ndarray, kind: str, quality: int, icc: bytes | None, exif: bytes | None
+    samples: np.ndarray, kind: str, quality: int, metadata: Metadata
 ) -> tuple[bytes, tuple[str, ...]]:
     """Encodes uint8, uint16 or [0, 1] float `samples` [H, W, 1..4] as `kind`.
 
@@ -41,41 +55,94 @@ def encode(
     elif samples.dtype.kind == "f":
         notes.append("floats stored as 16 bits")
         samples = cast(samples, np.uint16)
-    if kind == "JPEG" and exif is not None and len(exif) > _MAX_JPEG_EXIF:
-        notes.append("EXIF is too long for JPEG and left out")
-        exif = None
+    metadata, more = _storable(metadata, kind)
+    notes += more
 
     if kind == "TIFF":
         if channels == 2 and samples.dtype == np.uint16:
             # Pillow and OpenCV cannot read 16-bit grey with alpha.
             notes.append("16-bit grey with alpha stored as RGBA")
             samples = samples[..., [0, 0, 0, 1]]
-        data, more = _tiff(samples, icc, exif)
+        data, more = _tiff(samples, metadata)
         return data, (*notes, *more)
-    if samples.dtype == np.uint16:
-        return _png_16_bit(samples, icc, exif), tuple(notes)
-    options: dict[str, Any] = {
-        "PNG": {},
-        "JPEG": {"quality": quality, "subsampling": 0},  # chroma at full resolution
-        "WEBP": {"quality": quality, "exact": True},  # keeps colours under transparent pixels
-    }[kind]
-    options |= described(icc, exif)
+    if kind == "PNG":
+        bare = _png_16_bit(samples) if samples.dtype == np.uint16 else _pillow(samples, kind)
+        m = metadata
+        chunks = png.described(m.icc, m.exif, m.xmp, m.iptc, m.density)
+        chunks += [*m.chunks, *([png.comment(m.comment)] if m.comment else [])]
+        return png.insert(bare, chunks), tuple(notes)
+    options: dict[str, Any] = {"quality": quality, **described(metadata)}
+    if kind == "JPEG":
+        options["subsampling"] = 0  # chroma at full resolution
+        if metadata.iptc:
+            content = photoshop(metadata.iptc)
+            options["extra"] = b"\xff\xed" + struct.pack(">H", 2 + len(content)) + content
+    else:
+        options["exact"] = True  # keeps colours under transparent pixels
+        options.pop("dpi", None)
+    return _pillow(samples, kind, **options), tuple(notes)
+
+
+def described(metadata: Metadata) -> dict[str, Any]:
+    """Returns what is present, by Pillow's names for it."""
+    names = ("icc_profile", "exif", "xmp", "dpi", "comment")
+    m = metadata
+    found = zip(names, (m.icc, m.exif, m.xmp, m.density, m.comment), strict=True)
+    return {name: value for name, value in found if value}
+
+
+def _storable(metadata: Metadata, kind: str) -> tuple[Metadata, tuple[str, ...]]:
+    """Returns what a file of `kind` can hold, and notes on the rest."""
+    m, lost = metadata, []
+    if kind != "PNG":
+        # sRGB is what readers assume anyway.
+        lost += [png.keyword(chunk) for chunk in m.chunks if chunk[0] != b"sRGB"]
+        m = dataclasses.replace(m, chunks=())
+    if kind in ("TIFF", "WEBP") and m.comment:
+        lost.append("comment")
+        m = dataclasses.replace(m, comment=None)
+    if kind == "WEBP":
+        if m.iptc:
+            lost.append("IPTC")
+            m = dataclasses.replace(m, iptc=None)
+        if m.density and m.exif is None:  # which is WebP's only place for it
+            m = dataclasses.replace(m, exif=_density_exif(m.density))
+        elif m.density and m.exif and X_RESOLUTION not in _tiff_tags(m.exif):
+            lost.append("density")
+    if kind == "JPEG":
+        parts = {"EXIF": m.exif, "XMP": m.xmp and png.XMP_HEADER + m.xmp, "IPTC": m.iptc}
+        long = [name for name, part in parts.items() if part and len(part) > _MAX_JPEG_SEGMENT - 64]
+        lost += [f"{name} of more than 64 kB" for name in long]
+        absent: dict[str, Any] = {name.lower(): None for name in long}
+        m = dataclasses.replace(m, **absent)
+        if m.comment and len(m.comment) > _MAX_JPEG_SEGMENT:
+            lost.append("comment of more than 64 kB")
+            m = dataclasses.replace(m, comment=None)
+        if m.density and not all(1 <= round(x) <= _MAX_JPEG_DENSITY for x in m.density):
+            lost.append("density")
+            m = dataclasses.replace(m, density=None)
+    return m, left_out(lost, kind)
+
+
+def _density_exif(density: tuple[float, float]) -> bytes:
+    block = Image.Exif()
+    block[X_RESOLUTION], block[Y_RESOLUTION] = map(_rational, density)
+    block[RESOLUTION_UNIT] = _INCHES
+    return block.tobytes()
+
+
+def _rational(value: float) -> IFDRational:
+    return IFDRational(min(round(value * 100), 2**32 - 1), 100)
+
+
+def _pillow(samples: np.ndarray, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(samples[..., 0] if channels == 1 else samples).save(buffer, kind, **options)
-    return buffer.getvalue(), tuple(notes)
+    image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
-def described(icc: bytes | None, exif: bytes | None) -> dict[str, bytes]:
-    """Returns the ICC profile and EXIF block that are present, by Pillow's names for them."""
-    return {name: data for name, data in (("icc_profile", icc), ("exif", exif)) if data}
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    body = name + data
-    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-
-def _png_16_bit(samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
+def _png_16_bit(samples: np.ndarray) -> bytes:
     height, width, channels = samples.shape
     color_type = (0, 4, 2, 6)[channels - 1]
     # PNG is big-endian, and its filter's differences wrap around at 256, as those of bytes do.
@@ -84,21 +151,12 @@ def _png_16_bit(samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> b
     filtered[:, 0] = 1  # every row as differences to the pixel on its left
     filtered[:, 1:] = rows
     filtered[:, 1 + 2 * channels :] -= rows[:, : -2 * channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
     packed = zlib.compress(filtered.tobytes(), 6)
-
-    chunks = [_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0))]
-    if icc:
-        chunks.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc)))
-    if exif:
-        chunks.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    longest = 1 << 30  # a chunk counts its bytes in 31 bits
-    chunks += [_chunk(b"IDAT", packed[i : i + longest]) for i in range(0, len(packed), longest)]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + _chunk(b"IEND", b"")
+    return png.assemble([(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")])
 
 
-def _tiff(
-    samples: np.ndarray, icc: bytes | None, exif: bytes | None
-) -> tuple[bytes, tuple[str, ...]]:
+def _tiff(samples: np.ndarray, metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:
     """Returns a baseline little-endian TIFF in deflated strips with horizontal differencing."""
     height, width, channels = samples.shape
     bits = samples.dtype.itemsize * 8
@@ -124,8 +182,12 @@ def _tiff(
     }
     if channels in (2, 4):
         tags[338] = (2,)  # alpha that the colour is not multiplied by
-    if icc:
-        tags[34675] = icc
+    exif = metadata.exif
+    profiles = {34675: metadata.icc, XMP_TAG: metadata.xmp, IPTC_TAG: metadata.iptc}
+    tags |= {tag: profile for tag, profile in profiles.items() if profile}
+    if metadata.density:
+        across, down = map(_rational, metadata.density)
+        tags |= {X_RESOLUTION: across, Y_RESOLUTION: down, RESOLUTION_UNIT: _INCHES}
     try:
         described = _tiff_tags(exif) if exif else {}
         # Layout tags win: those in the EXIF block describe another file.
@@ -155,18 +217,3 @@ def _tiff_tags(exif: bytes) -> dict[int, Any]:
         warnings.simplefilter("ignore")
         block.load(exif)
         return tags_of(block)
-
-
-def tags_of(block: Image.Exif) -> dict[int, Any]:
-    """Returns the entries of an EXIF block, with those of its directories, to be written anew."""
-    nested = {tag: dict(block.get_ifd(tag)) for tag in (EXIF_IFD, GPS_IFD) if tag in block}
-    for directory in nested.values():
-        directory.pop(_INTEROP_IFD, None)  # an offset into the old block
-    return {tag: _plain_text(value) for tag, value in block.items()} | nested
-
-
-def _plain_text(value: Any) -> Any:
-    """Returns text of a tag as the bytes it was read from: Pillow decodes Latin-1, writes ASCII."""
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("latin-1", "replace")
-    return value

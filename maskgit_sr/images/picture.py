@@ -54,14 +54,14 @@ def from_array(array: np.ndarray) -> Picture:
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """Returns a Pillow image of mode L, LA, RGB or RGBA, with ICC profile and EXIF in `info`.
+    """Returns a Pillow image of mode L, LA, RGB or RGBA, with its metadata in `info`.
 
     Grey without alpha keeps 16-bit samples (I;16) and floats (F); for all else Pillow has 8 bits.
     """
     samples = _samples(picture)
     grey = samples.shape[2] == 1
     image = Image.fromarray(samples[..., 0] if grey else cast(samples, np.uint8))
-    image.info.update(encode.described(picture.icc, picture.exif))
+    image.info.update(encode.described(picture.metadata))
     return image
 
 
@@ -106,7 +106,7 @@ def to_bytes(picture: Picture, kind: str, *, quality: int = 95) -> tuple[bytes, 
     if kind == "JPEG":
         picture = dataclasses.replace(picture, alpha=None)  # `check_kind` found it all opaque
     try:
-        return encode.encode(_samples(picture), kind, quality, picture.icc, picture.exif)
+        return encode.encode(_samples(picture), kind, quality, picture.metadata)
     except (OSError, ValueError, OverflowError, struct.error) as error:
         raise UserError(f"cannot be encoded as {kind} ({error})") from error
 

@@ -1,7 +1,7 @@
 """Samples of images: full intensity, RGB alone, the same intensities in another dtype.
 
-A `Picture` keeps greyscale, alpha, 16-bit samples, the ICC profile and EXIF on their way from the
-input to the output.
+A `Picture` keeps greyscale, alpha, 16-bit samples and metadata on their way from the input to the
+output.
 """
 
 from __future__ import annotations
@@ -10,6 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import DTypeLike
+
+from maskgit_sr.images.metadata import Metadata
+
+NO_METADATA = Metadata()
+_BAND_PIXELS = 1 << 18
+_MAX_TINT, _MAX_MEAN_TINT = 8, 1  # levels of 255, between two channels of a grey picture
 
 
 @dataclass(frozen=True)
@@ -20,16 +26,14 @@ class Picture:
       color: [H, W, 3] RGB, uint8, uint16 or float32 in [0, 1]; three equal channels where `grey`.
       alpha: [H, W] of the same dtype, or None for an opaque picture.
       grey: the picture has one channel and is written with one.
-      icc: ICC profile that `color` is to be read with.
-      exif: EXIF block, beginning with `Exif\\0\\0`.
+      metadata: profile, EXIF, density and so on, true of the upright picture.
       notes: on the decoding, for the user.
     """
 
     color: np.ndarray
     alpha: np.ndarray | None = None
     grey: bool = False
-    icc: bytes | None = None
-    exif: bytes | None = None
+    metadata: Metadata = NO_METADATA
     notes: tuple[str, ...] = ()
 
 
@@ -70,12 +74,33 @@ def cast(samples: np.ndarray, dtype: DTypeLike) -> np.ndarray:
 
 
 def from_samples(
-    samples: np.ndarray,
-    icc: bytes | None = None,
-    exif: bytes | None = None,
-    notes: tuple[str, ...] = (),
+    samples: np.ndarray, metadata: Metadata = NO_METADATA, notes: tuple[str, ...] = ()
 ) -> Picture:
     """Returns the picture of samples [H, W, C]; C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA."""
     channels = samples.shape[2]
     alpha = np.ascontiguousarray(samples[..., -1]) if channels in (2, 4) else None
-    return Picture(color_of(samples), alpha, channels < 3, icc, exif, notes)
+    return Picture(color_of(samples), alpha, channels < 3, metadata, notes)
+
+
+def monochrome(picture: Picture) -> bool:
+    """Returns True for a picture whose visible pixels are grey, whatever its file's channels.
+
+    JPEG gives grey pixels tints of a few levels, of which none is left on average.
+    """
+    if picture.grey:
+        return True
+    level = peak(picture.color.dtype) / 255
+    sums, visible = np.zeros(2), 0
+    rows = max(1, _BAND_PIXELS // picture.color.shape[1])
+    for top in range(0, len(picture.color), rows):
+        band = picture.color[top : top + rows]
+        band = (
+            band.reshape(-1, 3) if picture.alpha is None else band[picture.alpha[top:][:rows] > 0]
+        )
+        tints = band[:, [0, 2]].astype(np.float32) - band[:, 1:2]
+        spread = tints.max(axis=1, initial=0) - tints.min(axis=1, initial=0)
+        if spread.max(initial=0) > _MAX_TINT * level:
+            return False
+        sums += tints.sum(0, dtype=np.float64)
+        visible += len(tints)
+    return bool((np.abs(sums) <= _MAX_MEAN_TINT * level * visible).all())

@@ -17,7 +17,8 @@ from maskgit_sr.arrays import Params
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
-from maskgit_sr.images.samples import peak
+from maskgit_sr.images.alpha import visible
+from maskgit_sr.images.samples import monochrome, peak
 from maskgit_sr.inference.mosaic import Mosaic, quantize
 from maskgit_sr.methods.base import Method, Restored, RestoreOptions
 
@@ -167,7 +168,7 @@ class Upscaler:
     def mosaic(self, picture: Picture, options: RestoreOptions) -> Mosaic:
         """Returns the picture's windows."""
         method = self.method
-        return Mosaic(picture.color, method.tile, method.scale, confidence=options.confidence)
+        return Mosaic(visible(picture), method.tile, method.scale, confidence=options.confidence)
 
     def run(
         self, lr: np.ndarray, indices: np.ndarray, seeds: np.ndarray, options: RestoreOptions
@@ -269,7 +270,7 @@ def finish(picture: Picture, color: np.ndarray, scale: float) -> Picture:
     alpha = picture.alpha
     if alpha is not None:
         alpha = images.resize(alpha, out_height, out_width)
-    if picture.grey:  # the network's slight tints are not part of a grey image
+    if monochrome(picture):  # the network's slight tints are not part of a grey image
         luma = color.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
         color = quantize(luma / np.float32(peak(color.dtype)), color.dtype)[..., None].repeat(3, -1)
     return dataclasses.replace(picture, color=color, alpha=alpha)

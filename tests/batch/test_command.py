@@ -116,7 +116,11 @@ def test_results_are_those_of_the_upscaler_and_what_fails_is_listed(run, photos,
         mine, its = images.read(output / name), upscaler.restore(images.read(source)).picture
         np.testing.assert_array_equal(mine.color, its.color)
         np.testing.assert_array_equal(mine.alpha, its.alpha)
-        assert (mine.grey, mine.icc, mine.exif) == (its.grey, its.icc, its.exif)
+        assert (mine.grey, mine.metadata.icc, mine.metadata.exif) == (
+            its.grey,
+            its.metadata.icc,
+            its.metadata.exif,
+        )
     assert images.read(output / "a.png").color.shape == (33 * 4, 20 * 4, 3)
     assert images.read(output / "deep.png").color.dtype == np.uint16
 

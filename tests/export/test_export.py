@@ -181,7 +181,7 @@ def test_encoded_images(saved, upscaler, name):
     wanted = upscaler.restore(images.read(saved.folder / "files" / name), steps=1).picture
     found = images.read(saved.folder / "answers" / f"{name}.png")
     assert found.color.dtype == wanted.color.dtype and found.color.shape == wanted.color.shape
-    assert found.grey == wanted.grey and found.icc is None
+    assert found.grey == wanted.grey and found.metadata.icc is None
     level = 257 if wanted.color.dtype == np.uint16 else 1
     difference = np.abs(found.color.astype(int) - wanted.color.astype(int))
     assert (difference <= level).mean() >= 0.999

@@ -12,6 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from maskgit_sr import images
 from maskgit_sr.errors import UserError
+from maskgit_sr.images.metadata import Metadata
 from tests.inference.pictures import gradient, noise
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -51,11 +52,11 @@ def entries(raw):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_icc_and_exif_survive(tmp_path, suffix, dtype):
     source = images.from_array(noise(9, 9, 3, dtype))
-    source = dataclasses.replace(source, icc=ICC, exif=exif())
+    source = dataclasses.replace(source, metadata=Metadata(icc=ICC, exif=exif()))
     images.write(source, tmp_path / f"x{suffix}")
     back = images.read(tmp_path / f"x{suffix}")
-    assert back.icc == ICC
-    block = entries(back.exif)
+    assert back.metadata.icc == ICC
+    block = entries(back.metadata.exif)
     assert block[271] == "Maker"
     assert block.get_ifd(34665)[36867] == "2024:01:02 03:04:05"
     assert tuple(map(float, block.get_ifd(34853)[2])) == (48.0, 12.0, 30.0)
@@ -74,7 +75,7 @@ def test_orientation_is_applied_and_its_tag_removed(tmp_path, orientation, kind)
         upright = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
     picture = images.read(path)
     np.testing.assert_array_equal(picture.color, upright)
-    block = entries(picture.exif)
+    block = entries(picture.metadata.exif)
     assert 274 not in block and block[271] == "Maker"
     assert 40962 not in block.get_ifd(34665)  # the width changes, too
 
@@ -88,7 +89,8 @@ def test_orientation_of_16_bit_files(tmp_path, orientation):
     array = noise(5, 7, 3, np.uint16)
     block = exif(t274=orientation)
     (tmp_path / "x.png").write_bytes(png(array, 2, chunk(b"eXIf", block[6:])))
-    images.write(dataclasses.replace(images.from_array(array), exif=block), tmp_path / "x.tif")
+    described = dataclasses.replace(images.from_array(array), metadata=Metadata(exif=block))
+    images.write(described, tmp_path / "x.tif")
     eight = Image.fromarray((array >> 8).astype(np.uint8))
     eight.getexif()[274] = orientation
     upright = np.asarray(ImageOps.exif_transpose(eight))
@@ -107,7 +109,7 @@ def test_exif_bytes_are_otherwise_untouched(tmp_path):
     block[34665] = {37500: note}
     raw = block.tobytes()
     Image.fromarray(gradient()).save(tmp_path / "x.jpg", exif=raw)
-    kept = images.read(tmp_path / "x.jpg").exif
+    kept = images.read(tmp_path / "x.jpg").metadata.exif
     assert "José Müller".encode() in kept
     assert kept.index(note) == raw.index(note)
     for source, target in (("x.jpg", "x.tif"), ("x.tif", "y.png")):
@@ -120,7 +122,7 @@ def test_exif_of_nothing_but_orientation_leaves_none(tmp_path):
     block[274] = 8
     Image.fromarray(gradient()).save(tmp_path / "x.jpg", exif=block.tobytes())
     picture = images.read(tmp_path / "x.jpg")
-    assert picture.exif is None and picture.color.shape == (40, 24, 3)
+    assert picture.metadata.exif is None and picture.color.shape == (40, 24, 3)
 
 
 @pytest.mark.parametrize("raw", [b"Exif\0\0MM", b"Exif\0\0II*\0\xff\xff\0\0", b"Exif\0\0rubbish!"])
@@ -130,14 +132,16 @@ def test_damaged_exif_costs_only_the_exif(tmp_path, raw):
     data = path.read_bytes()
     path.write_bytes(data[:33] + chunk(b"eXIf", raw[6:]) + data[33:])
     picture = images.read(path)
-    assert picture.exif is None and picture.notes == ("EXIF is damaged and left out",)
+    assert picture.metadata.exif is None and picture.notes == ("EXIF is damaged and left out",)
     np.testing.assert_array_equal(picture.color, gradient())
 
 
 def test_exif_too_long_for_jpeg_is_left_out_with_a_note(tmp_path):
-    picture = dataclasses.replace(images.from_array(gradient()), exif=exif(t37500=b"x" * 70_000))
-    assert images.write(picture, tmp_path / "x.jpg") == ("EXIF is too long for JPEG and left out",)
-    assert images.read(tmp_path / "x.jpg").exif is None
+    long = Metadata(exif=exif(t37500=b"x" * 70_000))
+    picture = dataclasses.replace(images.from_array(gradient()), metadata=long)
+    (note,) = images.write(picture, tmp_path / "x.jpg")
+    assert "EXIF" in note and "left out" in note
+    assert images.read(tmp_path / "x.jpg").metadata.exif is None
 
 
 def test_tiff_layout_tags_do_not_leak_into_exif(tmp_path):
@@ -265,10 +269,10 @@ def test_cmyk_is_converted_through_its_profile_which_is_dropped(tmp_path):
     image = Image.fromarray(gradient()).convert("CMYK")
     image.save(tmp_path / "x.jpg", icc_profile=ICC)  # not a CMYK profile: cannot be used
     picture = images.read(tmp_path / "x.jpg")
-    assert picture.icc is None and picture.notes == ("CMYK converted to sRGB",)
+    assert picture.metadata.icc is None and picture.notes == ("CMYK converted to sRGB",)
     assert np.abs(picture.color.astype(int) - gradient()).mean() < 6
     image.save(tmp_path / "x.tif", exif=exif())
-    assert b"Maker" in images.read(tmp_path / "x.tif").exif
+    assert b"Maker" in images.read(tmp_path / "x.tif").metadata.exif
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png", "tif"])

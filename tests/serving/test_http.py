@@ -43,7 +43,11 @@ def test_the_answer_is_the_upscalers(served, doubling, data):
 
 def test_what_an_image_carries(served):
     back = from_bytes(served.upscale(PICTURES["jpeg"], format="jpeg").content)
-    assert back.color.shape == (56, 36, 3) and back.icc == ICC and b"Maker" in back.exif
+    assert (
+        back.color.shape == (56, 36, 3)
+        and back.metadata.icc == ICC
+        and b"Maker" in back.metadata.exif
+    )
     assert served.upscale(PICTURES["gif"]).headers["x-notes"] == "animated: first frame used"
     assert "x-notes" not in served.upscale(RGB).headers
 

@@ -1,0 +1,206 @@
+"""What is found out about a file before it is decoded: its size, and whether its work is bounded.
+
+A decoder's time and memory must follow from the number of pixels, which is checked; here are the
+formats' ways around that.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from PIL import Image
+
+from maskgit_sr.errors import UserError
+from maskgit_sr.images import png
+
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 1 << 30
+"""Of one file; 64 megapixels of 16-bit RGBA without compression are half of it."""
+_PEEKED_BYTES = 1 << 25  # the header of larger files is looked at before they are read
+_MAX_SCANS = 100  # of a JPEG; encoders write 10, and at most 64 in search of the smallest file
+_MAX_ENTRIES = 1 << 18  # of one TIFF tag; 64 megapixels in strips of one row have fewer
+_BYTES = {1, 2, 6, 7}  # types of TIFF values
+_SPARE_PIXELS = 1 << 22  # a small TIFF may consist of one tile of 2048x2048
+
+# A marker that is neither a stuffed zero, nor a restart, nor a fill byte before another.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_JPEG_PROCESS = {3: "lossless", 5: "hierarchical", 6: "hierarchical", 7: "lossless hierarchical"}
+_JPEG_PROCESS |= {11: "lossless", 13: "hierarchical", 14: "hierarchical", 15: "lossless"}
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+
+class TooManyPixels(UserError):
+    """An image with more pixels than the limit."""
+
+
+class Tag(NamedTuple):
+    """A TIFF tag: number of values, the first of them where it is a small integer, and type."""
+
+    values: int
+    value: int
+    kind: int = 3
+
+
+def check_size(width: int, height: int, limit: int = MAX_PIXELS) -> None:
+    """Raises UserError for an image without pixels, TooManyPixels for more than `limit`."""
+    if width < 1 or height < 1:
+        raise UserError(f"expected at least one pixel, found {width}x{height}")
+    if width * height > limit:
+        raise TooManyPixels(f"{width}x{height} is more than the limit of {limit:,} pixels")
+
+
+def file_bytes(path: Path, formats: list[str], limit: int = MAX_PIXELS) -> bytes:
+    """Returns the bytes of a picture's file, of which no more are read than a picture can have.
+
+    Raises:
+      UserError: missing, no file, unreadable, or too large; too many pixels by its header.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: expected a picture file, found a folder")
+    if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+        raise UserError(f"{path}: expected a picture file, found a special file")
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _PEEKED_BYTES:
+                _peek(file, path, size, formats, limit)
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _peek(file: BinaryIO, path: Path, size: int, formats: list[str], limit: int) -> None:
+    """Raises UserError for a large file that is too large, or no picture, by its header."""
+    found = png.size(file.read(24))
+    file.seek(0)
+    if found is None:
+        try:
+            with Image.open(file, formats=formats) as image:
+                found = image.size
+        except Exception:  # decoders stumble over damaged files with whatever exception
+            found = None  # of one that is not too large the decoder tells what is wrong
+        file.seek(0)
+    if found is not None:
+        try:
+            check_size(*found, limit)
+        except UserError as error:
+            raise type(error)(f"{path}: {error}") from None
+    if size > MAX_BYTES:
+        raise UserError(
+            f"{path}: file of {size:,} bytes, expected at most {MAX_BYTES:,}"
+            + ("" if found else ", and no picture that is known")
+        )
+
+
+def check_work(data: bytes) -> None:
+    """Raises UserError for a file whose decoding costs more than its pixels do."""
+    if data.startswith(b"\xff\xd8"):
+        _check_scans(data)
+    tags = tiff_tags(data)
+    if not tags:
+        return
+    # Profiles and the like are long, too, but nobody makes a list of their bytes.
+    most = max((tag.values for tag in tags.values() if tag.kind not in _BYTES), default=0)
+    if most > _MAX_ENTRIES:
+        raise UserError(f"TIFF with a tag of {most:,} values, expected at most {_MAX_ENTRIES:,}")
+    width, height, wide, high = (tags.get(t, Tag(1, 0)).value for t in (256, 257, 322, 323))
+    if wide and high:
+        padded = -(-width // wide) * wide * -(-height // high) * high
+        if padded > 4 * width * height + _SPARE_PIXELS:
+            raise UserError(f"TIFF of {width}x{height} in tiles of {wide}x{high} pixels")
+
+
+def _check_scans(data: bytes) -> None:
+    at, scans = 2, 0
+    while found := _MARKER.search(data, at):
+        marker, at = data[found.start() + 1], found.end()
+        if marker == 0xD9:  # what follows is another picture, such as a preview
+            return
+        if marker == 0xDA:
+            scans += 1
+            if scans > _MAX_SCANS:
+                raise UserError(f"JPEG of more than {_MAX_SCANS} scans")
+        if marker not in (0xD8, 0x01):  # which alone have no length
+            at += int.from_bytes(data[at : at + 2], "big")
+
+
+def tiff_tags(data: bytes) -> dict[int, Tag]:
+    """Returns the tags of the first directory of a TIFF, none of them for other files."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None or len(data) < 16:
+        return {}
+    (version,) = struct.unpack_from(order + "H", data, 2)
+    if version == 42:
+        at, head, entry, inline = struct.unpack_from(order + "I", data, 4)[0], "H", "HHI", "I"
+    elif version == 43:  # BigTIFF
+        at, head, entry, inline = struct.unpack_from(order + "Q", data, 8)[0], "Q", "HHQ", "Q"
+    else:
+        return {}
+    try:
+        (count,) = struct.unpack_from(order + head, data, at)
+        at += struct.calcsize(order + head)
+        found = {}
+        for _ in range(min(count, 1000)):
+            tag, kind, values = struct.unpack_from(order + entry, data, at)
+            at += struct.calcsize(order + entry)
+            room, where, form = struct.calcsize(order + inline), at, "H" if kind == 3 else inline
+            if kind == 3 and 2 * values > room:
+                (where,) = struct.unpack_from(order + inline, data, at)
+            (value,) = struct.unpack_from(order + form, data, where)
+            at += room
+            found[tag] = Tag(values, value, kind)
+        return found
+    except struct.error:  # cut off: the decoder tells
+        return {}
+
+
+def unsupported(data: bytes) -> str | None:
+    """Returns what a legal file needs that no decoder here has, or None where that is not known."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        return "HEIC needs pillow-heif: pip install 'maskgit-sr[heif]'"
+    if data.startswith(b"\xff\xd8"):
+        return _jpeg_kind(data)
+    if data.startswith(b"BM") and len(data) > 34:
+        bits, packing = struct.unpack_from("<HI", data, 28)
+        return f"BMP of {bits} bits a pixel with compression {packing} is not supported"
+    tags = tiff_tags(data)
+    if 256 in tags:
+        samples, bits, packing, meaning, form = (
+            tags.get(tag, Tag(1, 1)).value for tag in (277, 258, 259, 262, 339)
+        )
+        kind = {2: "signed ", 3: "float "}.get(form, "")
+        return (
+            f"TIFF of {samples} {kind}samples of {bits} bits a pixel (compression {packing}, "
+            f"photometric interpretation {meaning}) is not supported"
+        )
+    for magic, name in (
+        (b"8BPS", "Photoshop"),
+        (b"%PDF", "PDF"),
+        (b"\x76\x2f\x31\x01", "OpenEXR"),
+        (b"#?RADIANCE", "Radiance HDR"),
+        (b"\xff\x0a", "JPEG XL"),
+        (b"\0\0\0\x0cJXL ", "JPEG XL"),
+        (b"FUJIFILMCCD-RAW", "raw"),
+    ):
+        if data.startswith(magic):
+            return f"{name} files are not supported"
+    return None
+
+
+def _jpeg_kind(data: bytes) -> str | None:
+    at = 2
+    while found := _MARKER.search(data, at):
+        marker, at = data[found.start() + 1], found.end()
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 2 < len(data):
+            if data[at + 2] != 8:
+                return f"JPEG of {data[at + 2]} bits is not supported"
+            process = _JPEG_PROCESS.get(marker - 0xC0)
+            return f"{process} JPEG is not supported" if process else None
+        if marker in (0xDA, 0xD9):
+            return None
+        at += int.from_bytes(data[at : at + 2], "big")
+    return None
