@@ -6,6 +6,8 @@ formats' ways around that.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import struct
@@ -21,7 +23,10 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 1 << 30
 """Of one file; 64 megapixels of 16-bit RGBA without compression are half of it."""
 _PEEKED_BYTES = 1 << 25  # the header of larger files is looked at before they are read
+_PEEKED_HEAD = 1 << 20
+_MAX_JUNK = 1 << 16  # bytes between a JPEG's segments, which Pillow passes over one by one
 _MAX_SCANS = 100  # of a JPEG; encoders write 10, and at most 64 in search of the smallest file
+_MAX_TAGS = 1000
 _MAX_ENTRIES = 1 << 18  # of one TIFF tag; 64 megapixels in strips of one row have fewer
 _BYTES = {1, 2, 6, 7}  # types of TIFF values
 _SPARE_PIXELS = 1 << 22  # a small TIFF may consist of one tile of 2048x2048
@@ -75,15 +80,18 @@ def file_bytes(path: Path, formats: list[str], limit: int = MAX_PIXELS) -> bytes
 
 def _peek(file: BinaryIO, path: Path, size: int, formats: list[str], limit: int) -> None:
     """Raises UserError for a large file that is too large, or no picture, by its header."""
-    found = png.size(file.read(24))
+    head = file.read(_PEEKED_HEAD)
     file.seek(0)
-    if found is None:
-        try:
-            with Image.open(file, formats=formats) as image:
-                found = image.size
-        except Exception:  # decoders stumble over damaged files with whatever exception
-            found = None  # of one that is not too large the decoder tells what is wrong
-        file.seek(0)
+    tags = tiff_tags(file)
+    file.seek(0)
+    found = png.size(head)
+    if 256 in tags and 257 in tags:
+        found = tags[256].value, tags[257].value
+    elif found is None:
+        # A decoder stumbles over damaged files with whatever exception; of one that is not too
+        # large it tells later what is wrong.
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(head), formats=formats) as image:
+            found = image.size
     if found is not None:
         try:
             check_size(*found, limit)
@@ -100,7 +108,7 @@ def check_work(data: bytes) -> None:
     """Raises UserError for a file whose decoding costs more than its pixels do."""
     if data.startswith(b"\xff\xd8"):
         _check_scans(data)
-    tags = tiff_tags(data)
+    tags = tiff_tags(io.BytesIO(data))
     if not tags:
         return
     # Profiles and the like are long, too, but nobody makes a list of their bytes.
@@ -117,6 +125,8 @@ def check_work(data: bytes) -> None:
 def _check_scans(data: bytes) -> None:
     at, scans = 2, 0
     while found := _MARKER.search(data, at):
+        if not scans and found.start() - at > _MAX_JUNK:
+            break
         marker, at = data[found.start() + 1], found.end()
         if marker == 0xD9:  # what follows is another picture, such as a preview
             return
@@ -126,36 +136,51 @@ def _check_scans(data: bytes) -> None:
                 raise UserError(f"JPEG of more than {_MAX_SCANS} scans")
         if marker not in (0xD8, 0x01):  # which alone have no length
             at += int.from_bytes(data[at : at + 2], "big")
+    if not scans and len(data) - at > _MAX_JUNK:
+        raise UserError("damaged JPEG (no segment where one is expected)")
 
 
-def tiff_tags(data: bytes) -> dict[int, Tag]:
+def tiff_tags(file: BinaryIO) -> dict[int, Tag]:
     """Returns the tags of the first directory of a TIFF, none of them for other files."""
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None or len(data) < 16:
+
+    def values(form: str, at: int) -> tuple[int, ...]:
+        file.seek(at)
+        return struct.unpack(order + form, file.read(struct.calcsize(order + form)))
+
+    order = {b"II": "<", b"MM": ">"}.get(file.read(2), "")
+    if not order:
         return {}
-    (version,) = struct.unpack_from(order + "H", data, 2)
-    if version == 42:
-        at, head, entry, inline = struct.unpack_from(order + "I", data, 4)[0], "H", "HHI", "I"
-    elif version == 43:  # BigTIFF
-        at, head, entry, inline = struct.unpack_from(order + "Q", data, 8)[0], "Q", "HHQ", "Q"
-    else:
-        return {}
+    found = {}
     try:
-        (count,) = struct.unpack_from(order + head, data, at)
-        at += struct.calcsize(order + head)
-        found = {}
-        for _ in range(min(count, 1000)):
-            tag, kind, values = struct.unpack_from(order + entry, data, at)
-            at += struct.calcsize(order + entry)
-            room, where, form = struct.calcsize(order + inline), at, "H" if kind == 3 else inline
-            if kind == 3 and 2 * values > room:
-                (where,) = struct.unpack_from(order + inline, data, at)
-            (value,) = struct.unpack_from(order + form, data, where)
+        (version,) = values("H", 2)
+        if version not in (42, 43):  # the second is BigTIFF
+            return {}
+        offset, head, entry = ("I", "H", "HHI") if version == 42 else ("Q", "Q", "HHQ")
+        room = struct.calcsize(offset)
+        (at,) = values(offset, room)
+        (count,) = values(head, at)
+        at += struct.calcsize(head)
+        for _ in range(min(count, _MAX_TAGS)):
+            tag, kind, number = values(entry, at)
+            at += struct.calcsize("<" + entry)
+            form = "H" if kind == 3 else offset
+            (where,) = values(offset, at) if kind == 3 and 2 * number > room else (at,)
+            (value,) = values(form, where)
+            found[tag] = Tag(number, value, kind)
             at += room
-            found[tag] = Tag(values, value, kind)
-        return found
-    except struct.error:  # cut off: the decoder tells
+    except (struct.error, OverflowError):  # cut off: the decoder tells
         return {}
+    return found
+
+
+def depth(data: bytes, format: str | None) -> int:
+    """Returns the bits a sample of an AVIF or JPEG 2000 file, 8 where it does not tell."""
+    if format == "JPEG2000":
+        at = data.find(b"\xff\x51")  # SIZ; 38 bytes on, the first component's depth follows
+        return (data[at + 40] & 0x7F) + 1 if 0 <= at < len(data) - 40 else 8
+    at = data.find(b"av1C") if format == "AVIF" else -1
+    flags = data[at + 6] if 0 <= at < len(data) - 6 else 0
+    return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
 
 
 def unsupported(data: bytes) -> str | None:
@@ -167,7 +192,7 @@ def unsupported(data: bytes) -> str | None:
     if data.startswith(b"BM") and len(data) > 34:
         bits, packing = struct.unpack_from("<HI", data, 28)
         return f"BMP of {bits} bits a pixel with compression {packing} is not supported"
-    tags = tiff_tags(data)
+    tags = tiff_tags(io.BytesIO(data))
     if 256 in tags:
         samples, bits, packing, meaning, form = (
             tags.get(tag, Tag(1, 1)).value for tag in (277, 258, 259, 262, 339)

@@ -90,7 +90,8 @@ def _decoded(data: bytes, limit: int) -> Picture:
             if image.format == "ICO":
                 _check_icon(image, data, limit)
             notes = _frame_note(image)
-            samples = _deep_tiff(image, data)
+            samples, more = _deep(image, data)
+            notes += more
             if samples is None:
                 image.load()
                 check_size(*image.size, limit)  # some formats tell only now
@@ -103,8 +104,11 @@ def _decoded(data: bytes, limit: int) -> Picture:
         raise
     # Decoders meet a damaged file with whatever exception they stumbled over.
     except Exception as error:
+        if data.startswith(b"\xff\xd8") and (reason := bounds.unsupported(data)):
+            raise UserError(reason) from error
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"damaged or truncated picture ({reason})") from error
+        what = "not supported" if "upported" in reason else "damaged or truncated picture"
+        raise UserError(f"{what} ({reason})") from error
 
 
 def _open(data: bytes) -> Image.Image:
@@ -243,9 +247,20 @@ def _deep_samples(image: Image.Image, data: bytes) -> np.ndarray:
     return array[..., (2, 1, 0, 3)[: array.shape[2]]]
 
 
+def _deep(image: Image.Image, data: bytes) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Returns uint16 [H, W, C] of a file that Pillow would round to 8 bits, else None; notes."""
+    if image.format == "TIFF":
+        return _deep_tiff(image, data), ()
+    bits = image.info.get("bit_depth", bounds.depth(data, image.format))
+    if bits == 8 or image.mode not in ("RGB", "RGBA"):
+        return None, ()
+    if image.format == "JPEG2000" and bits == 16:
+        return _deep_samples(image, data), ()
+    return None, (f"{bits} bits: read as 8",)
+
+
 def _deep_tiff(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """Returns uint16 [H, W, C] of a TIFF that Pillow would round to 8 bits, else None."""
-    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    tags = getattr(image, "tag_v2", {})
     if set(tags.get(_BITS, ())) != {16} or image.mode not in ("RGB", "RGBA", "I;16", "I;16B"):
         return None
     array = _deep_samples(image, data)

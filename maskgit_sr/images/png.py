@@ -23,7 +23,7 @@ _TEXT = {b"tEXt", b"zTXt", b"iTXt"}
 _KEPT = _TEXT | {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"tIME"}
 _MAX_CHUNKS = 200_000  # 64 megapixels of 16-bit RGBA in pieces of 8 kB need 64,000
 _MAX_INFLATED = 1 << 24  # bytes of a profile; ICC's own are below 4 MB
-_MAX_PROFILES = 8
+_MAX_PROFILES = 8  # stored as text, of a file
 _XMP = b"XML:com.adobe.xmp"
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
 _RAW_PROFILE = re.compile(rb"Raw profile type (exif|APP1|xmp|iptc|8bim)$", re.IGNORECASE)
@@ -229,8 +229,8 @@ def _profile(found: Png, name: bytes, body: bytes, kind: bytes) -> None:
         packed, text = text[0], text[2:].split(b"\0", 2)[2]
         text = _inflate(text) if packed else text
     if kind != b"xml":
-        _, _, _, *digits = text.split(b"\n")  # an empty line, name, length, hexadecimal lines
-        text = bytes.fromhex(b"".join(digits).decode("ascii"))
+        # An empty line, name, length, and lines of hexadecimal digits.
+        text = bytes.fromhex(text.split(b"\n", 3)[3].decode("ascii"))
         if text.startswith(XMP_HEADER):
             kind, text = b"xmp", text.removeprefix(XMP_HEADER)
     names = {b"exif": "exif", b"app1": "exif", b"iptc": "iptc", b"8bim": "iptc"}

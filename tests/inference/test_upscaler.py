@@ -13,7 +13,7 @@ from PIL import Image
 from maskgit_sr import images
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.errors import UserError
-from maskgit_sr.images import Picture
+from maskgit_sr.images import Picture, metadata
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods.base import MethodBase, Restored, RestoreOptions, TileSpec
 from maskgit_sr.methods.subpixel import Subpixel
@@ -218,9 +218,22 @@ def test_progress_reaches_the_total(upscaler):
 
 
 def test_picture_keeps_what_it_carries(upscaler):
-    picture = Picture(pixels(4, 4), icc=b"profile", exif=b"Exif\0\0x", notes=("hello",))
+    described = metadata.Metadata(icc=b"profile", exif=b"Exif\0\0x", density=(300.0, 72.0))
+    picture = Picture(pixels(4, 4), metadata=described, notes=("hello",))
     out = upscaler.restore(picture).picture
     assert dataclasses.replace(out, color=picture.color) == picture
+
+
+def test_hidden_colours_and_tints_do_not_reach_the_output(upscaler):
+    color, alpha = pixels(9, 7), np.full((9, 7), 255, np.uint8)
+    alpha[:, 4:] = 0
+    other = np.where(alpha[..., None] == 0, 255 - color, color)
+    first, second = (upscaler.restore(Picture(x, alpha)).picture.color for x in (color, other))
+    np.testing.assert_array_equal(first, second)
+    grey = np.repeat(color[..., :1], 3, axis=-1)
+    grey[..., 2] ^= 1  # as JPEG leaves it
+    restored = upscaler.restore(Picture(grey)).picture
+    assert np.ptp(restored.color, axis=-1).max() == 0 and not restored.grey
 
 
 @pytest.mark.parametrize(
