@@ -115,11 +115,17 @@ def check_work(data: bytes) -> None:
     most = max((tag.values for tag in tags.values() if tag.kind not in _BYTES), default=0)
     if most > _MAX_ENTRIES:
         raise UserError(f"TIFF with a tag of {most:,} values, expected at most {_MAX_ENTRIES:,}")
-    width, height, wide, high = (tags.get(t, Tag(1, 0)).value for t in (256, 257, 322, 323))
+    width, height, wide, high, bits = (
+        tags.get(tag, Tag(1, 0)).value for tag in (256, 257, 322, 323, 258)
+    )
     if wide and high:
         padded = -(-width // wide) * wide * -(-height // high) * high
         if padded > 4 * width * height + _SPARE_PIXELS:
             raise UserError(f"TIFF of {width}x{height} in tiles of {wide}x{high} pixels")
+    samples, packing = (tags.get(tag, Tag(1, 1)).value for tag in (277, 259))
+    # Decoders take what is missing for black.
+    if packing == 1 and -(-width * samples * max(bits, 1) // 8) * height > len(data):
+        raise UserError(f"truncated TIFF ({width}x{height} uncompressed in {len(data):,} bytes)")
 
 
 def _check_scans(data: bytes) -> None:

@@ -88,6 +88,12 @@ def test_usual_tiles_are_read(tmp_path):
     np.testing.assert_array_equal(images.from_bytes(data).color[..., 0], array)
 
 
+def test_pixels_that_are_missing_are_not_black():
+    tags = [(256, 4, 1, 8000), (257, 4, 1, 8000), (258, 3, 1, 8), (259, 3, 1, 1)]
+    tags += [(262, 3, 1, 1), (273, 4, 1, 150), (277, 3, 1, 1), (279, 4, 1, 64_000_000)]
+    assert refused(tiff(tags, bytes(6000))).startswith("truncated TIFF (8000x8000")
+
+
 def test_lists_of_a_tiff_are_bounded():
     assert "4,000,000,000 values" in refused(tiff(layout(16, 16, 4_000_000_000)))
 
