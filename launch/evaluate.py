@@ -20,7 +20,7 @@ from data import degradations
 from data.validation import whole_multiple
 from maskgit_sr import DEFAULT_MODEL, images
 from maskgit_sr.cli import results
-from maskgit_sr.errors import UserError, one_line
+from maskgit_sr.errors import UserError, failure, one_line
 from maskgit_sr.images import pairing
 from maskgit_sr.images.pairing import Entry
 
@@ -52,8 +52,8 @@ def degrade(
             if picture.color.dtype != np.uint8:
                 raise UserError(f"{entry.hr}: expected 8-bit samples, found {picture.color.dtype}")
             hr = whole_multiple(picture.color, scale)
-        except (UserError, ValueError) as error:
-            problems.append(f"{entry.name}: {error}")
+        except Exception as error:  # of one file, memory included: the others go on
+            problems.append(failure(error, entry.name))
             continue
         # A generator of its own: an image that is skipped does not shift the draws of the others.
         rng = np.random.default_rng([seed, index])
@@ -81,9 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--metrics", help="other metrics than the protocol's: names with commas")
     parser.add_argument("--output", type=Path, help="JSON of all scores")
     parser.add_argument("--report", type=Path, help="folder of a page with scores and pictures")
-    given = parser.parse_args(argv)
     with one_line("launch.evaluate"):
-        return _run(given)
+        return _run(parser.parse_args(argv))
 
 
 def _run(given: Any) -> int:

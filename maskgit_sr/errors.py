@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,9 +27,12 @@ def one_line(
         codes: exit codes of other exceptions that end the command in one line; the first class
             that fits decides. Exceptions not listed keep their traceback: they are defects.
 
+    Whatever the command prints, in the block and after it, can be printed: see `any_text`.
+
     Raises:
         SystemExit: with code 2 for a `UserError`, else with that of `codes`.
     """
+    any_text()
     known: dict[type[BaseException], int] = {UserError: 2, **(codes or {})}
     kinds = tuple(known)
     try:
@@ -49,9 +53,59 @@ def line(error: BaseException) -> str:
     return printable(str(error) or repr(error))
 
 
+def failure(error: Exception, name: str) -> str:
+    """Returns the line of a batch for the failure of one item, `name`, with which it goes on.
+
+    A mistake or an operating system's error has a message that a user understands. Anything else
+    may be a defect of the program, so its type is told.
+    """
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return line(error)  # names a file itself, which may be another
+    text = " ".join(str(error).split())
+    if not isinstance(error, UserError):
+        kind = type(error).__name__
+        text = f"{kind}: {text}" if text else kind
+        text = f"not enough memory ({text})" if out_of_memory(error) else text
+    # some messages begin with the item already
+    return printable(text if text.startswith(f"{name}: ") else f"{name}: {text}")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Returns True if memory was short, that of the host or of an accelerator."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)  # the latter XLA's
+
+
 def printable(text: str) -> str:
     """Returns `text` with line breaks, escape sequences and the like replaced by question marks.
 
     File names may hold any of them.
     """
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def any_text() -> None:
+    """Lets stdout and stderr print any text: what their encoding lacks becomes plain characters.
+
+    Windows gives cp1252 to output that goes to a file, which has no arrows, and UTF-8 has no place
+    for a file name that is not UTF-8. A decoration or a name must not end a command.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):  # not of an object of the caller's
+            reconfigure(errors=_PLAIN)
+
+
+_PLAIN = "maskgit_sr.plain"
+_LIKE = {"↑": "^", "↓": "v", "–": "-", "—": "-", "−": "-", "×": "x", "…": "...", "·": "-", "’": "'"}
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Handles one character that cannot be encoded; a surrogate escape is its byte again."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character, after = error.object[error.start], error.start + 1
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # so that a name on stdout is still that of the file
+        return bytes([ord(character) - 0xDC00]), after
+    return _LIKE.get(character, "?"), after
+
+
+codecs.register_error(_PLAIN, _plain)

@@ -1,8 +1,11 @@
 """errors: what ends a command in one line, and what keeps its traceback."""
 
+import io
+import sys
+
 import pytest
 
-from maskgit_sr.errors import UserError, line, one_line, printable
+from maskgit_sr.errors import UserError, failure, line, one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,31 @@ def test_the_first_class_that_fits_decides():
 def test_lines_are_printable():
     assert printable("naïve 日本\t\udce9") == "naïve 日本??"
     assert line(ValueError()) == "ValueError()"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("cp1252", b"psnr ^ 1 \x96 2 \xe9 ? \xff\n"),
+        ("ascii", b"psnr ^ 1 - 2 ? ? \xff\n"),
+        ("utf-8", "psnr ↑ 1 – 2 é 日 ".encode() + b"\xff\n"),
+    ],
+)
+def test_no_character_ends_a_command(monkeypatch, encoding, expected):
+    """Plain ones where the encoding has no other; of a name that is not UTF-8 its own bytes."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    with one_line("a.command"):
+        for stream in streams:
+            print("psnr ↑ 1 – 2 é 日 \udcff", file=stream, flush=True)
+    assert [stream.buffer.getvalue() for stream in streams] == [expected, expected]
+
+
+def test_the_failure_of_one_item_names_it_and_what_may_be_a_defect():
+    assert failure(UserError("cut\nshort"), "a.png") == "a.png: cut short"
+    assert failure(UserError("a.png: cut short"), "a.png") == "a.png: cut short"
+    assert failure(FileNotFoundError(2, "No such file", "b"), "a.png") == "b: No such file"
+    assert failure(MemoryError(), "a.png") == "a.png: not enough memory (MemoryError)"
+    assert failure(RuntimeError("a defect"), "a.png") == "a.png: RuntimeError: a defect"
+    assert failure(OSError("a defect"), "a\n.png") == "a?.png: OSError: a defect"

@@ -11,6 +11,7 @@ import gc
 
 import typer
 
+from maskgit_sr import errors
 from maskgit_sr.cli import catalogue, export, scores, upscale
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.add_typer(catalogue.convert, name="convert")
 
 def main() -> None:
     """Entry point of the console script."""
+    errors.any_text()  # here too, as the commands' own begins after --help and usage errors
     # Imports make 140,000 objects that live to the end. The collector would walk them again and
     # again, and all once more at exit: an eighth of a small picture's time.
     gc.set_threshold(50_000)

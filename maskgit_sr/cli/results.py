@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from maskgit_sr.inference.upscaler import Upscaler
     from maskgit_sr.metrics.protocols import Protocol
 
+SHOWN = 10  # notes told one by one
+
 
 def protocol(name: str, metrics: str | None, border: int | None, crop: int | None) -> Protocol:
     """Returns the preset protocol with the changes that the options ask for.
@@ -95,6 +97,11 @@ def finish(
 
     for line in result["problems"]:
         say(line)
+    notes = [f"{row['name']}: {note}" for row in result["images"] for note in row["notes"]]
+    for line in notes[:SHOWN]:
+        say(line)
+    if len(notes) > SHOWN:
+        say(f"{len(notes) - SHOWN} more notes; --output has all")
     # first, so that a page that cannot be written does not cost the scores
     if output is not None:
         evaluator.write(result, output)

@@ -60,10 +60,9 @@ def score(
         if sr is None:
             raise UserError("--sr: expected a folder of outputs, found none")
         from maskgit_sr.evaluation import evaluator
-        from maskgit_sr.images import pairing
 
         chosen = results.protocol(protocol, metrics, border, crop)
-        entries, problems = pairing.match(sr, hr, lr)
+        entries, problems = _matched(sr=sr, hr=hr, lr=lr)
         result = results.score(
             entries,
             evaluator.from_files(entries),
@@ -116,10 +115,9 @@ def evaluate(
         if hr is None and (calibration or ablation):
             raise UserError("--hr: is needed for --calibration and --ablation")
         import maskgit_sr
-        from maskgit_sr.images import pairing
 
         chosen = results.protocol(protocol, metrics, border, crop)
-        entries, problems = pairing.match(hr=hr, lr=lr)
+        entries, problems = _matched(hr=hr, lr=lr)
         entries = entries[:limit]
         # after the pairing, since it loads JAX and the weights: a wrong path is told at once
         upscaler = maskgit_sr.load(model, batch=batch, device=device, dtype=dtype)
@@ -145,6 +143,17 @@ def evaluate(
             keep = save or (Path(folder) if report is not None else None)
             result = run({}, Path(model).stem, keep)
             raise typer.Exit(results.finish(result, entries, output, report, keep))
+
+
+def _matched(**folders: str | None) -> tuple[list[Entry], list[str]]:
+    """Returns `pairing.match` of the folders and says what it passed over."""
+    from maskgit_sr.images import files, pairing
+
+    passed = files.PassedOver()
+    entries, problems = pairing.match(**folders, passed=passed)
+    for told in passed.lines():
+        say(told)
+    return entries, problems
 
 
 def _compare(first: Path, second: Path) -> None:

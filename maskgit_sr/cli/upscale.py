@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +13,7 @@ import typer
 from maskgit_sr import DEFAULT_MODEL
 from maskgit_sr.cli import options
 from maskgit_sr.cli.messages import progress, reporting, say
-from maskgit_sr.errors import UserError, line, printable
+from maskgit_sr.errors import UserError, failure, line, out_of_memory, printable
 from maskgit_sr.inference.options import parse, split
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ def upscale(
 
             return load.read_metadata(model).scale
 
+        passed = files.PassedOver()
         jobs = files.plan(
             inputs,
             output,
@@ -108,7 +111,10 @@ def upscale(
             skip_existing=skip_existing,
             overwrite=overwrite,
             confidence=confidence,
+            passed=passed,
         )
+        for told in passed.lines():
+            say(told)
         todo = [job for job in jobs if not job.skipped]
         if todo:
             import maskgit_sr
@@ -117,7 +123,7 @@ def upscale(
             chosen = {"confidence": confidence, **parse(given, upscaler)}
             upscaler.options(**chosen)  # checked before any image is decoded
             chosen |= {"scale": scale, "seed": seed}
-        failed = 0
+        restored, failed = 0, len(passed.problems)
         with progress() as bars:
             bar = bars.add_task("", total=len(todo), speed="")
             for number, job in enumerate(todo):
@@ -125,16 +131,19 @@ def upscale(
                 bars.update(bar, description=name, completed=number)
                 try:
                     _restore(upscaler, job, chosen, _meter(bars, bar, number))
-                except (UserError, OSError) as error:
-                    # an OSError that names no file is a defect, which ends a batch, too
-                    if len(jobs) == 1 or (isinstance(error, OSError) and not error.filename):
-                        raise
-                    say(line(error))
+                except Exception as error:  # whatever it is, the other images can do without it
+                    told = failure(error, f"{job.source}")
+                    if len(jobs) == 1:  # a defect keeps its traceback
+                        raise UserError(told) if out_of_memory(error) else error from None
+                    # a mistake names its file, which may be the output
+                    say(line(error) if isinstance(error, UserError) else told)
                     failed += 1
+                else:
+                    restored += 1
             bars.update(bar, completed=len(todo))
         if len(jobs) > 1:
             skipped = len(jobs) - len(todo)
-            counts = f"{len(todo) - failed} restored, {failed} failed"
+            counts = f"{restored} restored, {failed} failed"
             typer.echo(counts + (f", {skipped} skipped" if skipped else ""))
         else:
             typer.echo(f"{jobs[0].target}" if todo else f"{jobs[0].target}: exists, skipped")
@@ -145,7 +154,7 @@ def upscale(
 def _restore(
     upscaler: Any, job: Job, chosen: dict[str, Any], tiles: Callable[[int, int], None]
 ) -> None:
-    from maskgit_sr import images
+    from maskgit_sr import images, paths
     from maskgit_sr.images import files
 
     picture = images.read(job.source)
@@ -153,6 +162,10 @@ def _restore(
         say(f"{job.source}: {note}")
     # before the restoration, which may take minutes
     images.check_target(picture, job.target, scale=upscaler.scale(chosen["scale"]))
+    maps = [files.confidence_path(job.target)] if chosen["confidence"] else []
+    for target in (job.target, *maps):
+        with paths.naming(target), contextlib.suppress(FileNotFoundError):
+            os.lstat(target)  # fails for a name that is too long, or a file in place of a folder
     try:
         restoration = upscaler.restore(picture, progress=tiles, **chosen)
     except UserError as error:

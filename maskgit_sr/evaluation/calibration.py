@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskgit_sr import images, paths
+from maskgit_sr import errors, images, paths
 from maskgit_sr.arrays import Params
 from maskgit_sr.errors import UserError
 from maskgit_sr.evaluation import plots
@@ -64,8 +64,8 @@ def measure(
             assert entry.lr is not None and entry.hr is not None
             lr, hr = (images.read(path).color for path in (entry.lr, entry.hr))
             lr, hr = cut_pair(lr, hr, side, method.scale)
-        except (UserError, OSError) as error:
-            problems.append(f"{entry.name}: {error}")
+        except Exception as error:  # of one pair, memory included: the others can do without it
+            problems.append(errors.failure(error, entry.name))
         else:
             # by place in the list, so that an unusable image does not change the others' samples
             image_key = jax.random.fold_in(key, index)
@@ -210,10 +210,9 @@ def cut_pair(
         LR [n, size, size, 3] and HR [n, scale·size, scale·size, 3], float32 in [0, 1].
 
     Raises:
-        UserError: HR is not `scale` times as large as LR, or LR is smaller than a window.
+        UserError: HR and LR do not belong together, or LR is smaller than a window.
     """
-    check_pair(lr, hr, scale)
-    rows, columns = (side // size for side in lr.shape[:2])
+    rows, columns = (side // size for side in check_pair(lr, hr, scale))
     if not rows or not columns:
         raise UserError(f"LR {lr.shape[1]}x{lr.shape[0]} is smaller than a window of {size}")
 

@@ -43,7 +43,7 @@ class Sample:
 
 
 Reader = Callable[[int], Sample]
-"""Maps the index of a scene to its images; raises UserError or OSError if they are unreadable."""
+"""Maps the index of a scene to its images; raises UserError if they are unreadable."""
 Progress = Callable[[int, int], None]
 
 
@@ -75,7 +75,7 @@ def evaluate(
 
     Args:
         names: names of the images, by which results are compared.
-        read: reads one scene; a UserError or OSError that it raises loses this scene only.
+        read: reads one scene; an error loses this scene only, here as in a metric.
         system: name of the system that made the images.
         source: origin of the images, stored with the scores.
         given: which of "hr" and "lr" the samples have; metrics that need another are left out, and
@@ -94,11 +94,8 @@ def evaluate(
         try:
             sample = read(index)
             row, notes = _row(sample, chosen, protocol, crop_to_min)
-        except (UserError, OSError, ValueError) as error:
-            text = errors.line(error)
-            # an OSError names its file already, and some messages the image
-            named = isinstance(error, OSError) or text.startswith(name)
-            lines.append(text if named else f"{name}: {text}")
+        except Exception as error:  # of one scene, memory included: the others are still scored
+            lines.append(errors.failure(error, name))
         else:
             rows.append(row)
             lines += notes
@@ -197,24 +194,14 @@ def _aligned(
         alpha = picture.alpha
         if alpha is not None and (alpha < peak(alpha.dtype)).any():
             raise UserError(f"{kind} is transparent in parts; scores are of opaque pictures")
-    sr, scale = sample.sr.color, 1
-    height, width = sr.shape[:2]
-    if sample.hr is not None:
-        kinds = ["greyscale" if _colourless(x) else "colour" for x in (sample.sr, sample.hr)]
-        if kinds[0] != kinds[1]:
-            raise UserError(f"SR is {kinds[0]}, HR {kinds[1]}")
-        hr = sample.hr.color
-        if sr.shape != hr.shape:
-            sizes = f"SR {_size(sr)}, HR {_size(hr)}"
-            if not crop_to_min:
-                raise UserError(f"{sizes}: not the same size; --crop-to-min cuts both to the less")
-            height, width = min(height, hr.shape[0]), min(width, hr.shape[1])
-            notes.append(f"{sizes}, both cut to {width}x{height}")
-    if sample.lr is not None:
-        lr = sample.lr.color
-        scale = height // lr.shape[0]  # from the images: the files may be of any tool
-        if (height, width) != tuple(scale * side for side in lr.shape[:2]):
-            raise UserError(f"SR {width}x{height} is no multiple of LR {_size(lr)}")
+    shapes = [None if p is None else p.color.shape for p in (sample.sr, sample.hr, sample.lr)]
+    (height, width), scale = scored_size(*shapes, crop_to_min=crop_to_min)
+    sizes = [f"{kind} {_size(picture.color)}" for kind, picture in found.items() if kind != "LR"]
+    if any(p.color.shape[:2] != (height, width) for k, p in found.items() if k != "LR"):
+        notes.append(f"{', '.join(sizes)}, both cut to {width}x{height}")
+    grey = [kind for kind in ("SR", "HR") if kind in found and _colourless(found[kind])]
+    if len(grey) == 1 and "HR" in found:  # BasicSR's convention, as for the Set14 of most papers
+        notes.append(f"{grey[0]} is greyscale, scored as three equal channels")
     if min(height, width) < crop:
         raise UserError(f"{width}x{height} is smaller than the crop of {crop}")
     arrays = {}
@@ -224,6 +211,37 @@ def _aligned(
         by = scale if kind == "LR" else 1
         arrays[kind] = unit(scored_part(picture.color, (height, width), crop, scale, by))[None]
     return arrays["SR"], arrays.get("HR"), arrays.get("LR"), notes
+
+
+def scored_size(
+    sr: tuple[int, ...],
+    hr: tuple[int, ...] | None,
+    lr: tuple[int, ...] | None,
+    crop_to_min: bool = False,
+) -> tuple[tuple[int, int], int]:
+    """Returns (height, width) of the scene's part that all images of it show, and SR over LR.
+
+    The shapes are (height, width, …). With an LR image the part is of whole LR pixels. An HR image
+    whose sides are no multiples of the scale is larger or smaller than SR by less than the scale,
+    which is cut at the right and bottom. Without an LR image nothing tells the scale: it is 1.
+
+    Args:
+        crop_to_min: cut, however much the sizes differ.
+
+    Raises:
+        UserError: the sizes do not belong together.
+    """
+    scale = 1
+    if lr is not None:
+        scale = sr[0] // lr[0]  # from the images: the files may be of any tool
+        if tuple(sr[:2]) != tuple(scale * side for side in lr[:2]):
+            raise UserError(f"SR {sr[1]}x{sr[0]} is no multiple of LR {lr[1]}x{lr[0]}")
+    height, width = sr[:2] if hr is None else map(min, sr[:2], hr[:2])
+    less = max(abs(a - b) for a, b in zip(sr[:2], (hr or sr)[:2], strict=True))
+    if hr is not None and less >= scale and not crop_to_min:
+        sizes = f"SR {sr[1]}x{sr[0]}, HR {hr[1]}x{hr[0]}"
+        raise UserError(f"{sizes}: not the same size; --crop-to-min cuts both to the less")
+    return (height // scale * scale, width // scale * scale), scale
 
 
 def scored_part(

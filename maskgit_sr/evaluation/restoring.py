@@ -10,7 +10,7 @@ import numpy as np
 
 from maskgit_sr import images
 from maskgit_sr.errors import UserError
-from maskgit_sr.evaluation.evaluator import Reader, Sample, scored_part
+from maskgit_sr.evaluation.evaluator import Reader, Sample, scored_part, scored_size
 from maskgit_sr.images import files
 from maskgit_sr.images.pairing import Entry
 from maskgit_sr.images.samples import cast
@@ -31,11 +31,24 @@ def study(method: Method, name: str) -> tuple[tuple[str, dict[str, Any]], ...]:
     return method.studies[name]
 
 
-def check_pair(lr: np.ndarray, hr: np.ndarray, scale: int) -> None:
-    """Raises UserError unless HR [sH, sW, 3] is ``scale`` times as large as LR [H, W, 3]."""
-    if hr.shape[:2] != tuple(scale * side for side in lr.shape[:2]):
+def check_pair(lr: np.ndarray, hr: np.ndarray, scale: int, short: bool = False) -> tuple[int, int]:
+    """Returns the (rows, columns) of LR [h, w, 3] that HR [H, W, 3] shows wholly.
+
+    HR may be less than ``scale`` pixels larger than ``scale`` times LR, as its sides need be no
+    multiples.
+
+    Args:
+        short: it may also be so much smaller: some tools round the size of LR up.
+
+    Raises:
+        UserError: the sizes do not belong together.
+    """
+    more = [a - scale * b for a, b in zip(hr.shape[:2], lr.shape[:2], strict=True)]
+    if max(more) >= scale or min(more) < (1 - scale if short else 0):
         sizes = [f"{kind} {x.shape[1]}x{x.shape[0]}" for kind, x in (("HR", hr), ("LR", lr))]
         raise UserError(f"{sizes[0]} is not {scale} times {sizes[1]}")
+    rows, columns = map(min, lr.shape[:2], (side // scale for side in hr.shape[:2]))
+    return rows, columns
 
 
 def from_model(
@@ -59,7 +72,7 @@ def from_model(
         lr = images.read(entry.lr)
         hr = None if entry.hr is None else images.read(entry.hr)
         if hr is not None:  # checked before the restoration, which takes most of the time
-            check_pair(lr.color, hr.color, method.scale)
+            check_pair(lr.color, hr.color, method.scale, short=True)
         restored = upscaler.restore(lr, confidence=confidence, **options)
         if keep is not None:
             target = kept_file(keep, entry)
@@ -107,9 +120,9 @@ def views(
             found["confidence"] = _eight_bits(path)[..., 0]
     if color is None:
         return found
-    sizes = [found[name].shape[:2] for name in (system, "HR") if name in found]
-    height, width = (min(sides) for sides in zip(*sizes, strict=True))
-    scale = height // found["LR"].shape[0] if "LR" in found else 1
+    shapes = [found[name].shape if name in found else None for name in ("HR", "LR")]
+    # as they were scored, whether or not that took --crop-to-min
+    (height, width), scale = scored_size(color.shape, *shapes, crop_to_min=True)
     # the map was written at the size of LR
     by = {"LR": scale, "confidence": scale}
     return {

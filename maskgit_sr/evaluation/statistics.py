@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,7 +79,11 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
             f"--compare: no metric in common: {', '.join(specs[0])} and {', '.join(specs[1])}"
         )
     check_alike((first, second))
-    rows = [{row["name"]: row["scores"] for row in r["images"]} for r in (first, second)]
+    # in one form: a Mac writes accented letters otherwise than anybody else
+    rows = [
+        {unicodedata.normalize("NFC", row["name"]): row["scores"] for row in result["images"]}
+        for result in (first, second)
+    ]
     names = [name for name in rows[0] if name in rows[1]]
     if not names:
         raise UserError("--compare: no picture in common; names are compared as they stand")

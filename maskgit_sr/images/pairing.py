@@ -2,18 +2,23 @@
 
 Tools append something to the name of what they restore (`0001_x4.png`, `Canon_001_out.png`), and
 test sets append what a file is (`Canon_001_LR4`, `Canon_001_HR`). Names are compared as they are,
-then without such suffixes; at last an output may begin with the name of its reference.
+then without the file suffix, without such suffixes and capitals; at last an output may begin with
+the name of its reference. Accented letters are the same in both forms of Unicode, since a Mac
+writes another than anybody else.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import files
+from maskgit_sr.images.inputs import PassedOver, fold
 
 # Behind a digit a scale needs no separator: `img_3x4` is `img_3`, but `box4` is a name.
 _SUFFIX = re.compile(
@@ -26,7 +31,11 @@ _SUFFIX = re.compile(
 
 @dataclass(frozen=True)
 class Entry:
-    """Files of one scene; `name` is the reference's, or the output's where there is none."""
+    """Files of one scene.
+
+    `name` is the reference's, or the output's where there is none; with its file suffix if another
+    scene has the same without.
+    """
 
     name: str
     sr: Path | None = None
@@ -47,13 +56,17 @@ def scene(name: str) -> str:
 
 
 def match(
-    sr: str | None = None, hr: str | None = None, lr: str | None = None
+    sr: str | None = None,
+    hr: str | None = None,
+    lr: str | None = None,
+    passed: PassedOver | None = None,
 ) -> tuple[list[Entry], list[str]]:
     """Returns entries in the order of names, and one line for each file without a partner.
 
     Args:
       sr, hr, lr: folders (searched with their sub-folders), or one file each; those that are None
         are not looked for.
+      passed: gets what is left out of the folders.
 
     Raises:
       UserError: nothing given, a missing or empty folder, files and folders mixed, or no two names
@@ -62,7 +75,7 @@ def match(
     given = {kind: text for kind, text in (("hr", hr), ("sr", sr), ("lr", lr)) if text is not None}
     if not given:
         raise UserError("expected at least one of --sr, --hr and --lr")
-    found = {kind: files.pictures(text) for kind, text in given.items()}
+    found = {kind: files.pictures(text, passed) for kind, text in given.items()}
     single = [kind for kind, text in given.items() if not Path(text).is_dir()]
     if single and len(single) < len(given):
         raise UserError(
@@ -70,11 +83,12 @@ def match(
             "files or all folders"
         )
     if single:
-        paths = {kind: some[0][0] for kind, some in found.items()}
+        paths = {kind: some[0].source for kind, some in found.items()}
         return [Entry(next(iter(paths.values())).stem, **paths)], []
-    by_name = {kind: {str(below): path for path, below in some} for kind, some in found.items()}
+    by_name = {kind: {str(one.name): one.source for one in some} for kind, some in found.items()}
     first, *others = by_name
     fits = {kind: partners(by_name[first], by_name[kind]) for kind in others}
+    stems = Counter(map(_stem, by_name[first]))
     problems, entries = [], []
     for name, path in by_name[first].items():
         missing = [kind for kind in others if name not in fits[kind]]
@@ -82,7 +96,8 @@ def match(
             problems.append(f"{path}: no single partner in --{missing[0]} {given[missing[0]]}")
             continue
         files_of = {kind: by_name[kind][fits[kind][name]] for kind in others}
-        entries.append(Entry(_stem(name), **{first: path}, **files_of))
+        title = _stem(name) if stems[_stem(name)] == 1 else name
+        entries.append(Entry(title, **{first: path}, **files_of))
     for kind in others:
         taken = set(fits[kind].values())
         problems += [
@@ -106,12 +121,22 @@ def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     names, others = list(names), list(others)
-    # Equal names first, so that a suffix which is part of a name is not taken for a tool's.
-    for key in (_stem, _scene):
-        mine, theirs = _grouped(names, key), _grouped(others, key)
-        for group, [name, *more] in mine.items():
-            if not more and len(theirs.get(group, ())) == 1:
-                found[name] = theirs[group][0]
+    # Equal names first, so that a suffix which is part of a name is not taken for a tool's. A file
+    # suffix may be part of the other's name: outputs of a.jpg and a.png are a.jpg.png, a.png.png.
+    for mine, theirs in (
+        *((str, str), (_whole, _whole), (_stem_form, _stem_form)),
+        *(
+            (_whole, _stem_form),
+            (_stem_form, _whole),
+            (_whole_scene, _scene),
+            (_scene, _whole_scene),
+        ),
+        (_scene, _scene),
+    ):
+        groups, other_groups = _grouped(names, mine), _grouped(others, theirs)
+        for group, [name, *more] in groups.items():
+            if not more and len(other_groups.get(group, ())) == 1:
+                found[name] = other_groups[group][0]
         taken = set(found.values())
         names = [name for name in names if name not in found]
         others = [other for other in others if other not in taken]
@@ -119,7 +144,7 @@ def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     for name in names:
         start = _scene(name)
         # With the separator: img_3 must not match the output of img_33.
-        fits = [o for o in others if o.lower().startswith((f"{start}_", f"{start}-"))]
+        fits = [o for o in others if fold(o).startswith((f"{start}_", f"{start}-"))]
         if len(fits) == 1:
             begins.setdefault(fits[0], []).append(name)
     return found | {only: other for other, [only, *more] in begins.items() if not more}
@@ -129,8 +154,20 @@ def _stem(name: str) -> str:
     return str(PurePath(name).with_suffix(""))
 
 
+def _whole(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _stem_form(name: str) -> str:
+    return _whole(_stem(name))
+
+
 def _scene(name: str) -> str:
-    return scene(_stem(name)).lower()
+    return fold(scene(_stem(name)))
+
+
+def _whole_scene(name: str) -> str:
+    return fold(name)
 
 
 def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:

@@ -71,14 +71,85 @@ def test_one_bad_picture_costs_itself_only():
         (np.repeat(grey, 3, -1), grey),
         good,
     )
-    assert found["counts"] == {"scored": 4, "of": 7}
+    assert found["counts"] == {"scored": 5, "of": 7}
     assert found["problems"] == [
         "1: SR 64x50, HR 64x48: not the same size; --crop-to-min cuts both to the less",
-        "2: SR is greyscale, HR colour",
         "3: SR is transparent in parts; scores are of opaque pictures",
     ]
-    assert [row["name"] for row in found["images"]] == ["0", "4", "5", "6"]
-    assert found["images"][0]["scores"] == found["images"][3]["scores"]
+    assert [row["name"] for row in found["images"]] == ["0", "2", "4", "5", "6"]
+    assert found["images"][0]["scores"] == found["images"][4]["scores"]
+
+
+def test_greyscale_is_three_equal_channels():
+    """On either side, 8 or 16 bits, as BasicSR has it; a note tells of it where colour meets it."""
+    grey, color = picture(3, channels=1), picture(2)
+    three = np.repeat(grey, 3, -1)
+    deep = three.astype(np.uint16) * 257
+    found = run((color, grey), (color, three), (grey, color), (color, deep[..., :1]), (grey, three))
+    scores = [row["scores"] for row in found["images"]]
+    assert scores[0] == scores[1] and scores[3] == pytest.approx(scores[0], abs=1e-5)
+    # the Y of equal channels is not their value: both sides are weighed alike
+    error = (color.astype(np.float64) - three) / 255
+    assert scores[0]["psnr_rgb"] == pytest.approx(-10 * np.log10((error**2).mean()), abs=1e-4)
+    error = error @ [65.481, 128.553, 24.966] / 255
+    assert scores[0]["psnr_y"] == pytest.approx(-10 * np.log10((error**2).mean()), abs=1e-4)
+    assert scores[4]["psnr_y"] == 100
+    notes = [row["notes"] for row in found["images"]]
+    told = "HR is greyscale, scored as three equal channels"
+    assert notes[:3] == [[told], [told], [told.replace("HR", "SR")]]
+    assert notes[3] == [told, "HR has uint16 samples, scored as they are"] and notes[4] == []
+
+
+@pytest.mark.parametrize(
+    ("hr", "lr", "part"),
+    [
+        ((125, 181), (31, 45), (124, 180)),  # LR rounded down
+        ((127, 183), (31, 45), (124, 180)),
+        ((125, 181), (32, 46), (124, 180)),  # and up, as MATLAB's imresize
+        ((124, 180), (31, 45), (124, 180)),
+    ],
+)
+def test_hr_whose_sides_are_no_multiples_of_the_scale(hr, lr, part):
+    large, small = picture(1, *hr), picture(2, *lr)
+    sr = small.repeat(4, 0).repeat(4, 1)
+    protocol = PIXELS.changed(metrics=("psnr_rgb", "lr_psnr"))
+    found = run((sr, large, small), protocol=protocol, given=("hr", "lr"))
+    (row,) = found["images"]
+    assert (row["height"], row["width"]) == part and found["problems"] == []
+    sizes = f"SR {sr.shape[1]}x{sr.shape[0]}, HR {hr[1]}x{hr[0]}"
+    cut = [] if hr == part else [f"{sizes}, both cut to {part[1]}x{part[0]}"]
+    assert row["notes"] == cut
+    height, width = part
+    parts = (sr[:height, :width], large[:height, :width], small[: height // 4, : width // 4])
+    alone = run(parts, protocol=protocol, given=("hr", "lr"))
+    assert row["scores"] == alone["images"][0]["scores"]
+
+
+@pytest.mark.parametrize("hr", [(128, 180), (124, 184), (120, 180), (180, 124), (31, 45)])
+def test_a_pair_that_differs_by_the_scale_or_more_is_a_wrong_pair(hr):
+    small = picture(2, 31, 45)
+    pair = (small.repeat(4, 0).repeat(4, 1), picture(1, *hr), small)
+    good = (pair[0], pair[0], small)
+    found = run(pair, good, given=("hr", "lr"))
+    assert found["counts"] == {"scored": 1, "of": 2}
+    assert found["problems"][0].startswith(f"0: SR 180x124, HR {hr[1]}x{hr[0]}: not the same size")
+    with pytest.raises(UserError, match="is not 4 times LR 45x31"):
+        restoring.check_pair(small, pair[1], 4, short=True)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("broken"), RecursionError("deep")])
+def test_whatever_goes_wrong_with_one_scene_costs_that_scene(error):
+    names, read = samples((SR, HR), (SR, HR))
+
+    def failing(index):
+        if index == 0:
+            raise error
+        return read(index)
+
+    found = evaluator.evaluate(names, failing, PIXELS, system="test", source={})
+    assert found["counts"] == {"scored": 1, "of": 2}
+    (line,) = found["problems"]
+    assert line.startswith("0: ") and type(error).__name__ in line
 
 
 @pytest.fixture

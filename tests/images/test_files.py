@@ -1,7 +1,9 @@
 """Which output an input gets, and every command line that is refused before anything runs."""
 
 import functools
+import os
 import re
+import zlib
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskgit_sr.errors import UserError
-from maskgit_sr.images import files
+from maskgit_sr.images import files, inputs
 from maskgit_sr.images.files import Job
 
 plan = functools.partial(files.plan, scale=lambda: 4.0)
@@ -61,7 +63,9 @@ def test_without_output_it_goes_beside_the_input(tree, options, target):
         ("x.jpeg", {"format": "jpg"}, "x.jpeg"),
         ("out", {}, "out/one.png"),
         ("out/", {"format": "jpg", "suffix": "_r"}, "out/one_r.jpg"),
-        ("out.v2", {}, "out.v2/one.png"),
+        *((name, {}, f"{name}/one.png") for name in ("out.v2", "out.V12", "2024.06.01", "v1.0b")),
+        *((name, {}, f"{name}/one.png") for name in ("scans.restored", "St. Moritz", "a.b c")),
+        ("out.xyz/", {}, "out.xyz/one.png"),
         ("out.png/", {}, "out.png/one.png"),
         ("empty", {}, "empty/one.png"),
         (".", {}, "one_x4.png"),
@@ -157,6 +161,10 @@ def test_outputs_that_are_refused(tree):
     refuses("notes.txt: expected an output suffix of .png", ["one.jpg"], "notes.txt")
     refuses("notes.txt: expected a folder for 2 inputs", ["one.jpg", "two.PNG"], "notes.txt")
     refuses("x.gif: expected an output suffix of .png", ["one.jpg"], "x.gif")
+    for name in ("out.heic", "out.xyz", "out.JXL", "out.3fr", "a/out.v", "x.mp4", "out.json"):
+        told = f"found '{Path(name).suffix}' (a new folder of this name is written {name}/)"
+        refuses(told, ["one.jpg"], name)
+        refuses(f"{name}: expected a folder for 2 inputs", ["one.jpg", "two.PNG"], name)
     refuses("--output: expected a file or folder, found an empty name", ["one.jpg"], "")
     refuses("notes.txt/: expected an output folder, found a file", ["one.jpg"], "notes.txt/")
     (tree / "out" / "one.png").mkdir(parents=True)
@@ -177,8 +185,6 @@ def test_output_that_is_the_input(tree, output):
 
 
 def test_output_of_two_inputs_or_that_is_another_input_or_a_link_to_one(tree):
-    (tree / "in" / "a.jpg").touch()
-    refuses("out/a.png: output of both in/a.jpg and in/a.png", ["in"], "out")
     (tree / "empty" / "one.png").touch()
     same_name = ["one.jpg", "empty/one.png"]
     refuses("out/one.png: output of both one.jpg and empty/one.png", same_name, "out")
@@ -187,6 +193,144 @@ def test_output_of_two_inputs_or_that_is_another_input_or_a_link_to_one(tree):
     refuses("one.png: output of one.jpg, but also an input", both, ".", suffix="", overwrite=True)
     (tree / "link.png").symlink_to("one.jpg")
     refuses("link.png: output of one.jpg, but also an input", ["one.jpg"], "link.png")
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_images_that_differ_in_suffix_alone_keep_it(tmp_path, monkeypatch):
+    """In every run alike, so that --skip-existing never takes one's output for the other's."""
+    monkeypatch.chdir(tmp_path)
+    names = ["1.jpg", "1.png", "2.jpg", "3.tif", "3.tiff", "4.png", "4.jpg.png", "4.jpg", "s/1.jpg"]
+    touch(*(Path("in", name) for name in names), Path("in/2.txt"))
+    expected = {f"in/{name}": f"out/{name}.png" for name in names}
+    expected |= {"in/2.jpg": "out/2.png", "in/s/1.jpg": "out/s/1.png"}
+    assert dict(pairs(plan(["in"], "out"))) == expected
+    found = [*plan(["in/*.jpg"], "out"), *plan(["in/1.png", "in/3.tif"], "out")]
+    assert dict(pairs(found)).items() <= (expected | {"in/s/1.jpg": None}).items()
+    jobs = plan(["in"], "out", suffix="_x4", format="webp")
+    assert str(jobs[0].target) == "out/1.jpg_x4.webp"
+    touch(*(job.target for job in plan(["in/*.jpg"], "out")))
+    again = plan(["in"], "out", skip_existing=True)
+    skipped = {job.source.name for job in again if job.skipped}
+    assert skipped == {"1.jpg", "2.jpg", "4.jpg"}
+    # beside the inputs, too, where an earlier output is no twin of its input
+    beside = dict(pairs(plan(["in/1.jpg", "in/2.jpg"], "in")))
+    assert beside == {"in/1.jpg": "in/1.jpg_x4.png", "in/2.jpg": "in/2_x4.png"}
+    touch(Path("in/2.png"))
+    [job] = plan(["in/2.jpg"], "in", suffix="", skip_existing=True)
+    assert job.target == Path("in/2.png") and job.skipped
+
+
+def test_names_that_a_folder_without_capitals_would_take_for_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["a.JPG", "a.jpg", "B.png", "b.png", "c.jpg", "C.png", "\u00e9.png", "e\u0301.png"]
+    touch(*(Path("in", name) for name in names))
+    targets = [job.target.name for job in plan(["in"], "out")]
+    assert sorted(targets) == sorted(
+        ["a.JPG.png", "a.jpg.png", "B.png", "b.png", "c.jpg.png", "C.png.png", *names[-2:]]
+    )
+    monkeypatch.setattr(files, "_folds", lambda folder: True)
+    targets = {job.source.name: job.target.name for job in plan(["in"], "out")}
+    assert len({inputs.fold(name) for name in targets.values()}) == len(names)
+    assert targets["a.jpg"] == f"a.jpg.{zlib.crc32(b'a.jpg'):08x}.png"
+    assert targets["B.png"] == f"B.{zlib.crc32(b'B.png'):08x}.png"
+    assert targets["c.jpg"] == "c.jpg.png"
+
+
+def test_whether_a_folder_tells_capitals_apart(tmp_path, monkeypatch):
+    (tmp_path / "name").touch()
+    assert not files._folds(tmp_path / "new" / "folder")  # by where it will be made
+    (tmp_path / "NAME").hardlink_to(tmp_path / "name")
+    assert files._folds(tmp_path)
+
+
+def test_linked_folders_are_followed_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(*(Path(name) for name in ("real/sub/x.png", "real/y.png", "lib/z.png", "lib/in/w.png")))
+    for link, target in {
+        "lib/album": "../real",  # a folder elsewhere
+        "lib/again": "../real",  # once more
+        "lib/here": "in",  # one that is found without the link
+        "lib/in/up": "..",  # loops
+        "lib/self": ".",
+        "lib/self2": ".",
+        "lib/y.png": "../real/y.png",  # a file that is found twice
+        "only": "lib/album",
+    }.items():
+        Path(link).symlink_to(target)
+    expected = ["lib/again/sub/x.png", "lib/in/w.png", "lib/y.png", "lib/z.png"]
+    for text in (
+        "lib",
+        "lib/**",
+        "lib/**/*",
+        "lib/**/**/*.png",
+        f"{tmp_path}/lib",
+        f"{tmp_path}/lib/**",
+    ):
+        found = [os.path.relpath(job.source) for job in plan([text], "out")]
+        assert sorted(found) == expected, text
+    assert len(plan(["**"], "out")) == 4
+    assert [str(job.target) for job in plan(["only"], "out")] == ["out/y.png", "out/sub/x.png"]
+
+
+def test_nothing_is_passed_over_in_silence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(*(Path("in", name) for name in ("a.png", "b.HEIC", "c.tga", "d.ico", "e.jfif", "notes")))
+    touch(*(Path("in", name) for name in ("1.psd", "2.PSD", "s/3.cr2", "s/.hid.psd", "notes.txt")))
+    Path("in/f.png").symlink_to("gone.png")
+    Path("in/album").symlink_to("../gone")
+    os.mkfifo("in/g.png")
+    for text in ("in", "in/**"):
+        passed = files.PassedOver()
+        jobs = plan([text], "out", passed=passed)
+        found = sorted(job.source.name for job in jobs)
+        # what cannot be read is said where it is read
+        assert found == ["a.png", "b.HEIC", "c.tga", "d.ico", "e.jfif", "f.png", "g.png"]
+        assert passed.lines() == [
+            "in/album: broken link to ../gone",
+            "passed over 3 files of formats that are not read: 1 .cr2, 2 .psd",
+        ]
+    touch(Path("raw/1.nef"))
+    refuses("raw: no pictures in this folder; passed over 1 file of formats that are", ["raw"], "o")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_is_named_and_costs_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(Path("in/a.png"), Path("in/locked/b.png"))
+    os.chmod("in/locked", 0)
+    passed = files.PassedOver()
+    assert len(plan(["in"], "out", passed=passed)) == 1
+    assert passed.lines() == ["in/locked: cannot be read (Permission denied)"]
+    refuses("in/locked: cannot be read (Permission denied)", ["in/locked"], "out")
+
+
+def test_names_as_they_come(tmp_path, monkeypatch):
+    """Not UTF-8, with line breaks, brackets, spaces at the end, and as long as a file's may be."""
+    monkeypatch.chdir(tmp_path)
+    odd = [
+        "caf\udce9.png",
+        "a\nb.png",
+        "-x.png",
+        "end .png",
+        "[a].png",
+        "*.png",
+        "?",
+        "x" * 251 + ".png",
+    ]
+    touch(*(Path("in [1]", name) for name in odd))
+    jobs = plan(["in [1]"], "out [2]")
+    assert {job.target.name for job in jobs} == {*odd} - {"?"}
+    for name in odd:  # what exists is no pattern
+        [job] = plan([f"in [1]/{name}"], "out [2]")
+        assert job.source == Path("in [1]", name)
+    assert len(plan(["in [[]1[]]/*"], "out [2]")) == len(odd) - 1
+    touch(Path("in [1]/e\u0301a.png"))  # as a Mac writes it
+    assert len(plan(["in [[]1]/\u00e9*"], "out")) == 1
 
 
 @given(

@@ -64,6 +64,35 @@ def test_capitals_do_not_keep_names_apart(tmp_path):
     }
 
 
+def test_accents_in_either_form_of_unicode(tmp_path):
+    """A Mac writes a letter and an accent."""
+    one, two = "\u00dcberfahrt", "U\u0308berfahrt"
+    assert one != two
+    hr = folder(tmp_path / "hr", f"{one}.png", "\u00e9_1.png", "\u00e9_11.png")
+    sr = folder(tmp_path / "sr", f"{two}_out.png", "e\u0301_1-net.png", "e\u0301_11-net.png")
+    lr = folder(tmp_path / "lr", f"{two}.jpg", "E\u0301_1_LR4.png", "e\u0301_11.png")
+    assert names(pairing.match(sr, hr, lr)) == [
+        (one, f"{two}_out.png", f"{one}.png", f"{two}.jpg"),  # as they are on disk
+        ("\u00e9_1", "e\u0301_1-net.png", "\u00e9_1.png", "E\u0301_1_LR4.png"),
+        ("\u00e9_11", "e\u0301_11-net.png", "\u00e9_11.png", "e\u0301_11.png"),
+    ]
+    both = [f"{one}.png", f"{two}.png"]  # two files, which are told apart as long as they can be
+    assert pairing.partners(both, both) == {name: name for name in both}
+
+
+def test_scenes_that_differ_in_their_suffix_alone(tmp_path):
+    """As `upscale` names their outputs, and with what tools append."""
+    hr = folder(tmp_path / "hr", "1.jpg", "1.png", "2.jpg")
+    for number, sr in enumerate(
+        (("1.jpg.png", "1.png.png", "2.png"), ("1.jpg_x4.png", "1.png_x4.png", "2_x4.png"))
+    ):
+        found = names(pairing.match(folder(tmp_path / f"sr{number}", *sr), hr))
+        assert [(scene, output) for scene, output, *_ in found] == [
+            *zip(("1.jpg", "1.png", "2"), sr, strict=True)
+        ]
+    assert [entry[0] for entry in names(pairing.match(hr=hr, lr=hr))] == ["1.jpg", "1.png", "2"]
+
+
 def test_sub_folders_are_part_of_a_name(tmp_path):
     hr = folder(tmp_path / "hr", "a/1.png", "b/1.png")
     sr = folder(tmp_path / "sr", "a/1_x4.png", "b/1_x4.png")
