@@ -54,20 +54,26 @@ def line(error: BaseException) -> str:
 
 
 def failure(error: Exception, name: str) -> str:
-    """Returns the line of a batch for the failure of one item, `name`, with which it goes on.
+    """Returns the line of a batch for the failure of one item, `name`, with which it goes on."""
+    text = cause(error)
+    # some messages begin with the item already, and an operating system's error names a file
+    named = text.startswith(f"{printable(name)}: ") or (
+        isinstance(error, OSError) and error.filename
+    )
+    return text if named else f"{printable(name)}: {text}"
+
+
+def cause(error: Exception) -> str:
+    """Returns the reason of a failure as one line, without the name of the item that failed.
 
     A mistake or an operating system's error has a message that a user understands. Anything else
     may be a defect of the program, so its type is told.
     """
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return line(error)  # names a file itself, which may be another
-    text = " ".join(str(error).split())
-    if not isinstance(error, UserError):
-        kind = type(error).__name__
-        text = f"{kind}: {text}" if text else kind
-        text = f"not enough memory ({text})" if out_of_memory(error) else text
-    # some messages begin with the item already
-    return printable(text if text.startswith(f"{name}: ") else f"{name}: {text}")
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename):
+        return " ".join(line(error).split())
+    kind, text = type(error).__name__, " ".join(str(error).split())
+    text = f"{kind}: {text}" if text else kind
+    return printable(f"not enough memory ({text})" if out_of_memory(error) else text)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -26,8 +26,9 @@ import types
 from typing import Any
 
 from maskgit_sr import paths
-from maskgit_sr.errors import UserError, one_line, printable
+from maskgit_sr.errors import UserError, any_text, one_line, printable
 from maskgit_sr.images import MAX_PIXELS
+from maskgit_sr.images.inputs import PassedOver
 from maskgit_sr.inference import DEFAULT_MODEL, load, options
 
 _NAME = "launch.beam_upscale"
@@ -68,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; a user's mistake gives one line and exit code 2."""
+    any_text()  # before --help
     given, rest = parser().parse_known_args(argv)
     stopped = threading.Event()
 
@@ -113,12 +115,12 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
     _check(given)
     try:
         logging.getLogger().setLevel(logging.ERROR)  # it warns of clouds that nobody asked for
-        from apache_beam.io.filesystems import FileSystems
+        import apache_beam.io.filesystems  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"Apache Beam is missing: pip install 'maskgit-sr[beam]' ({error})"
         ) from None
-    from maskgit_sr.batch import listing, stages
+    from maskgit_sr.batch import listing, stages, storage
 
     pipeline, runner = _pipeline(rest)
     level = logging.ERROR if runner in LOCAL else logging.INFO
@@ -150,6 +152,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         overwrite=given.overwrite,
     )
     del upscaler  # workers in this process load their own
+    passed = PassedOver()
     plan = listing.plan(
         given.input,
         given.output,
@@ -157,26 +160,29 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         suffix=given.suffix,
         scale=settings.scale,
         overwrite=given.overwrite,
+        passed=passed,
     )
-    report = FileSystems.join(plan.folder, "failed.jsonl")
+    for told in passed.lines():
+        _say(told)
+    report = f"{plan.folder}/failed.jsonl"
     # an earlier run's report is out of date, and its parts nobody will finish
-    old = [path for path in [*plan.parts, report] if FileSystems.exists(path)]
-    if old:
-        FileSystems.delete(old)
+    for path in [*plan.parts, report]:
+        if storage.exists(path):
+            storage.delete(path)
     failures: list[dict[str, str]] = []
     if plan.todo:
         stages.build(pipeline, plan.todo, settings, report)
         pipeline.run().wait_until_finish()
-        if FileSystems.exists(report):
-            with FileSystems.open(report) as file:
-                failures = [json.loads(line) for line in file.read().decode().splitlines()]
+        if storage.exists(report):  # by lines of "\n" alone: names may hold Unicode's others
+            failures = [json.loads(line) for line in storage.read(report).split(b"\n") if line]
     for failure in failures[:SHOWN]:
         _say(f"{failure['source']}: {failure['reason']}")
     if len(failures) > SHOWN:
         _say(f"{len(failures) - SHOWN} more failures in {report}")
     restored = len(plan.todo) - len(failures)
-    print(f"{restored} restored, {plan.skipped} skipped, {len(failures)} failed")
-    return 1 if failures else 0
+    failed = len(failures) + len(passed.problems)
+    print(f"{restored} restored, {plan.skipped} skipped, {failed} failed")
+    return 1 if failed else 0
 
 
 def _pipeline(rest: list[str]) -> tuple[Any, str]:

@@ -2,27 +2,26 @@
 
 It is complete before anything runs: two images with one output name are an error, not a race.
 Names follow `maskgit_sr.images.files`: below the output folder as below the input folder or the
-fixed part of a pattern, and `NAME_x4` where that would be beside the image itself.
+fixed part of a pattern, and `NAME_x4` where that would be beside the image itself. What exists
+under its name is no pattern.
 """
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any, NamedTuple
-
-from apache_beam.io.filesystem import BeamIOError
-from apache_beam.io.filesystems import FileSystems
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from maskgit_sr import paths
+from maskgit_sr.batch import storage
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import files
+from maskgit_sr.images.inputs import UNREAD_SUFFIXES, Found, PassedOver, is_picture, twins
 
-PART = re.compile(r"(^|/)\.[^/]*\.[0-9a-f]{8}\.part$")  # what `stages.put` writes to
+PART = re.compile(r"(^|/)\.[^/]*\.[0-9a-f]{8}\.part$")  # what `storage.write` writes to
 
 
 class Task(NamedTuple):
@@ -56,6 +55,7 @@ def plan(
     suffix: str | None,
     scale: float,
     overwrite: bool,
+    passed: PassedOver | None = None,
 ) -> Plan:
     """Pairs every image with its output in the folder `output`.
 
@@ -64,38 +64,45 @@ def plan(
             address that Beam's file systems know.
         scale: for the name of an output beside its input.
         overwrite: skip nothing.
+        passed: gets what is left out.
 
     Raises:
         UserError: nothing is found, an address cannot be listed, an output is also an input, or
             two inputs have one output.
     """
+    passed = PassedOver() if passed is None else passed
     if format not in files.FORMATS:
         known = ", ".join(files.FORMATS)
         raise UserError(f"--format: expected one of {known}, found '{format}'")
     if suffix is not None and set(suffix) & {"/", "\\", "\0"}:
         raise UserError(f"--suffix: expected part of a file name, found '{suffix}'")
     folder = _address(output)
-    if not paths.is_remote(folder) and os.path.lexists(folder) and not os.path.isdir(folder):
+    local = not paths.is_remote(folder)
+    if local and os.path.lexists(folder) and not os.path.isdir(folder):
         raise UserError(f"--output: expected a folder, found a file: {output}")
     # one listing rather than a request for every output
-    there = _listed(f"{folder}/**")
-    sources: dict[str, str] = {}
+    there = storage.below(f"{folder}/")
+    sources: dict[str, Found] = {}
     for text in inputs:
-        found = [(path, name) for path, name in _find(text) if not _is_below(path, folder, text)]
+        found = {p: one for p, one in _find(text, passed).items() if not _is_below(p, folder, text)}
         if not found:
-            raise UserError(f"--input: no pictures in {text}")
-        for path, name in found:
-            sources.setdefault(path, name)  # inputs may overlap: an image is restored once
+            raise UserError("; ".join([f"--input: no pictures in {text}", *passed.lines()]))
+        for path, one in found.items():
+            sources.setdefault(path, one)  # inputs may overlap: an image is restored once
+    folds = local and any(one.case_twin for one in sources.values()) and files.folds(Path(folder))
     todo: list[Task] = []
     taken: dict[str, str] = {}
-    for source, name in sources.items():
-        target = _target(source, name, folder, format, suffix, scale)
+    for source, one in sources.items():
+        target = _target(source, one, folder, format, suffix, scale, folds)
         if target in sources:
             raise UserError(f"{target}: output of {source}, but also an input")
         if target in taken:
-            raise UserError(f"{target}: output of both {taken[target]} and {source}")
+            raise UserError(
+                f"{target}: output of both {taken[target]} and {source}; give the folder above"
+                " them, or other output folders one by one"
+            )
         taken[target] = source
-        if overwrite or target not in there:
+        if overwrite or not (target in there or (local and os.path.lexists(target))):
             todo.append(Task(source, target))
     parts = [path for path in there if PART.search(path)]
     return Plan(folder, todo, len(sources) - len(todo), parts)
@@ -108,25 +115,35 @@ def _address(text: str) -> str:
     return os.path.realpath(os.path.expanduser(text))
 
 
-def _find(text: str) -> list[tuple[str, str]]:
-    """Returns (address, name below folder or fixed part of the pattern) of the images, sorted."""
+def _find(text: str, passed: PassedOver) -> dict[str, Found]:
+    """Returns the images by their addresses; see `files.Found`."""
     if not paths.is_remote(text):
-        return [(_address(str(path)), name.as_posix()) for path, name in files.pictures(text)]
-    if glob.has_magic(text):
-        pattern, base = text, text[: text.rindex("/", 0, re.search(r"[*?[]", text).start()) + 1]  # type: ignore[union-attr]
-    elif not text.endswith("/") and text in _listed(text):  # a file, whatever its suffix
-        return [(text, text.rpartition("/")[2])]
+        return {_address(str(one.source)): one for one in files.pictures(text, passed)}
+    if storage.exists(text):  # a file, whatever its suffix, and before patterns
+        base = text[: text.rindex("/") + 1]
+        found, there = {text}, storage.below(f"{base}{_beginning(text)}")
     else:
         base = text.rstrip("/") + "/"
-        pattern = f"{base}**"
-    # sorted, as a set of strings has another order in every process
-    named = [(path, path.removeprefix(base)) for path in sorted(_listed(pattern))]
-    return [(path, name) for path, name in named if _is_picture(PurePosixPath(name))]
+        found = there = storage.below(base)
+        if not found and storage.has_magic(text):
+            fixed = re.split(r"[*?[]", text)[0]
+            base = fixed[: fixed.rindex("/") + 1]
+            there = storage.below(f"{base}{_beginning(fixed)}")
+            found = {path for path in there if storage.matches(path, text)}
+    named = {path: PurePosixPath(path.removeprefix(base)) for path in sorted(found)}
+    if found != {text}:
+        visible = {p: n for p, n in named.items() if not any(x.startswith(".") for x in n.parts)}
+        unread = (p for p, name in visible.items() if name.suffix.lower() in UNREAD_SUFFIXES)
+        passed.files.update(unread)
+        named = {path: name for path, name in visible.items() if is_picture(name)}
+    names = {PurePosixPath(path.removeprefix(base)) for path in there}
+    alike = twins({name for name in names if is_picture(name)} | {*named.values()})
+    return {p: Found(Path(p), name, alike[name][0]) for p, name in named.items()}
 
 
-def _is_picture(name: PurePosixPath) -> bool:
-    hidden = any(part.startswith(".") for part in name.parts)
-    return not hidden and name.suffix.lower() in files.PICTURE_SUFFIXES
+def _beginning(address: str) -> str:
+    """Returns the part of a file's name before its suffixes, which its twins have, too."""
+    return address.rpartition("/")[2].partition(".")[0]
 
 
 def _is_below(path: str, folder: str, text: str) -> bool:
@@ -135,41 +152,17 @@ def _is_below(path: str, folder: str, text: str) -> bool:
 
 
 def _target(
-    source: str, name: str, folder: str, format: str, suffix: str | None, scale: float
+    source: str,
+    found: Found,
+    folder: str,
+    format: str,
+    suffix: str | None,
+    scale: float,
+    folds: bool,
 ) -> str:
-    below = PurePosixPath(name)
-    parent = FileSystems.join(folder, *below.parent.parts) if below.parent.parts else folder
-    if suffix is None:
-        suffix = f"_x{scale:g}" if parent == source.rpartition("/")[0] else ""
-    return FileSystems.join(parent, f"{below.stem}{suffix}.{format}")
-
-
-def _listed(pattern: str) -> set[str]:
-    """Returns the addresses of the files that match, which may be none.
-
-    Raises:
-        UserError: the file system is unknown or does not respond.
-    """
-    try:
-        [found] = FileSystems.match([pattern])
-    except ValueError as error:  # of Beam, for an address that none of its file systems knows
-        scheme = pattern.partition("://")[0]
-        raise UserError(
-            f"{pattern}: no file system for {scheme}:// here (gs:// needs "
-            "pip install 'maskgit-sr[beam]')"
-        ) from error
-    except BeamIOError as error:
-        raise UserError(f"{pattern}: cannot be listed ({reason(error)})") from error
-    return {entry.path for entry in found.metadata_list}
-
-
-def reason(error: BaseException) -> str:
-    """Returns the reason of an error in one line, without Beam's wrapping."""
-    details: Any = getattr(error, "exception_details", None)
-    if isinstance(details, dict) and details:
-        return reason(next(iter(details.values())))
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if len(error.args) == 1 and isinstance(error.args[0], OSError):  # Beam's local file system
-        return reason(error.args[0])
-    return " ".join(str(error).split()) or type(error).__name__
+    parent = "/".join([folder, *found.name.parent.parts])
+    if parent == source.rpartition("/")[0]:
+        suffix = f"_x{scale:g}" if suffix is None else suffix
+        if not suffix:  # as in `files`
+            found = found._replace(twin=False)
+    return f"{parent}/{files.output_name(found, suffix or '', format, folds)}"

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-import mimetypes
 import operator
-import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,13 +19,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from maskgit_sr import images
-from maskgit_sr.batch.listing import Task, reason
-from maskgit_sr.errors import UserError
+from maskgit_sr.batch import storage
+from maskgit_sr.batch.listing import Task
+from maskgit_sr.errors import cause, printable
 from maskgit_sr.images import Picture
 from maskgit_sr.inference import load
 from maskgit_sr.inference.upscaler import Upscaler, finish
@@ -114,22 +111,25 @@ class Read(beam.DoFn):
         """Yields nothing if an earlier attempt at the same bundle of elements has written it."""
         settings = self._settings
         try:
-            if not settings.overwrite and FileSystems.exists(task.target):
+            storage.check_name(task.target)
+            if not settings.overwrite and storage.exists(task.target):
                 return
-            picture = images.from_bytes(_get(task.source), limit=settings.max_pixels)
+            picture = images.from_bytes(storage.read(task.source), limit=settings.max_pixels)
             images.check_kind(picture, _kind(task.target), scale=settings.scale)
-        except UserError as error:
-            yield beam.pvalue.TaggedOutput(_FAILED, _failure(task, str(error)))
+        except Exception as error:  # of one image, memory included: the others go on
+            yield beam.pvalue.TaggedOutput(_FAILED, _failure(task, cause(error)))
             return
-        for note in picture.notes:
-            _LOGGER.info("%s: %s", task.source, note)
+        _tell(task.source, picture.notes)
         height, width = picture.color.shape[:2]
         side = settings.tile.side(height, width)
         yield DecodedImage(task, picture, side, settings.tile.count(height, width, side))
 
 
 class Restorer(ModelHandler):
-    """`DecodedImage` → (task, restored image), with device batches filled from several images."""
+    """`DecodedImage` → (task, restored image), with device batches filled from several images.
+
+    An image that cannot be restored gives (task, reason).
+    """
 
     def __init__(self, settings: Settings):
         # minimum = maximum, or Beam would look for the best batch size by trial
@@ -152,8 +152,18 @@ class Restorer(ModelHandler):
         batch: Sequence[DecodedImage],
         model: Upscaler,
         inference_args: dict[str, Any] | None = None,
-    ) -> Iterable[tuple[Task, Picture]]:
+    ) -> Iterable[tuple[Task, Picture | str]]:
         """Restores a batch; Beam sends an empty one ahead of an image that alone exceeds `pack`."""
+        try:
+            return self._restored(batch, model)
+        except Exception as error:  # of one image, memory included: the others go on
+            if len(batch) == 1:
+                return [(batch[0].task, cause(error))]
+        return [found for one in batch for found in self.run_inference([one], model)]
+
+    def _restored(
+        self, batch: Sequence[DecodedImage], model: Upscaler
+    ) -> list[tuple[Task, Picture | str]]:
         options = model.options(**self._settings.options, confidence=False)
         # a device call takes tiles of one side, so images of one side must follow each other
         batch = sorted(batch, key=operator.attrgetter("side"))
@@ -174,18 +184,20 @@ class Restorer(ModelHandler):
 
 
 class Write(beam.DoFn):
-    """Writes (task, restored image); yields nothing, or the failure."""
+    """Writes (task, restored image); yields nothing, or the failure of any step since `Read`."""
 
-    def process(self, restored: tuple[Task, Picture]) -> Iterator[str]:
+    def process(self, restored: tuple[Task, Picture | str]) -> Iterator[bytes]:
         task, picture = restored
+        if isinstance(picture, str):
+            yield _failure(task, picture)
+            return
         try:
             data, notes = images.to_bytes(picture, _kind(task.target))
-            put(task.target, data)
-        except UserError as error:
-            yield _failure(task, str(error))
+            storage.write(task.target, data)
+        except Exception as error:  # as in `Read`
+            yield _failure(task, cause(error))
             return
-        for note in notes:
-            _LOGGER.info("%s: %s", task.target, note)
+        _tell(task.target, notes)
 
 
 class Report(beam.DoFn):
@@ -194,47 +206,21 @@ class Report(beam.DoFn):
     def __init__(self, path: str):
         self._path = path
 
-    def process(self, failures: Sequence[str]) -> None:
+    def process(self, failures: Sequence[bytes]) -> None:
         if failures:  # sorted, as they come in any order
-            put(self._path, "".join(f"{line}\n" for line in sorted(failures)).encode())
+            storage.write(self._path, b"".join(line + b"\n" for line in sorted(failures)))
 
 
-def put(target: str, data: bytes) -> None:
-    """Writes a file that appears whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    folder, name = FileSystems.split(target)
-    # a name of its own for every attempt: an engine may run two at once
-    part = FileSystems.join(folder, f".{name[:40]}.{secrets.token_hex(4)}.part")
-    kind = mimetypes.guess_type(target)[0] or "application/octet-stream"
-    try:
-        try:
-            with FileSystems.create(part, kind, CompressionTypes.UNCOMPRESSED) as file:
-                file.write(data)
-            FileSystems.rename([part], [target])
-        except BaseException:  # an interrupt must not leave the part either
-            if FileSystems.exists(part):
-                FileSystems.delete([part])
-            raise
-    except Exception as error:  # every file system has exceptions of its own
-        raise UserError(f"cannot be written ({reason(error)})") from error
-
-
-def _get(source: str) -> bytes:
-    try:
-        # the default would decompress by the name's suffix
-        with FileSystems.open(source, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-            data: bytes = file.read()
-            return data
-    except Exception as error:  # as in `put`
-        raise UserError(f"cannot be read ({reason(error)})") from error
+def _tell(address: str, notes: Iterable[str]) -> None:
+    for note in notes:  # printable, as workers send their logs as UTF-8
+        _LOGGER.info("%s: %s", printable(address), note)
 
 
 def _kind(target: str) -> str:
     return images.WRITABLE[PurePosixPath(target).suffix.lower()]
 
 
-def _failure(task: Task, why: str) -> str:
-    return json.dumps({**task._asdict(), "reason": why}, ensure_ascii=False)
+def _failure(task: Task, why: str) -> bytes:
+    # Bytes, as Beam's strings are UTF-8, which some names are not; those get JSON's own escapes.
+    text = json.dumps({**task._asdict(), "reason": why}, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace")

@@ -194,10 +194,12 @@ def _aligned(
         alpha = picture.alpha
         if alpha is not None and (alpha < peak(alpha.dtype)).any():
             raise UserError(f"{kind} is transparent in parts; scores are of opaque pictures")
-    shapes = [None if p is None else p.color.shape for p in (sample.sr, sample.hr, sample.lr)]
-    (height, width), scale = scored_size(*shapes, crop_to_min=crop_to_min)
+    shapes = {kind: picture.color.shape for kind, picture in found.items()}
+    (height, width), scale = scored_size(
+        shapes["SR"], shapes.get("HR"), shapes.get("LR"), crop_to_min=crop_to_min
+    )
     sizes = [f"{kind} {_size(picture.color)}" for kind, picture in found.items() if kind != "LR"]
-    if any(p.color.shape[:2] != (height, width) for k, p in found.items() if k != "LR"):
+    if any(shape[:2] != (height, width) for kind, shape in shapes.items() if kind != "LR"):
         notes.append(f"{', '.join(sizes)}, both cut to {width}x{height}")
     grey = [kind for kind in ("SR", "HR") if kind in found and _colourless(found[kind])]
     if len(grey) == 1 and "HR" in found:  # BasicSR's convention, as for the Set14 of most papers
@@ -217,6 +219,7 @@ def scored_size(
     sr: tuple[int, ...],
     hr: tuple[int, ...] | None,
     lr: tuple[int, ...] | None,
+    *,
     crop_to_min: bool = False,
 ) -> tuple[tuple[int, int], int]:
     """Returns (height, width) of the scene's part that all images of it show, and SR over LR.

@@ -120,9 +120,11 @@ def views(
             found["confidence"] = _eight_bits(path)[..., 0]
     if color is None:
         return found
-    shapes = [found[name].shape if name in found else None for name in ("HR", "LR")]
+    shapes = {name: view.shape for name, view in found.items()}
     # as they were scored, whether or not that took --crop-to-min
-    (height, width), scale = scored_size(color.shape, *shapes, crop_to_min=True)
+    (height, width), scale = scored_size(
+        color.shape, shapes.get("HR"), shapes.get("LR"), crop_to_min=True
+    )
     # the map was written at the size of LR
     by = {"LR": scale, "confidence": scale}
     return {

@@ -96,8 +96,8 @@ def plan(
     elif _is_folder(output):
         if os.path.lexists(Path(output)) and not os.path.isdir(output):
             raise UserError(f"{output}: expected an output folder, found a file")
-        folds = any(f.case_twin for f in found) and _folds(Path(output))
-        jobs = [(f, _in_folder(f, Path(output), format, suffix, scale, folds)) for f in found]
+        one_case = any(f.case_twin for f in found) and folds(Path(output))
+        jobs = [(f, _in_folder(f, Path(output), format, suffix, scale, one_case)) for f in found]
     elif whole_folder or len(found) > 1:
         raise UserError(
             f"{output}: expected a folder for {_what(found, whole_folder)}, found a file name"
@@ -175,7 +175,7 @@ def _in_folder(
     return parent / output_name(found, suffix or "", format, folds)
 
 
-def _folds(folder: Path) -> bool:
+def folds(folder: Path) -> bool:
     """Returns True if names that differ in capitals alone are one file in a folder."""
     while not os.path.isdir(folder):  # it may be yet to be made
         folder = folder.parent

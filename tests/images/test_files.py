@@ -233,7 +233,7 @@ def test_names_that_a_folder_without_capitals_would_take_for_one(tmp_path, monke
     assert sorted(targets) == sorted(
         ["a.JPG.png", "a.jpg.png", "B.png", "b.png", "c.jpg.png", "C.png.png", *names[-2:]]
     )
-    monkeypatch.setattr(files, "_folds", lambda folder: True)
+    monkeypatch.setattr(files, "folds", lambda folder: True)
     targets = {job.source.name: job.target.name for job in plan(["in"], "out")}
     assert len({inputs.fold(name) for name in targets.values()}) == len(names)
     assert targets["a.jpg"] == f"a.jpg.{zlib.crc32(b'a.jpg'):08x}.png"
@@ -243,9 +243,9 @@ def test_names_that_a_folder_without_capitals_would_take_for_one(tmp_path, monke
 
 def test_whether_a_folder_tells_capitals_apart(tmp_path, monkeypatch):
     (tmp_path / "name").touch()
-    assert not files._folds(tmp_path / "new" / "folder")  # by where it will be made
+    assert not files.folds(tmp_path / "new" / "folder")  # by where it will be made
     (tmp_path / "NAME").hardlink_to(tmp_path / "name")
-    assert files._folds(tmp_path)
+    assert files.folds(tmp_path)
 
 
 def test_linked_folders_are_followed_once(tmp_path, monkeypatch):
