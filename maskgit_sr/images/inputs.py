@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
-import itertools
 import os
 import unicodedata
 from collections import Counter, defaultdict, deque
@@ -211,7 +210,7 @@ def _expand(folder: Path, parts: Sequence[str], passed: PassedOver) -> Iterator[
             yield from _expand(base, rest, passed) if rest else files
         return
     names = [first]
-    if glob.has_magic(first):
+    if _is_pattern(folder, first):
         names = []
         with contextlib.suppress(OSError):  # no folder, or one that cannot be listed: no match
             names = sorted(name for name in os.listdir(folder) if _matches(name, first))
@@ -236,6 +235,15 @@ def _is_below(path: Path, folder: str | None, base: Path) -> bool:
     return folder in map(str, Path(os.path.realpath(path)).parents)
 
 
+def _is_pattern(folder: Path, part: str) -> bool:
+    return glob.has_magic(part) and not os.path.lexists(folder / part)
+
+
 def _fixed_part(pattern: Path) -> Path:
     """Returns the folders of a pattern before the first part with a wildcard."""
-    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
+    fixed = Path()
+    for part in pattern.parts[:-1]:
+        if _is_pattern(fixed, part):
+            break
+        fixed /= part
+    return fixed

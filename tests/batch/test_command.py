@@ -1,7 +1,6 @@
 """launch.beam_upscale on the DirectRunner: equal to the upscaler, and never half done."""
 
 import json
-import logging
 import pickle
 import signal
 import subprocess
@@ -16,10 +15,9 @@ from PIL import Image, ImageCms
 import maskgit_sr
 from maskgit_sr import images
 from maskgit_sr.images import Picture
-from maskgit_sr.inference import load as loading
 from maskgit_sr.methods.base import TileSpec
+from tests.batch.folders import BATCH, save, stamps
 from tests.inference.pictures import gradient, noise
-from tests.serving.models import Watched
 from tests.serving.models import subpixel as two_sided
 
 pytest.importorskip("apache_beam", reason="needs apache-beam")
@@ -29,58 +27,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from maskgit_sr.batch import command, listing, stages
 
 ROOT = Path(__file__).resolve().parents[2]
-BATCH = 4
-
-
-@pytest.fixture(scope="module")
-def upscaler():
-    """Repeats pixels, or makes noise of the seed and a tile's place; compiles at once."""
-    return Watched(BATCH)
-
-
-@pytest.fixture
-def run_with(capsys, monkeypatch):
-    """launch.beam_upscale with a model: (model, arguments) → exit code, stdout, stderr's lines."""
-
-    def run_with(upscaler, *words):
-        def load(name, **options):
-            loading.resolve(name)
-            loading.pick_device(options["device"])
-            assert options["batch"] == BATCH
-            return upscaler
-
-        monkeypatch.setattr(loading, "load", load)
-        logs = logging.getLogger()
-        before = logs.level, logs.handlers[:]
-        try:
-            code = command.main(["--batch", str(BATCH), *map(str, words)])
-        except SystemExit as end:
-            code = end.code
-        assert (logs.level, logs.handlers) == before  # of the caller, as it was
-        told = capsys.readouterr()
-        return code, told.out, told.err.splitlines()
-
-    return run_with
-
-
-@pytest.fixture
-def run(run_with, upscaler):
-    """The same with the model of this file."""
-    return lambda *words: run_with(upscaler, *words)
-
-
-def stamps(folder):
-    """Time and content of every file, hidden ones too."""
-    return {
-        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def save(path, array, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **options)
 
 
 @pytest.fixture
@@ -329,5 +275,22 @@ def test_a_bucket_is_a_folder(run, tmp_path, monkeypatch):
         one = ("--input", "gs://bucket/photos/sub/b.png", "gs://bucket/photos/s*/b*", *words[2:])
         assert run(*one)[1] == "1 restored, 0 skipped, 0 failed\n"
         assert bucket.blob("out/b.png").exists()
+        for name in ("in [x]/1.jpg", "in [x]/1.png", "in [x]/[2]*.png", "in x/3.png"):
+            bucket.blob(name).upload_from_string(data)
+        others = ("out x/.b.12345678.part", "out x/failed.jsonl", "out [x]/.c.12345678.part")
+        for name in others:
+            bucket.blob(name).upload_from_string(b"of another run")
+        words = ("--input", "gs://bucket/in [x]", "--output", "gs://bucket/out [x]", "--no_auth")
+        assert run(*words)[:2] == (0, "3 restored, 0 skipped, 0 failed\n")
+        assert run(*words)[:2] == (0, "0 restored, 3 skipped, 0 failed\n")
+        made = {blob.name for blob in bucket.list_blobs(prefix="out ")}
+        twins = {"out [x]/1.jpg.png", "out [x]/1.png.png", "out [x]/[2]*.png"}
+        assert made == twins | {*others}
+        # Beam cannot delete a name that it takes for a pattern
+        assert bucket.blob(others[2]).download_as_bytes() == b""
+        assert bucket.blob(others[0]).download_as_bytes() == b"of another run"
+        for text in ("in [x]/1.jpg", "in [x]/[2]*.png"):  # alike in every run
+            told = run("--input", f"gs://bucket/{text}", *words[2:])
+            assert told[1] == "0 restored, 1 skipped, 0 failed\n"
     finally:
         server.stop()

@@ -8,6 +8,7 @@ pytest.importorskip("apache_beam", reason="needs apache-beam")
 
 from maskgit_sr.batch import listing
 from maskgit_sr.errors import UserError
+from maskgit_sr.images import files
 
 
 def names(plan, folder):
@@ -35,6 +36,22 @@ def test_outputs_are_named_as_by_the_command_line(tmp_path):
     (inside / "a.png").touch()
     found = planned([folder], inside)
     assert names(found, inside) == ["sub/b.png"] and found.skipped == 1
+
+
+def test_twins_and_links_are_those_of_the_command_line(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for name in ("1.jpg", "1.png", "2.tif", "real/3.png", "w.psd", "v.cr2"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "album").symlink_to("real")
+    (folder / "loop").symlink_to(".")
+    expected = ["1.jpg.png", "1.png.png", "2.png", "real/3.png"]
+    passed = listing.PassedOver()
+    assert names(planned([folder], output, passed=passed), output) == expected
+    assert passed.lines() == ["passed over 2 files of formats that are not read: 1 .cr2, 1 .psd"]
+    assert names(planned([folder / "1.png"], output), output) == ["1.png.png"]
+    jobs = files.plan([str(folder)], str(output), scale=lambda: 4.0)
+    assert sorted(str(job.target.relative_to(output)) for job in jobs) == expected
 
 
 @pytest.mark.parametrize(

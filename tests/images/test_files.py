@@ -328,7 +328,15 @@ def test_names_as_they_come(tmp_path, monkeypatch):
     for name in odd:  # what exists is no pattern
         [job] = plan([f"in [1]/{name}"], "out [2]")
         assert job.source == Path("in [1]", name)
-    assert len(plan(["in [[]1[]]/*"], "out [2]")) == len(odd) - 1
+    Path("in [1]/*.png").unlink()
+    for pattern in (
+        "in [[]1[]]/*",
+        "in [1]/*",
+        "in [1]/**",
+        f"{tmp_path}/in [1]/*.png",
+        "i?*/*.png",
+    ):
+        assert len(plan([pattern], "out [2]")) == len(odd) - 2, pattern
     touch(Path("in [1]/e\u0301a.png"))  # as a Mac writes it
     assert len(plan(["in [[]1]/\u00e9*"], "out")) == 1
 
