@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from maskgit_sr import assets as _assets
 from maskgit_sr.arrays import Image
@@ -40,15 +40,11 @@ class Metric:
     score: Callable[..., Score]
 
     def __call__(self, *images: Image) -> Score:
-        arrays = [jnp.asarray(image) for image in images]
-        return _mark(self.score(*arrays), *arrays)
-
-
-@jax.jit
-def _mark(score: Score, *images: Image) -> Score:
-    # The whole image, also what a border or NIQE's blocks leave out: broken outputs get no score.
-    whole = [jnp.isfinite(image).all((1, 2, 3)) for image in images]
-    return jnp.where(jnp.all(jnp.stack(whole), axis=0), score, jnp.nan)
+        arrays = [np.asarray(image) for image in images]
+        # The whole image, also what a border or NIQE's blocks leave out: broken outputs get no
+        # score. By NumPy, which compiles nothing for an image's size.
+        whole = [np.isfinite(array).all((1, 2, 3)) for array in arrays]
+        return jnp.where(np.all(whole, axis=0), self.score(*arrays), jnp.nan)
 
 
 class SetMetric(fid.FrechetDistance):

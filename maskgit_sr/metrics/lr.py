@@ -5,18 +5,17 @@ unclipped. That is the degradation only of LR images made in this way: for real 
 little.
 """
 
-import jax
 import jax.numpy as jnp
 
 from maskgit_sr.arrays import Image
-from maskgit_sr.metrics.pixel import Score, psnr
+from maskgit_sr.metrics.pixel import Score, on_host, psnr
 from maskgit_sr.ops.resize import downsample_bicubic
 
 CONSISTENCY_UNIT = 1e-5  # of SR3's table
 
 
-def _shrink(x: Image, lr: Image) -> Image:
-    """Returns x at the size of lr.
+def _shrunk(x: Image, lr: Image) -> tuple[Image, Image]:
+    """Returns x at the size of lr, and lr.
 
     Raises:
         ValueError: not [B,H,W,3], or the sides of x are not one multiple of those of lr.
@@ -27,10 +26,10 @@ def _shrink(x: Image, lr: Image) -> Image:
         raise ValueError(
             f"expected images [B,sH,sW,3] and their LR [B,H,W,3], found {x.shape}, {lr.shape}"
         )
-    return downsample_bicubic(x.astype(jnp.float32), scale)
+    x, lr = (image.astype(jnp.float32) for image in on_host(x, lr))
+    return downsample_bicubic(x, scale), lr
 
 
-@jax.jit
 def lr_psnr(x: Image, lr: Image) -> Score:
     """Returns the RGB PSNR of the shrunk output and the LR input, in dB, at most 100.
 
@@ -41,10 +40,9 @@ def lr_psnr(x: Image, lr: Image) -> Score:
     Raises:
         ValueError: the sides of x are not one multiple of those of lr.
     """
-    return psnr(_shrink(x, lr), lr, color="rgb")
+    return psnr(*_shrunk(x, lr), color="rgb")
 
 
-@jax.jit
 def lr_consistency(x: Image, lr: Image) -> Score:
     """Returns the mean squared error of the shrunk output and the LR input, in units of 1e-5.
 
@@ -55,5 +53,5 @@ def lr_consistency(x: Image, lr: Image) -> Score:
     Raises:
         ValueError: the sides of x are not one multiple of those of lr.
     """
-    error = _shrink(x, lr) - lr.astype(jnp.float32)
-    return jnp.mean(error**2, axis=(1, 2, 3)) / CONSISTENCY_UNIT
+    small, lr = _shrunk(x, lr)
+    return jnp.asarray(((small - lr) ** 2).mean((1, 2, 3))) / CONSISTENCY_UNIT

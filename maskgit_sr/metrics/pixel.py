@@ -1,7 +1,9 @@
 """Pixel fidelity: PSNR, SSIM and MS-SSIM.
 
-Images are RGB float32 [B,H,W,3] in [0,1]; scores are [B] float32. Every function is compiled once
-per shape. A score means nothing without its protocol, so colour and border are arguments:
+Images are RGB float32 [B,H,W,3] in [0,1]; scores are [B] float32. Sets have images of many sizes, so
+nothing is compiled for a size: NumPy does what is cheap, and the windows of SSIM are computed tile
+by tile. Under `jit` and `grad` all is traced as usual. A score means nothing without its protocol,
+so colour and border are arguments:
 
 - color="rgb": the three channels; PSNR pools the error over them, SSIM averages their scores.
 - color="y": BT.601 luma in [16,235]/255, unrounded: MATLAB's and BasicSR's rgb2ycbcr, the "Y" of
@@ -14,11 +16,11 @@ per shape. A score means nothing without its protocol, so colour and border are 
 """
 
 import math
-from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -36,8 +38,18 @@ _WINDOW, _SIGMA = 11, 1.5
 _TAPS = [math.exp(-((i - _WINDOW // 2) ** 2) / (2 * _SIGMA**2)) for i in range(_WINDOW)]
 _GAUSS = [tap / sum(_TAPS) for tap in _TAPS]
 _C1, _C2 = 0.01**2, 0.03**2
+_TILE = 256  # window positions a side of what is computed at once
 # 161: the least side of which the fifth scale still holds the window, as halves are rounded up.
 MS_SSIM_SIDE = (_WINDOW - 1) * 2 ** (len(_MS_WEIGHTS) - 1) + 1
+
+
+def on_host(*arrays: Array) -> list[Array]:
+    """Returns NumPy arrays, for which nothing is compiled; arrays that are traced as they are."""
+    return [x if isinstance(x, jax.core.Tracer) else np.asarray(x) for x in arrays]
+
+
+def _on_host(x: Array) -> bool:
+    return isinstance(x, np.ndarray)
 
 
 def rgb_to_y(x: Array) -> Array:
@@ -47,13 +59,14 @@ def rgb_to_y(x: Array) -> Array:
 
 def _weigh(x: Array, weights: tuple[float, float, float]) -> Array:
     """Returns the weighted sum of three channels, [...,3] -> [...,1]."""
+    column = np.array(weights, x.dtype)[:, None]
     # A matrix product: on CPU, XLA takes fifty times as long to sum an axis of three elements.
-    return jnp.matmul(x, jnp.array(weights, x.dtype)[:, None], precision="highest")
+    return x @ column if _on_host(x) else jnp.matmul(x, column, precision="highest")
 
 
 def rgb_to_luma(x: Array) -> Array:
     """Returns MATLAB's rgb2gray of RGB in [0,1]: [...,3] -> [...,1] in grey levels 0, 1, …, 255."""
-    return jnp.round(255 * _weigh(x, _LUMA))
+    return (255 * _weigh(x, _LUMA)).round()
 
 
 def cut(x: Array, border: int) -> Array:
@@ -62,14 +75,16 @@ def cut(x: Array, border: int) -> Array:
 
 
 def _prepare(x: Array, color: Color, border: int) -> Array:
-    x = cut(x.astype(jnp.float32), border)
+    x = cut(x, border)
     if color == "y":
         return rgb_to_y(x)
     return rgb_to_luma(x) / 255 if color == "luma" else x
 
 
-def _check(x: Array, y: Array, color: str, border: int, smallest: int) -> None:
-    pair(x, y)
+def _checked(
+    x: Image, y: Image, color: str, border: int, smallest: int
+) -> tuple[Array, Array]:
+    x, y = pair(*on_host(x, y))
     if color not in ("rgb", "y", "luma"):
         raise ValueError(f"color {color!r}: expected rgb, y or luma")
     if border < 0 or min(x.shape[1:3]) - 2 * border < smallest:
@@ -77,9 +92,9 @@ def _check(x: Array, y: Array, color: str, border: int, smallest: int) -> None:
             f"image of {x.shape[1]}x{x.shape[2]} with border {border}: "
             f"expected at least {smallest} pixels a side to be left"
         )
+    return x, y
 
 
-@partial(jax.jit, static_argnames=("color", "border"))
 def psnr(x: Image, y: Image, *, color: Color = "rgb", border: int = 0) -> Score:
     """Returns the PSNR in dB, [B,H,W,3] in [0,1] -> [B]; higher is better.
 
@@ -90,16 +105,16 @@ def psnr(x: Image, y: Image, *, color: Color = "rgb", border: int = 0) -> Score:
     Raises:
         ValueError: shapes differ, are not [B,H,W,3], or the border leaves no pixel.
     """
-    _check(x, y, color, border, 1)
+    x, y = _checked(x, y, color, border, 1)
     error = _prepare(x, color, border) - _prepare(y, color, border)
-    mse = jnp.mean(error**2, axis=(1, 2, 3))
+    mse = jnp.asarray((error**2).mean((1, 2, 3)))
     # Bounded before the logarithm, so that equal images give the cap and not infinity.
     return -10 * jnp.log10(jnp.maximum(mse, 10 ** (-MAX_PSNR / 10)))
 
 
 def _planes(x: Array, color: Color, border: int) -> Array:
     """Returns [B·C,h,w] of [B,H,W,3]: on CPU a trailing axis of 1 or 3 makes everything slow."""
-    x = jnp.moveaxis(_prepare(x, color, border), -1, 1)
+    x = _prepare(x, color, border).transpose(0, 3, 1, 2)
     return x.reshape(-1, *x.shape[2:])
 
 
@@ -123,13 +138,37 @@ def _blur_axis(x: Array, gauss: Array, axis: int) -> Array:
     return lax.fori_loop(0, _WINDOW, add_tap, jnp.zeros(shape))
 
 
-def _ssim_maps(x: Array, y: Array) -> tuple[Array, Array]:
-    """Returns SSIM and its contrast-structure factor of [N,H,W], each [N]."""
+def _ssim_means(x: Array, y: Array) -> Array:
+    """Returns the means of SSIM and of its contrast-structure factor of [N,H,W]: [2,N]."""
+    height, width = (side - _WINDOW + 1 for side in x.shape[1:])  # positions of the window
+    total: Array | float = 0.0
+    for top in range(0, height, _TILE):
+        for left in range(0, width, _TILE):
+            size = np.array([min(_TILE, height - top), min(_TILE, width - left)])
+            sums = _tile_sums(_tile(x, top, left), _tile(y, top, left), size)
+            # Float64 on the host, as the tiles of a large image are many.
+            total = total + (sums if isinstance(x, jax.Array) else np.asarray(sums, np.float64))
+    return jnp.asarray(total / (height * width), jnp.float32)
+
+
+def _tile(x: Array, top: int, left: int) -> Array:
+    """Returns the pixels of a tile's windows, filled up to one size."""
+    side = _TILE + _WINDOW - 1
+    x = x[:, top : top + side, left : left + side]
+    fill = [(0, 0), (0, side - x.shape[1]), (0, side - x.shape[2])]
+    return np.pad(x, fill) if _on_host(x) else jnp.pad(x, fill)
+
+
+@jax.jit
+def _tile_sums(x: Array, y: Array, size: Array) -> Array:
+    """Returns the sums of both maps over the first (rows, columns) of the windows: [2,N]."""
+    rows, columns = (jnp.arange(_TILE) < side for side in size)
+    inside = rows[:, None] & columns[None]
     # One plane after the other, so that a CPU's working set stays in its cache.
-    return lax.map(lambda planes: _ssim_map(*planes), (x, y))
+    return lax.map(lambda planes: _ssim_sums(*planes, inside), (x, y)).T
 
 
-def _ssim_map(x: Array, y: Array) -> tuple[Array, Array]:
+def _ssim_sums(x: Array, y: Array, inside: Array) -> Array:
     # Moments around 1/2 lose less to cancellation in float32.
     x, y = x - 0.5, y - 0.5
     mx, my, xx, yy, xy = _blur(jnp.stack([x, y, x * x, y * y, x * y]))
@@ -137,10 +176,9 @@ def _ssim_map(x: Array, y: Array) -> tuple[Array, Array]:
     mx, my = mx + 0.5, my + 0.5
     cs = (2 * cov + _C2) / (vx + vy + _C2)
     luminance = (2 * mx * my + _C1) / (mx * mx + my * my + _C1)
-    return jnp.mean(luminance * cs), jnp.mean(cs)
+    return jnp.stack([jnp.sum(one, where=inside) for one in (luminance * cs, cs)])
 
 
-@partial(jax.jit, static_argnames=("color", "border"))
 def ssim(x: Image, y: Image, *, color: Color = "y", border: int = 0) -> Score:
     """Returns SSIM, [B,H,W,3] in [0,1] -> [B], 1 for equal images; higher is better.
 
@@ -151,12 +189,11 @@ def ssim(x: Image, y: Image, *, color: Color = "y", border: int = 0) -> Score:
         ValueError: shapes differ, are not [B,H,W,3], or a side has fewer than 11 pixels without
             the border.
     """
-    _check(x, y, color, border, _WINDOW)
-    value, _ = _ssim_maps(_planes(x, color, border), _planes(y, color, border))
+    x, y = _checked(x, y, color, border, _WINDOW)
+    value, _ = _ssim_means(_planes(x, color, border), _planes(y, color, border))
     return jnp.mean(value.reshape(x.shape[0], -1), axis=1)
 
 
-@partial(jax.jit, static_argnames=("color", "border", "method"))
 def ms_ssim(
     x: Image,
     y: Image,
@@ -182,7 +219,7 @@ def ms_ssim(
         ValueError: shapes differ, are not [B,H,W,3], or a side has fewer than 161 pixels without
             the border.
     """
-    _check(x, y, color, border, MS_SSIM_SIDE)
+    x, y = _checked(x, y, color, border, MS_SSIM_SIDE)
     if method not in ("product", "sum"):
         raise ValueError(f"method {method!r}: expected product or sum")
     factors = _ms_factors(_planes(x, color, border), _planes(y, color, border))
@@ -200,12 +237,13 @@ def _ms_factors(x: Array, y: Array) -> Array:
     for scale in range(len(_MS_WEIGHTS)):
         if scale:
             x, y = _halve(x), _halve(y)
-        value, cs = _ssim_maps(x, y)
+        value, cs = _ssim_means(x, y)
         factors.append(cs)
     return jnp.stack([*factors[:-1], value])
 
 
 def _halve(x: Array) -> Array:
-    x = jnp.pad(x, [(0, 0), *((0, side % 2) for side in x.shape[1:])], mode="edge")
+    fill = [(0, 0), *((0, side % 2) for side in x.shape[1:])]
+    x = np.pad(x, fill, mode="edge") if _on_host(x) else jnp.pad(x, fill, mode="edge")
     x = x[:, ::2] + x[:, 1::2]
     return (x[:, :, ::2] + x[:, :, 1::2]) / 4

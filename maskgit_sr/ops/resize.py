@@ -46,7 +46,8 @@ def downsample_bicubic(image: Float[Array, "B H W C"], scale: int) -> Float[Arra
     """Shrinks bicubically as MATLAB's ``imresize``, by which papers make LR images.
 
     Antialiased: the kernel (a = −0.5) is ``scale`` times as wide. The border is mirrored with its
-    edge pixels repeated. Values may leave [0, 1]; they are neither clipped nor rounded.
+    edge pixels repeated. Values may leave [0, 1]; they are neither clipped nor rounded. A NumPy
+    array gives a NumPy array, and nothing is compiled for its size.
 
     Raises:
         ValueError: ``scale`` is below 1, or a side is no multiple of it.
@@ -62,11 +63,13 @@ def downsample_bicubic(image: Float[Array, "B H W C"], scale: int) -> Float[Arra
         count = image.shape[axis] // scale
         pads = [(0, 0)] * 4
         pads[axis] = (-int(taps[0]), int(taps[-1]) - scale + 1)
-        padded = jnp.pad(image, pads, mode="symmetric")
+        pad = np.pad if isinstance(image, np.ndarray) else jnp.pad
+        padded = pad(image, pads, mode="symmetric")
         stop = (count - 1) * scale + 1
+        before = (slice(None),) * axis
         # Python floats are weakly typed, so the image keeps its dtype.
         image = sum(
-            weight * jax.lax.slice_in_dim(padded, tap, tap + stop, scale, axis)
+            weight * padded[(*before, slice(tap, tap + stop, scale))]
             for tap, weight in enumerate(weights.tolist())
         )
     return image
