@@ -8,12 +8,12 @@ Inception-v3, images resized bilinearly without antialiasing, as pytorch-fid doe
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Image
 from maskgit_sr.metrics.networks import inception
+from maskgit_sr.metrics.programs import by_size
 from maskgit_sr.perceptual.published import load
 
 Features = Callable[[Image], Float[Array, "B D"]]
@@ -108,5 +108,5 @@ def load_features(file: Path) -> Features:
         UserError: the file is not this network.
     """
     params = load(file, inception.read, inception.features, images=1)
-    apply = jax.jit(inception.features)
+    apply = by_size(inception.features)
     return lambda x: apply(params, x)

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-import jax
-
 from maskgit_sr.arrays import Image
+from maskgit_sr.metrics.programs import by_size
 from maskgit_sr.perceptual import distances as perceptual
 
 
@@ -29,5 +28,5 @@ def load(
     """
     # Accelerators multiply in less than float32 by default; a score must not depend on the device.
     model = perceptual.load_lpips(net, path, precision="highest")
-    apply = jax.jit(model.apply)
+    apply = by_size(model.apply)
     return lambda x, y: apply(model.params, x, y)

@@ -13,9 +13,9 @@ counted, so their scores depend on the order in which they add. Here it is 0: no
 matters, and float32 is enough.
 """
 
+import itertools
 import zipfile
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -29,12 +29,13 @@ from scipy.special import gammaln
 
 from maskgit_sr.arrays import Image
 from maskgit_sr.errors import UserError
-from maskgit_sr.metrics.pixel import Score, cut, rgb_to_luma, rgb_to_y
+from maskgit_sr.metrics.pixel import Score, cut, numpy_of, on_host, rgb_to_luma, rgb_to_y
 from maskgit_sr.ops.resize import downsample_bicubic
 from maskgit_sr.perceptual.published import single
 
 BLOCK = 96
 FEATURES = 36
+_BATCH = 16  # blocks computed at once
 _REACH, _SIGMA = 3, 7 / 6
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
@@ -83,7 +84,6 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{file}: not NIQE's statistics ({reason})") from None
 
 
-@partial(jax.jit, static_argnames=("color", "border"))
 def features(
     x: Image, *, color: Literal["luma", "y"] = "luma", border: int = 0
 ) -> Float[Array, "B n 36"]:
@@ -92,6 +92,7 @@ def features(
     Raises:
         ValueError: x is not [B,H,W,3], or holds fewer than two blocks without the border.
     """
+    [x] = on_host(x)
     x = cut(single(x, 1 + 2 * border), border)
     rows, columns = x.shape[1] // BLOCK, x.shape[2] // BLOCK
     if rows * columns < 2:
@@ -100,18 +101,41 @@ def features(
             f"a side, such as {BLOCK}x{2 * BLOCK}"
         )
     x = x[:, : rows * BLOCK, : columns * BLOCK]
-    grey = jnp.round(255 * rgb_to_y(x)) if color == "y" else rgb_to_luma(x)
+    grey = (255 * rgb_to_y(x)).round() if color == "y" else rgb_to_luma(x)
     half = downsample_bicubic(grey, 2)
-    scales = [_moments(grey[..., 0], BLOCK), _moments(half[..., 0], BLOCK // 2)]
+    # So many blocks at a time, whatever the image's size: one program for all.
+    large, small = _blocks(grey[..., 0], BLOCK), _blocks(half[..., 0], BLOCK // 2)
+    parts = zip(large, small, strict=True)
+    found = jnp.concatenate([_block_features(*part) for part in parts])
+    return found[: len(x) * rows * columns].reshape(len(x), rows * columns, FEATURES)
+
+
+def _blocks(x: Array, side: int) -> Iterator[Array]:
+    """Yields the blocks of [B,H,W] with what is around them, edges repeated, in equal batches."""
+    numpy = numpy_of(x)
+    padded = numpy.pad(x, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)), mode="edge")
+    whole = side + 2 * _REACH
+    places = itertools.product(range(0, x.shape[1], side), range(0, x.shape[2], side))
+    blocks = [padded[:, i : i + whole, j : j + whole] for i, j in places]
+    stacked = numpy.stack(blocks, axis=1).reshape(-1, whole, whole)
+    stacked = numpy.pad(stacked, ((0, -len(stacked) % _BATCH), (0, 0), (0, 0)))
+    for begin in range(0, len(stacked), _BATCH):
+        yield stacked[begin : begin + _BATCH]
+
+
+@jax.jit
+def _block_features(large: Array, small: Array) -> Array:
+    """Returns the features [n,36] of blocks [n,s,s] of both scales, with what is around them."""
+    scales = [_moments(_normalise(x)) for x in (large, small)]
     return _fit(*(jnp.stack(moment) for moment in zip(*scales, strict=True)))
 
 
-def _normalise(x: Array) -> Array:
-    """Normalises [B,H,W]: (x - mean) / (deviation + 1) in 7x7 Gaussian windows, edges repeated."""
+def _normalise(padded: Array) -> Array:
+    """Normalises [n,s+6,s+6]: (x - mean) / (deviation + 1) in 7x7 Gaussian windows -> [n,s,s]."""
     taps = np.exp(-(np.arange(-_REACH, _REACH + 1) ** 2) / (2 * _SIGMA**2))
     side = len(taps)
     window = jnp.asarray(np.outer(taps, taps).reshape(-1) / taps.sum() ** 2, jnp.float32)
-    padded = jnp.pad(x, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)), mode="edge")
+    x = padded[:, _REACH:-_REACH, _REACH:-_REACH]
 
     def add(i: Array, moments: tuple[Array, Array]) -> tuple[Array, Array]:
         # Differences to the centre: exact for grey levels, and 0 where all is flat.
@@ -123,18 +147,14 @@ def _normalise(x: Array) -> Array:
     return -mean / (jnp.sqrt(jnp.maximum(square - mean * mean, 0)) + 1)
 
 
-def _moments(x: Array, side: int) -> tuple[Array, Array, Array]:
-    """Returns moments of the normalised [B,H,W] and of its products with four neighbours.
+def _moments(x: Array) -> tuple[Array, Array, Array]:
+    """Returns moments of normalised blocks [n,s,s] and of their products with four neighbours.
 
-    Deviation below 0, deviation above 0, and (E|x|)²/E x² of each block: [5,B,n] each.
+    Deviation below 0, deviation above 0, and (E|x|)²/E x² of each block: [5,n] each.
     """
-    x = _normalise(x)
-    b, h, w = x.shape
-    x = x.reshape(b, h // side, side, w // side, side).transpose(0, 1, 3, 2, 4)
-    x = x.reshape(b, -1, side, side)
     # Shifts wrap around within a block, as in the published programs.
-    x = jnp.stack([x, *(x * jnp.roll(x, shift, axis=(2, 3)) for shift in _SHIFTS)])
-    axes, squares = (3, 4), x * x
+    x = jnp.stack([x, *(x * jnp.roll(x, shift, axis=(1, 2)) for shift in _SHIFTS)])
+    axes, squares = (2, 3), x * x
     left, right = (
         jnp.sqrt(jnp.where(part, squares, 0).sum(axes) / part.sum(axes, dtype=jnp.float32))
         for part in (x < 0, x > 0)
@@ -143,7 +163,7 @@ def _moments(x: Array, side: int) -> tuple[Array, Array, Array]:
 
 
 def _fit(left: Array, right: Array, spread: Array) -> Array:
-    """Fits asymmetric generalised Gaussians to moments [2,5,B,n] -> features [B,n,36].
+    """Fits asymmetric generalised Gaussians to moments [2,5,n] -> features [n,36].
 
     Lasmar et al. 2009. Without values at either side of 0 the widths are NaN and the shape is the
     first of the table, as in the published programs.

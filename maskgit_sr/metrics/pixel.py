@@ -1,9 +1,9 @@
 """Pixel fidelity: PSNR, SSIM and MS-SSIM.
 
-Images are RGB float32 [B,H,W,3] in [0,1]; scores are [B] float32. Sets have images of many sizes, so
-nothing is compiled for a size: NumPy does what is cheap, and the windows of SSIM are computed tile
-by tile. Under `jit` and `grad` all is traced as usual. A score means nothing without its protocol,
-so colour and border are arguments:
+Images are RGB float32 [B,H,W,3] in [0,1]; scores are [B] float32. Sets have images of many sizes,
+so nothing is compiled for a size: NumPy does what is cheap, and the windows of SSIM are computed
+tile by tile. Under `jit` and `grad` all is traced as usual. A score means nothing without its
+protocol, so colour and border are arguments:
 
 - color="rgb": the three channels; PSNR pools the error over them, SSIM averages their scores.
 - color="y": BT.601 luma in [16,235]/255, unrounded: MATLAB's and BasicSR's rgb2ycbcr, the "Y" of
@@ -16,7 +16,7 @@ so colour and border are arguments:
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -43,13 +43,14 @@ _TILE = 256  # window positions a side of what is computed at once
 MS_SSIM_SIDE = (_WINDOW - 1) * 2 ** (len(_MS_WEIGHTS) - 1) + 1
 
 
-def on_host(*arrays: Array) -> list[Array]:
+def on_host(*arrays: Array) -> list[Any]:
     """Returns NumPy arrays, for which nothing is compiled; arrays that are traced as they are."""
     return [x if isinstance(x, jax.core.Tracer) else np.asarray(x) for x in arrays]
 
 
-def _on_host(x: Array) -> bool:
-    return isinstance(x, np.ndarray)
+def numpy_of(x: Array) -> Any:
+    """Returns the module that an array belongs to, NumPy's or JAX's."""
+    return np if isinstance(x, np.ndarray) else jnp
 
 
 def rgb_to_y(x: Array) -> Array:
@@ -61,7 +62,9 @@ def _weigh(x: Array, weights: tuple[float, float, float]) -> Array:
     """Returns the weighted sum of three channels, [...,3] -> [...,1]."""
     column = np.array(weights, x.dtype)[:, None]
     # A matrix product: on CPU, XLA takes fifty times as long to sum an axis of three elements.
-    return x @ column if _on_host(x) else jnp.matmul(x, column, precision="highest")
+    if isinstance(x, np.ndarray):
+        return x @ column
+    return jnp.matmul(x, column, precision="highest")
 
 
 def rgb_to_luma(x: Array) -> Array:
@@ -81,9 +84,7 @@ def _prepare(x: Array, color: Color, border: int) -> Array:
     return rgb_to_luma(x) / 255 if color == "luma" else x
 
 
-def _checked(
-    x: Image, y: Image, color: str, border: int, smallest: int
-) -> tuple[Array, Array]:
+def _checked(x: Image, y: Image, color: str, border: int, smallest: int) -> tuple[Array, Array]:
     x, y = pair(*on_host(x, y))
     if color not in ("rgb", "y", "luma"):
         raise ValueError(f"color {color!r}: expected rgb, y or luma")
@@ -156,7 +157,7 @@ def _tile(x: Array, top: int, left: int) -> Array:
     side = _TILE + _WINDOW - 1
     x = x[:, top : top + side, left : left + side]
     fill = [(0, 0), (0, side - x.shape[1]), (0, side - x.shape[2])]
-    return np.pad(x, fill) if _on_host(x) else jnp.pad(x, fill)
+    return numpy_of(x).pad(x, fill)
 
 
 @jax.jit
@@ -165,7 +166,7 @@ def _tile_sums(x: Array, y: Array, size: Array) -> Array:
     rows, columns = (jnp.arange(_TILE) < side for side in size)
     inside = rows[:, None] & columns[None]
     # One plane after the other, so that a CPU's working set stays in its cache.
-    return lax.map(lambda planes: _ssim_sums(*planes, inside), (x, y)).T
+    return lax.map(lambda planes: _ssim_sums(planes[0], planes[1], inside), (x, y)).T
 
 
 def _ssim_sums(x: Array, y: Array, inside: Array) -> Array:
@@ -244,6 +245,6 @@ def _ms_factors(x: Array, y: Array) -> Array:
 
 def _halve(x: Array) -> Array:
     fill = [(0, 0), *((0, side % 2) for side in x.shape[1:])]
-    x = np.pad(x, fill, mode="edge") if _on_host(x) else jnp.pad(x, fill, mode="edge")
+    x = numpy_of(x).pad(x, fill, mode="edge")
     x = x[:, ::2] + x[:, 1::2]
     return (x[:, :, ::2] + x[:, :, 1::2]) / 4

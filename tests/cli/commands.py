@@ -1,8 +1,15 @@
-"""The `maskgit-sr` command, run in this process."""
+"""The `maskgit-sr` command, run in this process, and a model that only enlarges."""
 
+import dataclasses
+import types
+
+import numpy as np
+from PIL import Image
 from typer.testing import CliRunner
 
-from maskgit_sr import cli
+from maskgit_sr import cli, images
+from maskgit_sr.errors import UserError
+from maskgit_sr.inference.upscaler import Upscaler
 
 
 def run(*args, code=0):
@@ -20,3 +27,45 @@ def refuses(message, *args):
     assert result.stderr.startswith("maskgit-sr: ") and result.stderr.count("\n") == 1
     assert message in result.stderr
     return result
+
+
+def picture(name, size=(8, 6), mode="RGB", **options):
+    Image.new(mode, size).save(name, **options)
+    return name
+
+
+class FakeUpscaler(Upscaler):
+    """RealSRT's options, and output of repeated pixels; fails as a picture's size tells it to."""
+
+    def __init__(self, method):
+        self.method = method
+        self.loaded = []
+        self.calls = []
+
+    def load(self, name, **options):
+        self.loaded.append((name, options))
+        if name == "nonsense":
+            raise UserError("model: expected another name, found 'nonsense'")
+        return self
+
+    def restore(self, picture, *, scale, progress, confidence, **options):
+        self.calls.append({"scale": scale, "confidence": confidence, **options})
+        scale = self.scale(scale)
+        height, width = picture.color.shape[:2]
+        trouble = {
+            13: UserError("expected a luckier picture"),
+            14: OSError(28, "No space left on device", "tiles.tmp"),
+            15: RuntimeError("a defect"),
+            16: KeyboardInterrupt(),
+        }.get(width)
+        if trouble:
+            raise trouble
+        progress(1, 2)
+        progress(2, 2)
+        size = round(height * scale), round(width * scale)
+        alpha = None if picture.alpha is None else images.resize(picture.alpha, *size)
+        large = dataclasses.replace(picture, color=images.resize(picture.color, *size), alpha=alpha)
+        sure = np.linspace(0, 1, height * width, dtype=np.float32).reshape(height, width)
+        return types.SimpleNamespace(
+            picture=large, confidence=sure if confidence else None, tokens=np.zeros(4, np.int32)
+        )

@@ -1,9 +1,7 @@
 """The command line against a library that only enlarges: options, messages and exit codes."""
 
-import dataclasses
 import io
 import os
-import shutil
 import subprocess
 import sys
 import types
@@ -15,65 +13,13 @@ from PIL import Image
 from rich.console import Console
 
 import maskgit_sr
-from maskgit_sr import bundles, images
+from maskgit_sr import bundles
 from maskgit_sr.cli import messages
-from maskgit_sr.errors import UserError
-from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.methods.structure import Structure, StructureMethodConfig
 from maskgit_sr.models.structure import StructureConfig
-from tests.cli.commands import refuses, run
+from tests.cli.commands import picture, refuses, run
 from tests.methods import small
-
-
-class FakeUpscaler(Upscaler):
-    """RealSRT's options, and output of repeated pixels; fails as a picture's size tells it to."""
-
-    def __init__(self, method):
-        self.method = method
-        self.loaded = []
-        self.calls = []
-
-    def load(self, name, **options):
-        self.loaded.append((name, options))
-        if name == "nonsense":
-            raise UserError("model: expected another name, found 'nonsense'")
-        return self
-
-    def restore(self, picture, *, scale, progress, confidence, **options):
-        self.calls.append({"scale": scale, "confidence": confidence, **options})
-        scale = self.scale(scale)
-        height, width = picture.color.shape[:2]
-        trouble = {
-            13: UserError("expected a luckier picture"),
-            14: OSError(28, "No space left on device", "tiles.tmp"),
-            15: RuntimeError("a defect"),
-            16: KeyboardInterrupt(),
-        }.get(width)
-        if trouble:
-            raise trouble
-        progress(1, 2)
-        progress(2, 2)
-        size = round(height * scale), round(width * scale)
-        alpha = None if picture.alpha is None else images.resize(picture.alpha, *size)
-        large = dataclasses.replace(picture, color=images.resize(picture.color, *size), alpha=alpha)
-        sure = np.linspace(0, 1, height * width, dtype=np.float32).reshape(height, width)
-        return types.SimpleNamespace(
-            picture=large, confidence=sure if confidence else None, tokens=np.zeros(4, np.int32)
-        )
-
-
-@pytest.fixture
-def fake(tmp_path, monkeypatch, method):
-    monkeypatch.chdir(tmp_path)
-    upscaler = FakeUpscaler(method)
-    monkeypatch.setattr(maskgit_sr, "load", upscaler.load, raising=False)
-    return upscaler
-
-
-def picture(name, size=(8, 6), mode="RGB", **options):
-    Image.new(mode, size).save(name, **options)
-    return name
 
 
 def opened(name):
@@ -172,63 +118,6 @@ def test_a_defect_is_told_by_its_type_in_a_batch_and_by_its_traceback_alone(fake
     assert result.stdout == "1 restored, 1 failed\n" and os.listdir("out") == ["b.png"]
     with pytest.raises(RuntimeError, match="a defect"):
         run("upscale", "a.png", "-o", "out")
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (MemoryError(), "in/a.png: not enough memory (MemoryError)"),
-        (RecursionError("too deep"), "in/a.png: RecursionError: too deep"),
-        (OSError("decoder"), "in/a.png: OSError: decoder"),
-        (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), "in/a.png: not enough memory (RuntimeError: RE"),
-    ],
-)
-def test_whatever_goes_wrong_with_one_file_costs_that_file(fake, monkeypatch, error, told):
-    os.mkdir("in")
-    for name in "abc":
-        picture(f"in/{name}.png")
-    read = images.read
-
-    def failing(path):
-        if path.name == "a.png":
-            raise error
-        return read(path)
-
-    monkeypatch.setattr(images, "read", failing)
-    result = run("upscale", "in", "-o", "out", code=1)
-    assert result.stdout == "2 restored, 1 failed\n" and sorted(os.listdir("out")) == [
-        "b.png",
-        "c.png",
-    ]
-    assert result.stderr.startswith(f"maskgit-sr: {told}") and result.stderr.count("\n") == 1
-    if "memory" in told:  # of the machine, not of the program
-        refuses(told, "upscale", "in/a.png", "-o", "new.png")
-
-
-def test_what_a_folder_run_passed_over_is_told(fake):
-    os.mkdir("in")
-    picture("in/a.png")
-    for name in ("in/b.psd", "in/c.nef", "in/d.nef", "in/e.txt"):
-        Path(name).touch()
-    told = "maskgit-sr: passed over 3 files of formats that are not read: 2 .nef, 1 .psd\n"
-    assert run("upscale", "in", "-o", "out").stderr == told
-    Path("in/album").symlink_to("gone")  # what it would have held is not known
-    result = run("upscale", "in", "-o", "new", code=1)
-    assert result.stderr == f"maskgit-sr: in/album: broken link to gone\n{told}"
-
-
-def test_names_that_are_not_utf8_or_too_long(fake, tmp_path):
-    os.mkdir("in")
-    picture("b.png")
-    for name in ("caf\udce9.png", "x" * 251 + ".png", "a\nb.png"):
-        shutil.copy("b.png", Path("in", name))
-    result = run("upscale", "in", "-o", "out", "--suffix", "_x4", code=1)
-    assert result.stdout == "2 restored, 1 failed\n"
-    assert sorted(os.listdir("out")) == ["a\nb_x4.png", "caf\udce9_x4.png"]
-    assert "_x4.png: cannot be written (File name too long)" in result.stderr
-    assert len(fake.calls) == 2 and result.stderr.count("\n") == 1  # told before the work
-    result = run("upscale", "in/caf\udce9.png", "-o", "new")
-    assert result.stdout_bytes == b"new/caf\xe9.png\n"
 
 
 def test_interrupt(fake):

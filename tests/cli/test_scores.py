@@ -1,13 +1,15 @@
 """`maskgit-sr score` and `evaluate` as they are typed: tables, files, pages, exit codes."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import maskgit_sr
 from launch import evaluate as synthetic
-from maskgit_sr import images
+from maskgit_sr import cli, images
 from maskgit_sr.methods.realsrt import RealSRT
 from tests.cli.commands import refuses, run
 
@@ -55,6 +57,54 @@ def test_score_and_compare(sets, tmp_path):
     found = run("score", "--compare", tmp_path / "far.json", tmp_path / "near.json")
     line = next(line for line in found.stdout.splitlines() if line.startswith("psnr_rgb"))
     assert "4 of 4" in line and "+1" in line
+
+
+def test_names_sizes_and_colours_as_real_sets_have_them(subpixel, tmp_path):
+    """A decomposed name, a greyscale reference, sides that are no multiples of the scale."""
+    one, two, three = wave(1), wave(2, 95), wave(3)
+    grey = images.from_array(np.rint(three.mean(2, keepdims=True)).astype(np.uint8))
+    for name, hr, lr in (
+        ("\u00dcberfahrt", images.from_array(one), one),
+        ("odd", images.from_array(two), two[:94, :94]),
+        ("grey", grey, three),
+    ):
+        decomposed = unicodedata.normalize("NFD", name)
+        small = images.resize(lr, lr.shape[0] // 2, lr.shape[1] // 2)
+        images.write(hr, tmp_path / "hr" / f"{name}.png")
+        images.write(images.from_array(small), tmp_path / "lr" / f"{decomposed}.png")
+    (tmp_path / "lr/w.psd").touch()
+    command = ("--lr", tmp_path / "lr", "--hr", tmp_path / "hr", *PIXELS)
+    more = ("--save", tmp_path / "sr", "--report", tmp_path / "page")
+    found = run("evaluate", "-m", subpixel, *command, *more)
+    assert "3 of 3 pictures scored" in found.stdout
+    assert found.stderr.splitlines()[:-1] == [
+        "maskgit-sr: passed over 1 file of formats that are not read: 1 .psd",
+        "maskgit-sr: grey: HR is greyscale, scored as three equal channels",
+        "maskgit-sr: odd: SR 94x94, HR 95x95, both cut to 94x94",
+    ]
+    found = run("score", "--sr", tmp_path / "sr", *command)
+    assert "3 of 3 pictures scored" in found.stdout
+    # without LR images nothing tells the scale
+    found = run("score", "--sr", tmp_path / "sr", "--hr", tmp_path / "hr", *PIXELS, code=1)
+    assert "2 of 3 pictures scored" in found.stdout and "--crop-to-min cuts" in found.stderr
+
+
+@pytest.mark.parametrize(("charset", "arrow"), [("ascii", "^"), ("cp1252", "^"), ("utf-8", "↑")])
+def test_a_console_without_arrows(sets, tmp_path, charset, arrow):
+    for name in ("sr", "hr"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            source = sets / "hr" / f"{number}_HR.png"
+            (tmp_path / name / f"caf\udce9 日 {number}.png").write_bytes(source.read_bytes())
+    (tmp_path / "hr" / "↑\udce9.png").touch()
+    words = ["score", "--sr", tmp_path / "sr", "--hr", tmp_path / "hr", "-o", tmp_path / "a.json"]
+    words += ["--report", tmp_path / "page", *PIXELS]
+    found = CliRunner(charset=charset).invoke(cli.app, list(map(str, words)))
+    assert found.exit_code == 1, found.exception
+    assert f"psnr_rgb {arrow}" in found.stdout_bytes.decode(charset)
+    names = [row["name"] for row in json.loads((tmp_path / "a.json").read_text())["images"]]
+    assert names == ["caf\udce9 日 0", "caf\udce9 日 1"]
+    assert (tmp_path / "page/index.html").read_bytes().decode("utf-8")
 
 
 def test_missing_partners_are_told_of_and_cost_exit_code_1(sets, tmp_path):

@@ -13,6 +13,7 @@ import jax
 from maskgit_sr.arrays import Image, Params
 from maskgit_sr.metrics.networks import clip, musiq
 from maskgit_sr.metrics.pixel import Score
+from maskgit_sr.metrics.programs import by_size
 from maskgit_sr.perceptual import vgg16
 from maskgit_sr.perceptual.published import load
 
@@ -44,7 +45,7 @@ def load_dists(vgg: Path, weights: Path) -> Callable[[Image, Image], Score]:
         UserError: a file is something else.
     """
     params = load((vgg, weights), vgg16.read_dists, vgg16.dists_distance)
-    apply = jax.jit(vgg16.dists_distance)
+    apply = by_size(vgg16.dists_distance)
     return lambda x, y: apply(params, x, y)
 
 
@@ -73,7 +74,7 @@ def load_clipiqa(file: Path, *, prompts: Prompts = PAPER_PROMPTS) -> Callable[[I
         return clip.preference(with_text(params), x)
 
     params = jax.jit(with_text)(load(file, clip.read, trace, images=1))
-    apply = jax.jit(clip.preference)
+    apply = by_size(clip.preference)
     return lambda x: apply(params, x)
 
 
@@ -90,5 +91,5 @@ def load_musiq(file: Path) -> Callable[[Image], Score]:
         UserError: the file is something else.
     """
     params = load(file, musiq.read, musiq.quality, images=1)
-    apply = jax.jit(musiq.quality)
+    apply = by_size(musiq.quality)
     return lambda x: apply(params, x)
