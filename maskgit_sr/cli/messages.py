@@ -74,5 +74,5 @@ def progress() -> Progress:
 def bar(name: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """Shows a progress bar and yields its update function of (images done, images in all)."""
     with progress() as bars:
-        task = bars.add_task(name[:30], total=total, speed="")
+        task = bars.add_task(errors.printable(name)[:30], total=total, speed="")
         yield lambda done, _: bars.update(task, completed=done)

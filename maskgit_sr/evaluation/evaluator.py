@@ -321,7 +321,7 @@ def load(path: Path) -> dict[str, Any]:
         UserError: the file does not exist, is not JSON, or holds something else.
     """
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except ValueError as error:
