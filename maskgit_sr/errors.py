@@ -70,7 +70,7 @@ def cause(error: Exception) -> str:
     may be a defect of the program, so its type is told.
     """
     if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename):
-        return " ".join(line(error).split())
+        return line(error)
     kind, text = type(error).__name__, " ".join(str(error).split())
     text = f"{kind}: {text}" if text else kind
     return printable(f"not enough memory ({text})" if out_of_memory(error) else text)

@@ -65,7 +65,7 @@ def test_no_character_ends_a_command(monkeypatch, encoding, expected):
 
 
 def test_the_failure_of_one_item_names_it_and_what_may_be_a_defect():
-    assert failure(UserError("cut\nshort"), "a.png") == "a.png: cut short"
+    assert failure(UserError("cut\nshort"), "a.png") == "a.png: cut?short"
     assert failure(UserError("a.png: cut short"), "a.png") == "a.png: cut short"
     assert failure(FileNotFoundError(2, "No such file", "b"), "a.png") == "b: No such file"
     assert failure(MemoryError(), "a.png") == "a.png: not enough memory (MemoryError)"
