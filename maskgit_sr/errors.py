@@ -7,6 +7,9 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 
+LONGEST = 400
+"""Most characters of a message: a name or value in it may have any number."""
+
 
 class UserError(ValueError):
     """A mistake in the request, not in the program.
@@ -14,6 +17,10 @@ class UserError(ValueError):
     The message is one line that names the file or option, what was expected and what was found.
     The command line prints it without a traceback and exits with code 2.
     """
+
+    def __str__(self) -> str:
+        """Returns the message as one printable line of at most `LONGEST` characters."""
+        return short_line(super().__str__())
 
 
 @contextlib.contextmanager
@@ -49,8 +56,16 @@ def line(error: BaseException) -> str:
     """Returns the message of an exception as one printable line."""
     # str(OSError) begins with "[Errno 2]"; a user needs the file and the reason.
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return printable(f"{error.filename}: {error.strerror}")
-    return printable(str(error) or repr(error))
+        return short_line(f"{error.filename}: {error.strerror}")
+    return short_line(str(error) or repr(error))
+
+
+def short_line(text: str) -> str:
+    """Returns `text` as a printable line; the middle of a long one is left out."""
+    if len(text) > LONGEST:
+        # The beginning names the file, the end what was found.
+        text = f"{text[: LONGEST * 3 // 5]} ... {text[5 - LONGEST * 2 // 5 :]}"
+    return printable(text)
 
 
 def failure(error: Exception, name: str) -> str:

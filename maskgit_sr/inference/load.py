@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from maskgit_sr import bundles, paths
 from maskgit_sr.arrays import Execution, parse_dtype
@@ -19,6 +18,9 @@ from maskgit_sr.methods import registry
 from maskgit_sr.models.functional import flatten
 
 _FOLDER = Path(__file__).parent.parent / "weights"
+_LARGEST = 1e6
+"""Largest weight of either sign; trained ones stay below 100. Products of larger ones overflow
+within a few layers, or give tokens chosen among logits that are not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,7 @@ def resolve(name: paths.PathLike) -> paths.PathLike:
     if paths.is_remote(text):
         return text
     path = Path(text)
-    if path.is_file():
+    if os.path.isfile(text):  # Path.is_file raises for names that are too long
         return path
     if path.suffix or os.sep in text:
         raise UserError(f"model: no such bundle: {text}")
@@ -130,22 +132,30 @@ def load(
     place = pick_device(device)
     # Before anything compiles, so that all programs are cached.
     compilation.keep()
-    metadata = bundles.read_metadata(path)
+    head = bundles.read_head(path)
+    metadata = head.metadata
     try:
         execution = Execution(parse_dtype(dtype, place.platform))
-        method = registry.build(metadata.method, metadata.config, execution)
+        method = registry.build(
+            metadata.method, metadata.config, execution, arrays=len(head.entries)
+        )
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     if metadata.scale != method.scale:
         raise UserError(f"{path}: scale: expected {method.scale}, found {metadata.scale}")
     # Only now the arrays: what the method expects of them is known from the metadata.
     params, metadata = bundles.read(path, method.shapes())
-    _check_finite(params, path)
+    _check_weights(params, path)
     size = (1 if place.platform == "cpu" else 32) if batch is None else batch
     return Upscaler(method, params, metadata, batch=size, device=place)
 
 
-def _check_finite(params: Any, path: paths.PathLike) -> None:
+def _check_weights(params: Any, path: paths.PathLike) -> None:
     for name, leaf in flatten(params).items():
-        if not np.isfinite(leaf).all():
-            raise UserError(f"{path}: {name} holds values that are not finite")
+        # Both are NaN where any weight is, and NaN fails every comparison.
+        low, high = float(leaf.min()), float(leaf.max())
+        if not (low >= -_LARGEST and high <= _LARGEST):
+            raise UserError(
+                f"{path}: {name}: expected finite values of at most {_LARGEST:g}, "
+                f"found {low:g} to {high:g}"
+            )

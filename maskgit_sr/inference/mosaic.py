@@ -16,6 +16,10 @@ from maskgit_sr.images.samples import peak, unit
 from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.ops.tiles import Blender, pad_reflect, plan_axis, window
 
+LARGEST = 1000.0
+"""Largest intensity of a restored window, of either sign. An image lies in [0, 1] and a network
+overshoots by a fraction of that; far beyond, clipping would make it black or white."""
+
 
 class Mosaic:
     """Windows of one image in row-major order: `cut` returns them, `add` takes them restored.
@@ -69,20 +73,20 @@ class Mosaic:
 
         Args:
             image: float [scale·side, scale·side, 3]; values outside [0, 1] are clipped later.
-            confidence: [h, w], each cell covers side/h × side/w input pixels; required if the
-                mosaic has confidence.
+            confidence: in [0, 1], [h, w], each cell covers side/h × side/w input pixels; required
+                if the mosaic has confidence.
             tokens: [h, w], or None where the method has none.
 
         Raises:
-            UserError: the image holds values that are not finite.
+            UserError: image or confidence is not finite, or the image far out of range.
         """
-        # Before blending: a cast to integers would hide what is not finite.
-        if not np.isfinite(image).all():
-            raise UserError("the model's output holds values that are not finite")
+        # Before blending: clipping and the cast to integers would hide it.
+        _check("image", image)
         for row, band in self._blender.add(image):
             self.color[row : row + len(band)] = quantize(band, self.color.dtype)
         if self.confidence is not None:
             assert confidence is not None
+            _check("confidence", confidence)
             high, wide = (self.side // cells for cells in confidence.shape)
             cells = confidence.repeat(high, 0).repeat(wide, 1)
             for row, band in self._scores.add(cells[..., None]):
@@ -96,6 +100,16 @@ class Mosaic:
         if not self._tokens:
             return None
         return np.stack(self._tokens).reshape(*self._grid, *self._tokens[0].shape)
+
+
+def _check(name: str, values: np.ndarray) -> None:
+    # Both are NaN where any value is, and NaN fails every comparison.
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -LARGEST and high <= LARGEST):
+        raise UserError(
+            f"the model's output is not finite or far out of range: expected {name} of about "
+            f"0 to 1, found {low:g} to {high:g}"
+        )
 
 
 def quantize(band: np.ndarray, dtype: Any) -> np.ndarray:

@@ -9,13 +9,15 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Execution, Image, Keys, Params, Scalar, TokenGrid
+from maskgit_sr.models.fields import Factor, Range, Side, fit, least_arrays
+from maskgit_sr.models.fields import from_mapping as from_mapping
 from maskgit_sr.ops.color import COLOR_FIXES
 from maskgit_sr.ops.tiles import plan_axis
 
@@ -108,12 +110,12 @@ class TileSpec:
 
     Raises:
         ValueError: no side, sides that do not ascend, an overlap outside 0 … smallest side − 1, or
-            a negative variance.
+            a variance that is neither 0 nor at least 0.005.
     """
 
-    sides: tuple[int, ...] = (64,)
-    overlap: int = 32
-    variance: float = 0.05
+    sides: tuple[Side, ...] = (64,)
+    overlap: Annotated[int, Range(0, 1023)] = 32
+    variance: Factor = 0.05
 
     def __post_init__(self) -> None:
         if not self.sides or min(self.sides) < 1 or list(self.sides) != sorted(set(self.sides)):
@@ -123,8 +125,9 @@ class TileSpec:
             raise ValueError(
                 f"tile.overlap: expected 0 to {self.sides[0] - 1}, found {self.overlap}"
             )
-        if self.variance < 0:
-            raise ValueError(f"tile.variance: expected 0 or more, found {self.variance}")
+        # Below, weights at a window's corners are 0 in float32, and their quotients are NaN.
+        if self.variance and not self.variance >= 0.005:
+            raise ValueError(f"tile.variance: expected 0, or 0.005 or more, found {self.variance}")
 
     def side(self, height: int, width: int) -> int:
         """Returns the side of the windows for an image of H × W LR pixels."""
@@ -217,55 +220,11 @@ def make_options(cls: type[O], name: str, provides: frozenset[str], given: dict[
             )
         # Commands pass None for options that were not given.
         if value is not None:
-            values[option] = fit(option, value, defaults[option])
+            values[option] = fit(option, value, type(defaults[option]))
     chosen = cls(**values)
     if chosen.confidence and "confidence" not in provides:
         raise ValueError(f"confidence: {name} has none")
     return chosen
-
-
-def from_mapping(cls: Any, values: Mapping[str, Any], where: str) -> Any:
-    """Builds a configuration dataclass, nested ones included, from JSON or an ml_collections dict.
-
-    Lists become tuples, whole numbers floats where the field is one.
-
-    Raises:
-        ValueError: an unknown field or a value of another type, by the path of the field.
-    """
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    arguments = {}
-    for name, value in values.items():
-        if name not in fields:
-            raise ValueError(
-                f"{where}: unknown field {name!r}, expected one of {', '.join(fields)}"
-            )
-        # By the default, because postponed annotations make the field's type a string.
-        default = fields[name].default
-        if dataclasses.is_dataclass(default):
-            if not isinstance(value, Mapping):
-                raise ValueError(f"{where}.{name}: expected a mapping, found {value!r}")
-            value = from_mapping(type(default), value, f"{where}.{name}")
-        arguments[name] = fit(f"{where}.{name}", value, default)
-    return cls(**arguments)
-
-
-def fit(name: str, value: Any, default: Any) -> Any:
-    """Returns ``value`` as the type of ``default``: a list as a tuple, a whole number as a float.
-
-    Raises:
-        ValueError: it is of another type.
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    # JSON has no tuples, and the dataclasses must be hashable.
-    if isinstance(value, list):
-        value = tuple(value)
-    elif isinstance(default, float) and type(value) is int:
-        value = float(value)
-    # Not isinstance: a bool is an int, but no number of steps.
-    if type(value) is not type(default):
-        raise ValueError(f"{name}: expected {type(default).__name__}, found {value!r}")
-    return value
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -352,15 +311,25 @@ class MethodBase:
 
     @classmethod
     def build(
-        cls, config: Mapping[str, Any], losses: Mapping[str, Any], execution: Execution
+        cls,
+        config: Mapping[str, Any],
+        losses: Mapping[str, Any],
+        execution: Execution,
+        arrays: int | None = None,
     ) -> MethodBase:
         """Builds the method from mappings as JSON or ml_collections give them.
 
+        Args:
+            arrays: most arrays that its networks may have; None: any number.
+
         Raises:
-            ValueError: an unknown field, or a value that does not fit.
+            ValueError: an unknown field, a value that does not fit, or too many arrays.
         """
         # Messages name fields by their paths in a run's config.
         network = from_mapping(cls.config_class, config, "model")
+        # Before anything is built: a layer takes its time, and the ranges are wide.
+        if arrays is not None and (least := least_arrays(network)) > arrays:
+            raise ValueError(f"model: describes at least {least} arrays, found {arrays}")
         return cls(network, from_mapping(cls.losses_class, losses, "losses"), execution)
 
     def continued_stats(self, params: Params) -> Params:

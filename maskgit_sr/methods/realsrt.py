@@ -30,6 +30,7 @@ from maskgit_sr.methods.base import (
 )
 from maskgit_sr.methods.image import Tail, image_loss
 from maskgit_sr.models import control
+from maskgit_sr.models.fields import Steps
 from maskgit_sr.models.functional import Network
 from maskgit_sr.models.transformer import Memory, TokenTransformer, TransformerConfig
 from maskgit_sr.models.vqgan import VQGANConfig
@@ -59,7 +60,10 @@ class RealSRTConfig:
     critic: TransformerConfig = TransformerConfig(outputs=1, masked=False, decoder_depth=12)
     tile: TileSpec = TileSpec()
     schedule: str = "sqrt"
-    steps: int = 4
+    steps: Steps = 4
+
+    def __post_init__(self) -> None:
+        gamma(self.schedule)  # raises for an unknown name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,7 @@ class RealSRTLosses(vq.VQLossConfig):
         control_steps: decoding steps T of the tokens that the control stage trains on.
     """
 
-    control_steps: int = 4
+    control_steps: Steps = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +152,14 @@ class RealSRT(vq.VQMethod):
             )
         side = config.tile.sides[0] * self.scale // self.factor
         self.grid = (side, side)
-        for name in ("generator", "critic"):
-            found = getattr(config, name)
-            if found.grid != self.grid or found.code_width != self.code_width:
+        # The critic has one logit for a token, the generator one for each code.
+        for name, outputs in (("generator", self.codes), ("critic", 1)):
+            shape = getattr(config, name)
+            expected = (self.grid, self.code_width, outputs)
+            if (found := (shape.grid, shape.code_width, shape.outputs)) != expected:
                 raise ValueError(
-                    f"{name}: expected grid {self.grid} and code width "
-                    f"{self.code_width}, found {found.grid} and {found.code_width}"
+                    "{}: expected grid {} and code width {}, outputs {}, "
+                    "found {} and {}, {}".format(name, *expected, *found)
                 )
         run = self.run
         self.generator = Network(lambda rngs: TokenTransformer(config.generator, **run, rngs=rngs))

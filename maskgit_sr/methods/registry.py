@@ -11,6 +11,7 @@ from maskgit_sr.methods.realsrt import RealSRT
 from maskgit_sr.methods.realsrt_variants import RealSRTTuned
 from maskgit_sr.methods.structure import Structure
 from maskgit_sr.methods.subpixel import Subpixel
+from maskgit_sr.models.fields import short
 
 METHODS: dict[str, Any] = {cls.name: cls for cls in (RealSRT, RealSRTTuned, Structure, Subpixel)}
 
@@ -20,17 +21,19 @@ def build(
     config: Mapping[str, Any],
     execution: Execution | None = None,
     losses: Mapping[str, Any] | None = None,
+    arrays: int | None = None,
 ) -> Method:
     """Returns the method of that name.
 
     Args:
         config: networks and decoding; what is left out is the method's default.
         losses: settings of the training losses, likewise.
+        arrays: most arrays that the method may have, those of a bundle; None: any number.
 
     Raises:
         ValueError: an unknown method, or a configuration that does not fit it.
     """
     if name not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, found {name!r}")
-    found: Method = METHODS[name].build(config, losses or {}, execution or Execution())
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, found {short(name)}")
+    found: Method = METHODS[name].build(config, losses or {}, execution or Execution(), arrays)
     return found

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Image
+from maskgit_sr.models.fields import Count, Width
 from maskgit_sr.models.layers import conv
 
 
@@ -25,8 +26,8 @@ class DiscriminatorConfig:
         layers: number of convolutions of stride 2.
     """
 
-    filters: int = 64
-    layers: int = 3
+    filters: Width = 64
+    layers: Count = 3
 
 
 _conv_init = nnx.initializers.normal(0.02)

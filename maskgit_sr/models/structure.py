@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Image
+from maskgit_sr.models.fields import Count, Scale, Width
 from maskgit_sr.models.layers import Feature, convolve3x3
 from maskgit_sr.ops.resize import depth_to_space, upsample_nearest
 from maskgit_sr.ops.strips import Spread, Strip
@@ -35,9 +36,9 @@ class StructureConfig:
         depth: blocks, each of a plain and a residual convolution.
     """
 
-    scale: int = 4
-    width: int = 64
-    depth: int = 16
+    scale: Scale = 4
+    width: Width = 64
+    depth: Count = 16
 
 
 class Convolutions(nnx.Module):

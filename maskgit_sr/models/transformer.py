@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import TokenLogits, TokenMask
+from maskgit_sr.models.fields import Count, Factor, Side, Width
 from maskgit_sr.models.layers import run_layer
 from maskgit_sr.ops.positions import sincos_2d
 
@@ -48,16 +49,26 @@ class TransformerConfig:
             surroundings, 1 (published) to nearly everything alike.
     """
 
-    outputs: int = 512
+    outputs: Width = 512
     masked: bool = True
-    dim: int = 512
-    heads: int = 8
-    head_dim: int = 64
-    encoder_depth: int = 4
-    decoder_depth: int = 16
-    code_width: int = 256
-    grid: tuple[int, int] = (32, 32)
-    sharpness: float = 1.0
+    dim: Width = 512
+    heads: Width = 8
+    head_dim: Width = 64
+    encoder_depth: Count = 4
+    decoder_depth: Count = 16
+    code_width: Width = 256
+    grid: tuple[Side, Side] = (32, 32)
+    sharpness: Factor = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a width that sine and cosine of two axes do not divide."""
+        if self.dim % 4:
+            raise ValueError(f"dim: expected a multiple of 4, found {self.dim}")
+
+    @property
+    def arrays(self) -> int:
+        """Returns the number of arrays."""
+        return 11 * self.encoder_depth + 18 * self.decoder_depth + 7 + self.masked
 
 
 _uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from maskgit_sr.arrays import Image, Latent
+from maskgit_sr.models.fields import Count, Side, Width, short
 from maskgit_sr.models.layers import (
     Downsample,
     Feature,
@@ -38,16 +39,36 @@ class VQGANConfig:
         groups: number of groups of the group norms (0: no norms).
     """
 
-    channels: tuple[int, ...] = (128, 128, 256, 256)
-    patch: int = 1
-    encoder_blocks: int = 2
-    decoder_blocks: int = 2
-    encoder_bottom: int = 2
-    decoder_bottom: int = 2
-    code_width: int = 256
-    codes: int = 512
+    channels: tuple[Width, ...] = (128, 128, 256, 256)
+    patch: Side = 1
+    encoder_blocks: Count = 2
+    decoder_blocks: Count = 2
+    encoder_bottom: Count = 2
+    decoder_bottom: Count = 2
+    code_width: Width = 256
+    codes: Width = 512
     narrow_up: bool = False
-    groups: int = 32
+    groups: Count = 32
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for no level, or a width that the groups do not divide."""
+        if not self.channels:
+            raise ValueError("tokenizer.channels: expected at least one level, found none")
+        # The controlling module norms code vectors of two images.
+        widths = (*self.channels, 2 * self.code_width)
+        if self.groups and any(width % self.groups for width in widths):
+            raise ValueError(
+                f"tokenizer.groups: expected a divisor of {short(widths)}, found {self.groups}"
+            )
+
+    @property
+    def arrays(self) -> int:
+        """Returns the least number of arrays; shortcuts of blocks are not counted."""
+        levels = len(self.channels)
+        blocks = levels * (self.encoder_blocks + self.decoder_blocks)
+        blocks += self.encoder_bottom + self.decoder_bottom
+        # A convolution has two arrays: two in a block, one between levels, six at the ends.
+        return blocks * (8 if self.groups else 4) + 4 * (levels - 1) + 12
 
     @property
     def factor(self) -> int:

@@ -87,10 +87,19 @@ def test_sides_and_overlaps_that_make_no_windows(sides, overlap):
         TileSpec(sides=sides, overlap=overlap)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_output_that_is_not_finite_is_an_error(value):
+# −1e38 is finite, and black once it is clipped.
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38, -1e38, 1001, -1001])
+@pytest.mark.parametrize("name", ["image", "confidence"])
+def test_output_that_is_not_finite_or_no_intensity_is_an_error(name, value):
+    mosaic = Mosaic(np.zeros((8, 8, 3), np.uint8), TILE, 2, confidence=True)
+    parts = {"image": np.zeros((16, 16, 3), np.float32), "confidence": np.zeros((2, 2), np.float32)}
+    parts[name][1, 1, ...] = value
+    with pytest.raises(UserError, match=f"not finite .* {name} of about 0 to 1, found"):
+        mosaic.add(**parts)
+
+
+@pytest.mark.parametrize(("value", "sample"), [(999, 255), (-999, 0), (1.5, 255)])
+def test_output_that_overshoots_is_clipped(value, sample):
     mosaic = Mosaic(np.zeros((8, 8, 3), np.uint8), TILE, 2, confidence=False)
-    window = np.zeros((16, 16, 3), np.float32)
-    window[3, 5, 1] = value
-    with pytest.raises(UserError, match="not finite"):
-        mosaic.add(window)
+    mosaic.add(np.full((16, 16, 3), value, np.float32))
+    assert (mosaic.color == sample).all()
