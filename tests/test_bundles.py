@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import struct
+import time
 
 import ml_dtypes
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.numpy import save_file
 
 from maskgit_sr import bundles
 from maskgit_sr.bundles import Metadata
-from maskgit_sr.errors import UserError
+from maskgit_sr.errors import LONGEST, UserError
 from maskgit_sr.inference import load
 
 RNG = np.random.default_rng(0)
@@ -142,6 +143,120 @@ def test_metadata_of_another_time(path, change, message):
 
     rewrite(path, rewrite_metadata)
     assert message in error(path)
+
+
+def deep(levels):
+    return lambda m: m | {"training": json.loads("[" * levels + "]" * levels)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m | {"config": None}, "config: expected dict, found None"),
+        (lambda m: m | {"config": [1]}, r"config: expected dict, found [1]"),
+        (lambda m: m | {"method": ["realsrt"]}, "method: expected str, found ['realsrt']"),
+        (lambda m: m | {"scale": -4}, "scale: expected at least 1, found -4"),
+        (lambda m: m | {"scale": 4.0}, "scale: expected int, found 4.0"),
+        (lambda m: m | {"scores": {"a": "b"}}, "scores.'a': expected float, found 'b'"),
+        (lambda m: m | {"scores": {"a": float("nan")}}, "expected finite numbers, found 'NaN'"),
+        (lambda m: m | {"training": {"a": float("-inf")}}, "found '-Infinity'"),
+        (lambda m: m | {"licence": 3}, "licence: expected str, found 3"),
+        (lambda m: m | {"version": True}, "expected bundle format 1 or 2, found True"),
+        (lambda m: m | {"version": 2.0}, "expected bundle format 1 or 2, found 2.0"),
+        (lambda m: m | {"x" * 100_000: 1}, "unknown field 'xxx"),
+        (lambda m: {k: v for k, v in m.items() if k != "scale"}, "no field scale"),
+        (lambda m: 3, "expected a JSON object, found 3"),
+        (deep(40), "nested more than 32 deep"),
+        (deep(900), "nested more than 32 deep"),
+    ],
+)
+def test_every_field_is_of_its_type(path, change, message):
+    test_metadata_of_another_time(path, change, message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "nested more than 32 deep"),
+        ('{"a": ' * 100_000 + "1" + "}" * 100_000, "nested more than 32 deep"),
+        ('{"scale": 2, "scale": 4}', "a field twice: 'scale'"),
+        ('{"version": 2, "scale": 1e999}', "expected finite numbers, found '1e999'"),
+        ('{"version": 2, "scale": ' + "9" * 5000 + "}", "metadata is damaged"),
+        ("", "metadata is damaged"),
+    ],
+)
+def test_json_that_no_one_means(path, text, message):
+    rewrite(path, lambda header: header["__metadata__"].update(maskgit_sr=text))
+    began = time.monotonic()
+    said = error(path)
+    assert message in said and len(said) <= LONGEST and time.monotonic() - began < 1
+
+
+def test_a_header_may_not_be_of_any_length(path):
+    with path.open("r+b") as file:
+        file.write(struct.pack("<Q", 90_000_000))
+        file.truncate(100_000_000)  # of holes
+    assert "expected a header of at most 4,194,304 bytes, found 90,000,000" in error(path)
+
+
+def test_a_special_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    assert "expected a file" in error(tmp_path / "pipe.safetensors")
+
+
+def test_names_and_shapes_are_checked_before_the_arrays_are_read(path, monkeypatch):
+    monkeypatch.setattr(bundles.epath, "Path", None)
+    assert "missing: codebook/other" in error(path, {"codebook": {"other": np.zeros(1)}})
+
+
+@pytest.mark.parametrize("name", ["generator/scale/more", "codebook", "codebook/embedding/a/b"])
+def test_names_that_contain_each_other(path, name):
+    def change(header):
+        header[name] = header.pop("generator/layers/0/kernel")
+        own = json.loads(header["__metadata__"]["maskgit_sr"])
+        header["__metadata__"] = {"maskgit_sr": json.dumps(own | {"version": 1, "digest": ""})}
+
+    rewrite(path, change)
+    assert "its arrays" in error(path)
+
+
+def test_every_flipped_bit_is_refused(path):
+    whole, sound = path.read_bytes(), bundles.read(path)[1]
+    (size,) = struct.unpack("<Q", whole[:8])
+    # All of the metadata's text, and some of the rest.
+    places = {*range(8, 8 + size), *range(0, len(whole), 7)}
+    rng = np.random.default_rng(0)
+    for place in sorted(places):
+        blob = bytearray(whole)
+        blob[place] ^= 1 << rng.integers(8)
+        path.write_bytes(blob)
+        try:
+            metadata = bundles.read(path)[1]
+        except UserError as caught:
+            assert str(caught).startswith(f"{path}: ") and len(str(caught)) <= LONGEST
+        else:  # the name under which the digest stands; nothing else may differ
+            assert b"maskgit_sr.sha256" not in blob and metadata == sound, place
+
+
+def test_metadata_that_were_changed_are_damage(path):
+    def change(header):
+        own = header["__metadata__"]
+        own["maskgit_sr"] = own["maskgit_sr"].replace("25.5", "15.5")
+
+    rewrite(path, change)
+    assert "damaged: the digest of its metadata" in error(path)
+    # Bundles written before have no digest of it.
+    rewrite(path, lambda header: header["__metadata__"].pop("maskgit_sr.sha256"))
+    assert bundles.read(path)[1].scores == {"set5/psnr_y": 15.5}
+
+
+def test_what_is_written_twice_is_the_same_file(path):
+    first = path.read_bytes()
+    for _ in range(8):
+        bundles.write(path, PARAMS, METADATA)
+        assert path.read_bytes() == first
+    (size,) = struct.unpack("<Q", first[:8])
+    assert size % 8 == 0  # arrays are aligned
 
 
 def test_arrays_that_were_changed_are_damage(path):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from maskgit_sr.errors import UserError, failure, line, one_line, printable
+from maskgit_sr.errors import LONGEST, UserError, failure, line, one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,16 @@ def test_the_first_class_that_fits_decides():
     with pytest.raises(SystemExit) as end, one_line("c", {UserError: 3, ValueError: 4}):
         raise UserError("x")
     assert end.value.code == 3
+
+
+@pytest.mark.parametrize("kind", [UserError, ValueError, lambda s: OSError(36, "too long", s)])
+def test_a_long_line_is_cut_in_the_middle(kind):
+    text = line(kind("begin" + "\n" * 100_000 + "end"))
+    assert text.startswith("begin???") and text.endswith(("???end", "???end: too long"))
+    assert " ... " in text and len(text) == LONGEST
+    assert line(kind("x" * (LONGEST - 11))).count("x") == LONGEST - 11
+    # An error that names a file around it is cut anew.
+    assert len(str(UserError(f"file: {UserError('x' * 1000)}"))) == LONGEST
 
 
 def test_lines_are_printable():

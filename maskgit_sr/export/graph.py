@@ -128,7 +128,9 @@ def peak(dtype: Any) -> Any:
 
 
 def quantize(intensity: Any, dtype: Any) -> Any:
-    """Returns intensities, clipped to [0, 1], as samples of `dtype`."""
+    """Returns intensities, clipped to [0, 1], as samples of `dtype`; an error if not finite."""
+    # Ends the call with an error: clipping and the cast would make a picture of it.
+    intensity = tf.debugging.check_numerics(intensity, "the model's output is not finite")
     # tf.round takes halves to the even number, as np.rint does on the host
     return tf.cast(tf.round(tf.clip_by_value(intensity, 0, 1) * peak(dtype)), dtype)
 

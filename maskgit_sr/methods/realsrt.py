@@ -30,7 +30,7 @@ from maskgit_sr.methods.base import (
 )
 from maskgit_sr.methods.image import Tail, image_loss
 from maskgit_sr.models import control
-from maskgit_sr.models.fields import Steps
+from maskgit_sr.models.fields import MAX_STEPS, Steps
 from maskgit_sr.models.functional import Network
 from maskgit_sr.models.transformer import Memory, TokenTransformer, TransformerConfig
 from maskgit_sr.models.vqgan import VQGANConfig
@@ -82,7 +82,7 @@ class RealSRTOptions(RestoreOptions):
     """Options of restoration.
 
     Attributes:
-        steps: decoding steps T, from 1 up.
+        steps: decoding steps T, from 1 to 1024.
         schedule: name of the mask schedule γ.
         rule: ``critic``: the critic rates all tokens, and accepted ones can be revoked (§3.2).
             ``confidence``: the probability of a token decides, accepted ones stay (ablation a).
@@ -101,6 +101,8 @@ class RealSRTOptions(RestoreOptions):
         super().__post_init__()
         if self.steps < 1:
             raise ValueError(f"steps: expected at least 1, found {self.steps}")
+        if self.steps > MAX_STEPS:
+            raise ValueError(f"steps: expected at most {MAX_STEPS}, found {self.steps}")
         check_choice("rule", self.rule, RULES)
         # Written so that NaN, which fails every comparison, is refused too.
         if not 0 <= self.temperature < float("inf"):

@@ -41,7 +41,8 @@ Scale = Annotated[int, Range(1, 16)]
 """Output side over input side."""
 Side = Annotated[int, Range(1, 1024)]
 """Side of a window or token grid."""
-Steps = Annotated[int, Range(1, 1024)]
+MAX_STEPS = 1024
+Steps = Annotated[int, Range(1, MAX_STEPS)]
 """Decoding steps."""
 Factor = Annotated[float, Range(0, 1e6)]
 """A factor, variance or initial scale that is not negative."""

@@ -4,8 +4,9 @@
     python tests/drills/fuzz.py --case picture:SEED [--save FILE]
 
 A case is a function of its kind and seed alone. Processes run the cases one by one and say on a
-pipe which one begins and how it ended; one that says nothing for `HANG` seconds, or takes more
-than `KILL` bytes, is killed and another goes on behind its case. Exit code 1 if anything was found.
+pipe which one begins and how it ended; one that says nothing for `HANG` seconds of its own, or
+takes more than `KILL` bytes, is killed and another goes on behind its case. Seconds are of the
+processor, since others may work here too. Exit code 1 if anything was found.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-HANG = 5.0
+HANG, STILL = 5.0, 60.0
+"""Seconds of the processor, and of the clock for one that does nothing at all."""
 MEMORY, KILL = 1_500_000_000, 4_000_000_000
 """Bytes over those of the idle process: what counts as a finding, and what is ended at once."""
 LINE = 400
@@ -69,12 +71,12 @@ def attempt(
 ) -> dict[str, Any]:
     """Returns how a case ended: outcome, seconds, bytes over those before, message or traceback."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, began = memory("VmRSS"), time.monotonic()
+    before, began = memory("VmRSS"), time.process_time()
     try:
         outcome, text = trial(data, seed)
     except Exception as error:  # of any kind: that is what is looked for
         outcome, text = "FAULT", "".join(traceback.format_exception(error))
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     taken = memory("VmHWM") - before
     return {"outcome": outcome, "seconds": seconds, "bytes": taken, "text": text}
 
@@ -82,11 +84,15 @@ def attempt(
 def work(kind: str, first: int, last: int, step: int) -> None:
     """Runs the cases `first`, `first + step` … below `last`, telling of each on descriptor 3."""
     module = importlib.import_module(MODULES[kind])
+    module.seeds()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Whoever watches may be too slow for the machine's own memory.
+    size = memory("VmSize") + 2 * KILL
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
     with os.fdopen(3, "w", buffering=1) as pipe:
         for seed in range(first, last, step):
+            print(json.dumps({"seed": seed}), file=pipe)
             data = module.case(seed)
-            print(json.dumps({"seed": seed, "size": len(data)}), file=pipe)
             print(json.dumps({"seed": seed, **attempt(module.trial, data, seed)}), file=pipe)
 
 
@@ -104,6 +110,7 @@ class Worker:
     process: Any = None
     seed: int | None = None
     began: float = 0.0
+    worked: float = 0.0
     idle: int = 0
     rest: bytes = b""
 
@@ -131,6 +138,14 @@ class Worker:
         except (OSError, IndexError):
             return 0
 
+    def seconds(self) -> float:
+        """Returns its processor time, 0 if it has ended."""
+        try:
+            parts = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yields what it has said since."""
         *whole, self.rest = (self.rest + os.read(self.pipe, 1 << 16)).split(b"\n")
@@ -140,7 +155,7 @@ class Worker:
         """Returns why its case has to be ended, or None."""
         if self.seed is None:
             return None
-        if time.monotonic() - self.began > HANG:
+        if self.seconds() - self.worked > HANG or time.monotonic() - self.began > STILL:
             return f"hangs: more than {HANG:g} s"
         if self.resident() - self.idle > KILL:
             return f"memory: more than {KILL / 1e9:g} GB"
@@ -178,7 +193,7 @@ def watch(workers: list[Worker]) -> Iterator[tuple[Worker, dict[str, Any]]]:
                             yield worker, line
                         else:
                             worker.seed, worker.began = line["seed"], time.monotonic()
-                            worker.idle = worker.resident()
+                            worker.idle, worker.worked = worker.resident(), worker.seconds()
                     if said or worker.process.poll() is None:
                         continue
                     stop(worker)

@@ -1,7 +1,10 @@
 """inference.load: bundles by path and by name, devices and options."""
 
+import copy
 import dataclasses
+import functools
 import io
+import time
 
 import jax
 import ml_dtypes
@@ -12,7 +15,7 @@ from PIL import Image
 import maskgit_sr
 from data.sources import PairedFolder
 from maskgit_sr import bundles, metrics
-from maskgit_sr.errors import UserError
+from maskgit_sr.errors import LONGEST, UserError
 from maskgit_sr.inference import load
 
 
@@ -192,8 +195,55 @@ def without_a_group(params):
     del params["critic"]
 
 
-def with_nan(params):
-    params["codebook"]["embedding"][0, 0] = np.nan
+def with_a_number(number):
+    def damage(params):
+        params["codebook"]["embedding"][0, 0] = number
+
+    return damage
+
+
+def config(**changes):
+    """Changes of parts of the configuration, by their paths with two underscores for a dot."""
+
+    def change(metadata):
+        for path, value in changes.items():
+            *parts, last = path.split("__")
+            functools.reduce(dict.__getitem__, parts, metadata.config)[last] = value
+
+    return change
+
+
+def test_fields_of_a_configuration_are_checked_before_anything_is_built(bundle, tmp_path):
+    params, metadata = bundles.read(bundle)
+    cases = {
+        "model.generator.heads: expected 1 to 16384, found 0": config(generator__heads=0),
+        "model.generator.decoder_depth: expected 0 to": config(generator__decoder_depth=10**6),
+        "model: describes at least 9": config(generator__decoder_depth=500),
+        "model: describes at least": config(tokenizer__channels=[32] * 1000),
+        "tile.overlap: expected 0 to 15, found 16": config(tile__overlap=16),
+        "model.steps: expected int, found 'x'": config(steps="x"),
+        "model.steps: expected 1 to 1024, found 1000000": config(steps=10**6),
+        "model.tile.sides.0.: expected 1 to 1024": config(tile__sides=[10**6]),
+        "mask schedule: expected one of": config(schedule="quick"),
+        "generator: expected grid": config(generator__outputs=17),
+    }
+    for message, change in cases.items():
+        changed = copy.deepcopy(metadata)
+        change(changed)
+        other = tmp_path / "other.safetensors"
+        bundles.write(other, params, changed)
+        began = time.monotonic()
+        with pytest.raises(UserError, match=message) as caught:
+            maskgit_sr.load(other)
+        assert str(caught.value).startswith(f"{other}: "), message
+        assert time.monotonic() - began < 1, message
+
+
+def test_a_name_of_any_length_is_told_in_a_line():
+    for name in ("x" * 100_000, "x/" * 50_000 + ".safetensors", "a\0b", "\udcff.safetensors"):
+        with pytest.raises(UserError, match="^model: ") as caught:
+            maskgit_sr.load(name)
+        assert len(str(caught.value)) <= LONGEST and str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +252,10 @@ def with_nan(params):
         (lambda params: None, {"scale": 2}, "scale: expected 4, found 2"),
         (lambda params: None, {"method": "sorcery"}, "method"),
         (without_a_group, {}, "missing: critic/"),
-        (with_nan, {}, "codebook/embedding"),
+        *[
+            (with_a_number(n), {}, "codebook/embedding: expected finite values of at most 1e.06")
+            for n in (np.nan, -np.inf, 1e38, -1e7)
+        ],
     ],
 )
 def test_bundles_that_are_not_of_the_method(bundle, tmp_path, damage, changes, message):
