@@ -78,13 +78,17 @@ def _profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-def _tiled_tiff(order: str, depth: int, channels: int, planar: int) -> bytes:
-    """Returns an uncompressed TIFF of 32×32 in four tiles."""
-    tile = 16 * 16 * depth // 8 * (channels if planar == 1 else 1)
-    count = 4 * (1 if planar == 1 else channels)
-    tags = [(256, 3, [32]), (257, 3, [32]), (258, 3, [depth] * channels), (259, 3, [1])]
-    tags += [(262, 3, [2 if channels >= 3 else 1]), (277, 3, [channels]), (284, 3, [planar])]
-    tags += [(322, 3, [16]), (323, 3, [16]), (324, 4, [0] * count), (325, 4, [tile] * count)]
+def _tiled_tiff(
+    order: str, depth: int, channels: int, planar: int, packed: bool, side: int = 16
+) -> bytes:
+    """Returns a TIFF of 32×32 in four tiles, or in one much larger one, deflated or not."""
+    samples = bytes(side * side * depth // 8 * (channels if planar == 1 else 1))
+    tile = zlib.compress(samples) if packed else samples
+    count = (4 if side == 16 else 1) * (1 if planar == 1 else channels)
+    tags = [(256, 3, [32]), (257, 3, [32]), (258, 3, [depth] * channels)]
+    tags += [(259, 3, [8 if packed else 1]), (262, 3, [2 if channels >= 3 else 1])]
+    tags += [(277, 3, [channels]), (284, 3, [planar]), (322, 3, [side]), (323, 3, [side])]
+    tags += [(324, 4, [0] * count), (325, 4, [len(tile)] * count)]
     if channels in (2, 4):
         tags.append((338, 3, [2]))
     # Values of more than four bytes come behind the directory, the tiles behind those.
@@ -93,7 +97,7 @@ def _tiled_tiff(order: str, depth: int, channels: int, planar: int) -> bytes:
     outside, entries = b"", b""
     for tag, kind, values in tags:
         if tag == 324:
-            values = [begin + tile * i for i in range(count)]
+            values = [begin + len(tile) * i for i in range(count)]
         packed = struct.pack(f"{order}{len(values)}{'H' if kind == 3 else 'I'}", *values)
         at = packed.ljust(4, b"\0")
         if len(packed) > 4:
@@ -102,8 +106,7 @@ def _tiled_tiff(order: str, depth: int, channels: int, planar: int) -> bytes:
         entries += struct.pack(f"{order}HHI", tag, kind, len(values)) + at
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
     directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
-    samples = bytes(range(256)) * (tile * count // 256)
-    return (head + directory + outside).ljust(begin, b"\0") + samples
+    return (head + directory + outside).ljust(begin, b"\0") + tile * count
 
 
 def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -127,9 +130,9 @@ def _tiffs() -> Iterator[tuple[str, bytes]]:
         if fax != (mode == "1") or (packing == "jpeg" and mode not in ("L", "RGB", "CMYK")):
             continue
         yield f"{mode}.{packing}.tif", _saved(image, "TIFF", compression=packing, dpi=(72, 72))
-    for order, depth, channels, planar in itertools.product("<>", (8, 16), (1, 3, 4), (1, 2)):
-        name = f"tiles{'le' if order == '<' else 'be'}{depth}x{channels}.{planar}.tif"
-        yield name, _tiled_tiff(order, depth, channels, planar)
+    for kind in itertools.product("<>", (8, 16), (1, 3, 4), (1, 2), (False, True)):
+        yield f"tiles.{'.'.join(map(str, kind))}.tif", _tiled_tiff(*kind)
+    yield "vast.tif", _tiled_tiff("<", 8, 3, 1, True, side=8192)
     pages = {"save_all": True, "append_images": [color, color]}
     yield "pages.tif", _saved(color, "TIFF", **pages)
     yield "big.tif", _saved(color, "TIFF", big_tiff=True)
@@ -162,6 +165,9 @@ def seeds() -> dict[str, bytes]:
         found[f"{mode}.jpg"] = _saved(image, "JPEG")
         found[f"{mode}.progressive.jpg"] = _saved(image, "JPEG", progressive=True)
         found[f"{mode}.described.jpg"] = _saved(image, "JPEG", comment=b"c", **described)
+    # Each scan of it costs its whole area.
+    flat = Image.new("RGB", (1600, 1600), (99, 120, 30))
+    found["flat.jpg"] = _saved(flat, "JPEG", progressive=True, quality=10)
     found["444.restart.jpg"] = _saved(color, "JPEG", subsampling=0, restart_marker_rows=1)
     found["two.mpo"] = _saved(color, "MPO", **several)
     found |= dict(_tiffs())

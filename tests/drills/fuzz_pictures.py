@@ -93,7 +93,7 @@ EXTREMES: tuple[int, ...] = (
     0x10000,
     0x7FFFFFFF,
 )
-EXTREMES += (0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
+EXTREMES += (4000, 7900, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 
 
 def flip_bits(data: bytes, rng: random.Random) -> bytes:
