@@ -110,7 +110,7 @@ def write(
         exact: groups that stay float32 whatever ``dtype`` is (`Method.exact`).
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or a number of the metadata is not finite.
     """
     arrays = {}
     for name, leaf in flatten(params).items():
@@ -119,7 +119,10 @@ def write(
     # The digest is of the arrays as rounded to the file's dtype: `read` checks bytes, not values.
     stored = {name: (_NAMES[a.dtype], a.shape, a.tobytes()) for name, a in arrays.items()}
     metadata = dataclasses.replace(metadata, version=FORMAT_VERSION, digest=_digest(stored))
-    text = json.dumps(dataclasses.asdict(metadata), sort_keys=True, allow_nan=False)
+    try:
+        text = json.dumps(dataclasses.asdict(metadata), sort_keys=True, allow_nan=False)
+    except ValueError as error:  # which no reader would take
+        raise UserError(f"{path}: metadata: expected finite numbers ({error})") from error
     blob = save(arrays, {_KEY: text, _SEAL: _sha256(text)})
     # Written anew, because safetensors has no order of the two keys.
     (size,) = struct.unpack("<Q", blob[:8])

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 
-LONGEST = 400
+LONGEST = 500
 """Most characters of a message: a name or value in it may have any number."""
 
 

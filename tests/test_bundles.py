@@ -342,6 +342,13 @@ def test_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert path.read_bytes() == b"before"
 
 
+def test_metadata_that_no_reader_would_take_are_not_written(tmp_path):
+    metadata = dataclasses.replace(METADATA, training={"loss": float("nan")})
+    with pytest.raises(UserError, match="metadata: expected finite numbers"):
+        bundles.write(tmp_path / "model.safetensors", PARAMS, metadata)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="cannot be written"):

@@ -34,7 +34,7 @@ HANG, STILL = 5.0, 60.0
 """Seconds of the processor, and of the clock for one that does nothing at all."""
 MEMORY, KILL = 1_500_000_000, 4_000_000_000
 """Bytes over those of the idle process: what counts as a finding, and what is ended at once."""
-LINE = 400
+LINE = 500
 """Longest message that is still one line, in characters."""
 MODULES = {"picture": "fuzz_pictures", "bundle": "fuzz_bundles"}
 

@@ -280,3 +280,17 @@ def test_a_folder_with_files_is_left_alone(upscaler, tmp_path):
     with pytest.raises(UserError, match="expected a folder to make, found a file"):
         exporting.export(upscaler, "stablehlo", tmp_path / "mine")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_output_that_is_not_finite_ends_the_call(ask, tmp_path):
+    code = """
+import tensorflow as tf
+from maskgit_sr.export import graph
+quantize = tf.function(lambda x: graph.quantize(x, tf.uint8))
+for value in (0.5, -3.0, float("nan"), float("inf")):
+    try:
+        print(int(quantize(tf.constant([[value]]))[0, 0]))
+    except tf.errors.InvalidArgumentError as error:
+        print("not finite" in str(error))
+"""
+    assert ask(tmp_path, code).split() == ["128", "0", "True", "True"]
