@@ -75,7 +75,7 @@ def failure(error: Exception, name: str) -> str:
     named = text.startswith(f"{printable(name)}: ") or (
         isinstance(error, OSError) and error.filename
     )
-    return text if named else f"{printable(name)}: {text}"
+    return text if named else short_line(f"{name}: {text}")
 
 
 def cause(error: Exception) -> str:
@@ -88,7 +88,7 @@ def cause(error: Exception) -> str:
         return line(error)
     kind, text = type(error).__name__, " ".join(str(error).split())
     text = f"{kind}: {text}" if text else kind
-    return printable(f"not enough memory ({text})" if out_of_memory(error) else text)
+    return short_line(f"not enough memory ({text})" if out_of_memory(error) else text)
 
 
 def out_of_memory(error: Exception) -> bool:

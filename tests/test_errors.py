@@ -50,6 +50,12 @@ def test_a_long_line_is_cut_in_the_middle(kind):
     assert len(str(UserError(f"file: {UserError('x' * 1000)}"))) == LONGEST
 
 
+def test_a_long_failure_is_cut_too():
+    for name, error in (("x" * 9000, ValueError("defect")), ("a.png", ValueError("defect " * 999))):
+        text = failure(error, name)
+        assert len(text) == LONGEST and "defect" in text and text.startswith(name[:99])
+
+
 def test_lines_are_printable():
     assert printable("naïve 日本\t\udce9") == "naïve 日本??"
     assert line(ValueError()) == "ValueError()"
