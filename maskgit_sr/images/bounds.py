@@ -169,8 +169,8 @@ def tiff_tags(file: BinaryIO) -> dict[int, Tag]:
         for _ in range(min(count, _MAX_TAGS)):
             tag, kind, number = values(entry, at)
             at += struct.calcsize("<" + entry)
-            form = "H" if kind == 3 else offset
-            (where,) = values(offset, at) if kind == 3 and 2 * number > room else (at,)
+            form = {3: "H", 4: "I"}.get(kind, offset)
+            (where,) = values(offset, at) if number * struct.calcsize(form) > room else (at,)
             (value,) = values(form, where)
             found[tag] = Tag(number, value, kind)
             at += room
