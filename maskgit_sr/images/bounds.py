@@ -171,7 +171,9 @@ def tiff_tags(file: BinaryIO) -> dict[int, Tag]:
             at += struct.calcsize("<" + entry)
             form = {3: "H", 4: "I"}.get(kind, offset)
             (where,) = values(offset, at) if number * struct.calcsize(form) > room else (at,)
-            (value,) = values(form, where)
+            value = 0
+            with contextlib.suppress(struct.error, OverflowError):  # an offset beyond the file
+                (value,) = values(form, where)
             found[tag] = Tag(number, value, kind)
             at += room
     except (struct.error, OverflowError):  # cut off: the decoder tells
