@@ -1,0 +1,236 @@
+"""Decoding and encoding in processes of their own, which end with their request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import numpy as np
+
+from maskgit_sr.images import Picture
+from maskgit_sr.serving import wire
+
+_MOST = 12  # processes that decode at a time, and that encode
+_SHORT = 0.25  # seconds; who decodes for longer gets less of the processors
+_LONG = 1.0  # seconds; who decodes for longer gives way if others wait
+_NICE = 10
+_FIXED = 128_000_000  # bytes of memory of a codec process, whatever the image
+_PER_PIXEL, _PER_SAMPLE_BYTE = 64, 12
+_log = logging.getLogger("maskgit_sr.serving")
+
+
+class CodecFailed(Exception):
+    """The image could not be decoded or encoded; `kind` is the name of the exception."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+class GaveWay(Exception):
+    """Decoding took long while others waited to begin."""
+
+
+class CodecProcesses:
+    """Starts a process for every image. Of the event loop's thread, but for `start` and `close`.
+
+    Args:
+        seconds: after which a process ends even if the server cannot end it.
+    """
+
+    def __init__(self, seconds: float):
+        self._seconds = math.ceil(seconds) + 1
+        self._decoding, self._encoding = asyncio.Semaphore(_MOST), asyncio.Semaphore(_MOST)
+        self._running: dict[asyncio.Timeout, float] = {}  # decoders, the oldest first
+        self._waiting = 0
+        self._control: socket.socket | None = None
+        self._forking: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """Starts the process that forks the others."""
+        self._control, theirs = socket.socketpair()
+        # its own path, and no threads, of which a fork has none
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        with theirs:
+            self._forking = subprocess.Popen(
+                [sys.executable, "-m", "maskgit_sr.serving.codec", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                process_group=0,  # out of Ctrl-C's reach
+            )
+
+    def close(self) -> None:
+        """Kills all processes."""
+        self._closed = True
+        if self._control is not None and self._forking is not None:
+            self._control.close()
+            self._forking.wait()
+
+    async def decode(
+        self, data: bytearray, coding: str, *, most: int, pixels: int, sent: Callable[[], None]
+    ) -> Picture:
+        """Decodes the bytes of an image file.
+
+        Args:
+            data: the body of a request of Content-Encoding `coding` ("", gzip or deflate).
+            most: limit of its bytes when decompressed.
+            pixels: limit of `images.from_bytes`.
+            sent: called when `data` is not needed any more.
+
+        Raises:
+            GaveWay: it took longer than a second while all places were taken.
+            CodecFailed: `kind` is UserError, TooManyPixels, TooManyBytes, MemoryError or "died".
+        """
+        arguments = {"data": np.frombuffer(data, np.uint8), "coding": coding}
+        memory = _FIXED + 3 * most + _PER_PIXEL * pixels
+        request = self._request("decode", memory, **arguments, most=most, pixels=pixels)
+        del data, arguments
+        async with self._turn():
+            answer = await self._exchange(request, memory, sent, patience=_SHORT)
+        return answer["picture"]
+
+    async def encode(
+        self, picture: Picture, kind: str, quality: int
+    ) -> tuple[memoryview, tuple[str, ...]]:
+        """Encodes an image as `images.to_bytes` does.
+
+        Raises:
+            CodecFailed: `kind` is UserError, MemoryError or "died".
+        """
+        memory = _FIXED + _PER_SAMPLE_BYTE * picture.color.nbytes
+        request = self._request("encode", memory, picture=picture, kind=kind, quality=quality)
+        del picture
+        async with self._encoding:
+            answer = await self._exchange(request, memory, lambda: None)
+        return answer["data"].data, answer["notes"]
+
+    def _request(self, task: str, memory: int, **arguments: Any) -> list[memoryview]:
+        seconds = self._seconds
+        return wire.pack(
+            {"task": task, "memory": memory, "seconds": seconds, "arguments": arguments}
+        )
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Holds one of the places for decoders, until it has to give way."""
+        self._waiting += 1
+        try:
+            self._make_room()
+            await self._decoding.acquire()
+        finally:
+            self._waiting -= 1
+        later = asyncio.get_running_loop().call_later(_LONG, self._make_room)
+        try:
+            async with asyncio.timeout(None) as until:
+                self._running[until] = time.monotonic()
+                try:
+                    yield
+                finally:
+                    del self._running[until]
+        except TimeoutError:
+            raise GaveWay from None
+        finally:
+            later.cancel()
+            self._decoding.release()
+
+    def _make_room(self) -> None:
+        """Ends as many decoders as wait for a place, of those that have had theirs for long."""
+        if not self._decoding.locked():
+            return
+        oldest = list(self._running.items())[: self._waiting]
+        for until, began in oldest:
+            if time.monotonic() - began >= _LONG and not until.expired():
+                until.reschedule(0)
+
+    async def _exchange(
+        self,
+        request: list[memoryview],
+        most: int,
+        sent: Callable[[], None],
+        patience: float | None = None,
+    ) -> dict[str, Any]:
+        """Returns the answer of a new process to a request, of at most `most` bytes.
+
+        Args:
+            patience: seconds, after which the process gets less of the processors.
+        """
+        loop, pid, nicer = asyncio.get_running_loop(), 0, None
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            with theirs:
+                self._hand_over(theirs)
+            (pid,) = wire.HEAD.unpack((await _receive(ours, wire.HEAD.size)).data)
+            if patience is not None:
+                nicer = loop.call_later(patience, _renice, pid)
+            while request:
+                piece = request.pop(0)
+                await loop.sock_sendall(ours, piece)
+                del piece
+            sent()
+            (length,) = wire.HEAD.unpack((await _receive(ours, wire.HEAD.size)).data)
+            tree, lengths = wire.layout((await _receive(ours, min(length, most))).tobytes())
+            if sum(lengths) > most:
+                raise ValueError("more than its memory holds")
+            answer = wire.build(tree, [await _receive(ours, length) for length in lengths])
+            pid = 0  # it ends by itself
+        # of any kind: a process that a file has broken may send anything
+        except Exception as error:
+            if not self._closed:
+                _log.warning("a codec process has died (%s)", type(error).__name__)
+            raise CodecFailed("died", "") from None
+        finally:
+            if nicer is not None:
+                nicer.cancel()
+            if pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            ours.close()
+        if "error" in answer:
+            raise CodecFailed(answer["error"], answer["message"])
+        return answer
+
+    def _hand_over(self, job: socket.socket) -> None:
+        assert self._control is not None and self._forking is not None
+        try:
+            socket.send_fds(self._control, [b"\0"], [job.fileno()])
+        except OSError:
+            if self._closed:
+                raise
+            self._forking.wait()
+            self._control.close()
+            self.start()
+            socket.send_fds(self._control, [b"\0"], [job.fileno()])
+
+
+async def _receive(source: socket.socket, length: int) -> np.ndarray:
+    """Returns the next `length` bytes, uint8.
+
+    Raises:
+        EOFError: there are not as many.
+    """
+    loop, part, done = asyncio.get_running_loop(), np.empty(length, np.uint8), 0
+    while done < length:
+        count = await loop.sock_recv_into(source, part.data[done:])
+        if not count:
+            raise EOFError
+        done += count
+    return part
+
+
+def _renice(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.setpriority(os.PRIO_PROCESS, pid, _NICE)
