@@ -269,10 +269,10 @@ class AdmissionMiddleware:
             await self._app(scope, receive, send)
             return
         status = _DISCONNECTED  # unless a response begins
-        limits = self._service.limits
 
         async def watched(message: Message) -> None:
             nonlocal status
+            limits = self._service.limits
             if message["type"] == "http.response.start":
                 status = message["status"]
             try:
