@@ -21,9 +21,9 @@ from maskgit_sr.images import Picture
 from maskgit_sr.serving import wire
 
 _MOST = 12  # processes that decode at a time, and that encode
-_SHORT = 0.25  # seconds; who decodes for longer gets less of the processors
+_SHORT = 0.1  # seconds; who decodes for longer gets less of the processors
 _LONG = 1.0  # seconds; who decodes for longer gives way if others wait
-_NICE = 10
+_NICE, _NICER = 10, 15  # of decoders, so that those of attackers leave the processors to the others
 _FIXED = 128_000_000  # bytes of memory of a codec process, whatever the image
 _PER_PIXEL, _PER_SAMPLE_BYTE = 64, 12
 _log = logging.getLogger("maskgit_sr.serving")
@@ -96,7 +96,7 @@ class CodecProcesses:
         """
         arguments = {"data": np.frombuffer(data, np.uint8), "coding": coding}
         memory = _FIXED + 3 * most + _PER_PIXEL * pixels
-        request = self._request("decode", memory, **arguments, most=most, pixels=pixels)
+        request = self._request("decode", memory, _NICE, **arguments, most=most, pixels=pixels)
         del data, arguments
         async with self._turn():
             answer = await self._exchange(request, memory, sent, patience=_SHORT)
@@ -111,17 +111,15 @@ class CodecProcesses:
             CodecFailed: `kind` is UserError, MemoryError or "died".
         """
         memory = _FIXED + _PER_SAMPLE_BYTE * picture.color.nbytes
-        request = self._request("encode", memory, picture=picture, kind=kind, quality=quality)
+        request = self._request("encode", memory, 0, picture=picture, kind=kind, quality=quality)
         del picture
         async with self._encoding:
             answer = await self._exchange(request, memory, lambda: None)
         return answer["data"].data, answer["notes"]
 
-    def _request(self, task: str, memory: int, **arguments: Any) -> list[memoryview]:
-        seconds = self._seconds
-        return wire.pack(
-            {"task": task, "memory": memory, "seconds": seconds, "arguments": arguments}
-        )
+    def _request(self, task: str, memory: int, nice: int, **arguments: Any) -> list[memoryview]:
+        limits = {"memory": memory, "nice": nice, "seconds": self._seconds}
+        return wire.pack({"task": task, "arguments": arguments, **limits})
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -233,4 +231,4 @@ async def _receive(source: socket.socket, length: int) -> np.ndarray:
 
 def _renice(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.setpriority(os.PRIO_PROCESS, pid, _NICE)
+        os.setpriority(os.PRIO_PROCESS, pid, _NICER)

@@ -100,6 +100,9 @@ class Protocol(H11Protocol):
 
     def _refuse(self, status: int, message: str, *headers: tuple[bytes, bytes]) -> None:
         body = json.dumps({"error": message}).encode()
+        if self.busy:  # its application must not send a second response
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         # a response may have begun, or been sent before the rest of its request came
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             kind = b"content-type", b"application/json"

@@ -32,8 +32,8 @@ class Server(uvicorn.Server):
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Closes all connections, those that do not read what they get after half a second."""
-        asyncio.get_running_loop().call_later(0.5, self._abort)
+        """Closes all connections, those that do not read what they get by force."""
+        asyncio.get_running_loop().call_later(0.3, self._abort)
         await super().shutdown(sockets)
 
     def _abort(self) -> None:
@@ -114,9 +114,9 @@ async def run(
         if not loading.done():
             # nothing is in flight, and a compilation cannot be interrupted in any other way
             os._exit(0)
-        exit_within(grace + 1.7)  # whatever holds up the event loop
+        exit_within(grace + 1.2)  # whatever holds up the event loop
         await ended(service, hurry, grace)
-        exit_within(1.5)  # a device call or a compilation cannot be interrupted in any other way
+        exit_within(1)  # a device call or a compilation cannot be interrupted in any other way
         service.cut()
         server.should_exit = True  # only now, as new requests got a 503 until here
         await serving
