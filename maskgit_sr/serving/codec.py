@@ -69,7 +69,6 @@ def serve(job: socket.socket) -> None:
     try:
         job.sendall(wire.HEAD.pack(os.getpid()))
         request = wire.receive(job)
-        os.nice(request["nice"])
         limit_memory(request["memory"])
         signal.alarm(request["seconds"])  # if the server is gone; ends the process within C code
         try:

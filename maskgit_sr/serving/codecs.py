@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ import numpy as np
 from maskgit_sr.images import Picture
 from maskgit_sr.serving import wire
 
-_MOST = 12  # processes that decode at a time, and that encode
+_MOST = 24  # processes that decode at a time, and that encode
 _SHORT = 0.1  # seconds; who decodes for longer gets less of the processors
-_LONG = 1.0  # seconds; who decodes for longer gives way if others wait
-_NICE, _NICER = 10, 15  # of decoders, so that those of attackers leave the processors to the others
-_FIXED = 128_000_000  # bytes of memory of a codec process, whatever the image
+_NICE = 10
+_LONG = 1.0  # seconds of a processor; who decodes for longer gives way if others wait
+_LOOK = 0.25  # seconds; how often that is looked at
+_FIXED = 64_000_000  # bytes of memory of a codec process, whatever the image
 _PER_PIXEL, _PER_SAMPLE_BYTE = 64, 12
 _log = logging.getLogger("maskgit_sr.serving")
 
@@ -41,6 +43,22 @@ class GaveWay(Exception):
     """Decoding took long while others waited to begin."""
 
 
+class _Decoding:
+    """A decoder at work; `pid` is 0 until its process has started."""
+
+    def __init__(self, until: asyncio.Timeout):
+        self.until, self.pid, self._began = until, 0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of a processor that it has had, where the system does not tell of the clock."""
+        with contextlib.suppress(OSError):
+            # the name, which comes second, may hold anything; the 12th field behind it is user time
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic() - self._began
+
+
 class CodecProcesses:
     """Starts a process for every image. Of the event loop's thread, but for `start` and `close`.
 
@@ -51,8 +69,9 @@ class CodecProcesses:
     def __init__(self, seconds: float):
         self._seconds = math.ceil(seconds) + 1
         self._decoding, self._encoding = asyncio.Semaphore(_MOST), asyncio.Semaphore(_MOST)
-        self._running: dict[asyncio.Timeout, float] = {}  # decoders, the oldest first
+        self._running: list[_Decoding] = []
         self._waiting = 0
+        self._looking: asyncio.TimerHandle | None = None
         self._control: socket.socket | None = None
         self._forking: subprocess.Popen[bytes] | None = None
         self._closed = False
@@ -91,15 +110,15 @@ class CodecProcesses:
             sent: called when `data` is not needed any more.
 
         Raises:
-            GaveWay: it took longer than a second while all places were taken.
+            GaveWay: it took a second of a processor, and all places were taken.
             CodecFailed: `kind` is UserError, TooManyPixels, TooManyBytes, MemoryError or "died".
         """
         arguments = {"data": np.frombuffer(data, np.uint8), "coding": coding}
-        memory = _FIXED + 3 * most + _PER_PIXEL * pixels
-        request = self._request("decode", memory, _NICE, **arguments, most=most, pixels=pixels)
+        memory = _FIXED + 2 * (most if coding else len(data)) + _PER_PIXEL * pixels
+        request = self._request("decode", memory, **arguments, most=most, pixels=pixels)
         del data, arguments
-        async with self._turn():
-            answer = await self._exchange(request, memory, sent, patience=_SHORT)
+        async with self._turn() as turn:
+            answer = await self._exchange(request, memory, sent, turn)
         return answer["picture"]
 
     async def encode(
@@ -111,69 +130,69 @@ class CodecProcesses:
             CodecFailed: `kind` is UserError, MemoryError or "died".
         """
         memory = _FIXED + _PER_SAMPLE_BYTE * picture.color.nbytes
-        request = self._request("encode", memory, 0, picture=picture, kind=kind, quality=quality)
+        request = self._request("encode", memory, picture=picture, kind=kind, quality=quality)
         del picture
         async with self._encoding:
             answer = await self._exchange(request, memory, lambda: None)
         return answer["data"].data, answer["notes"]
 
-    def _request(self, task: str, memory: int, nice: int, **arguments: Any) -> list[memoryview]:
-        limits = {"memory": memory, "nice": nice, "seconds": self._seconds}
+    def _request(self, task: str, memory: int, **arguments: Any) -> list[memoryview]:
+        limits = {"memory": memory, "seconds": self._seconds}
         return wire.pack({"task": task, "arguments": arguments, **limits})
 
     @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def _turn(self) -> AsyncIterator[_Decoding]:
         """Holds one of the places for decoders, until it has to give way."""
         self._waiting += 1
         try:
-            self._make_room()
+            if self._looking is None:
+                self._make_room()
             await self._decoding.acquire()
         finally:
             self._waiting -= 1
-        later = asyncio.get_running_loop().call_later(_LONG, self._make_room)
         try:
             async with asyncio.timeout(None) as until:
-                self._running[until] = time.monotonic()
+                turn = _Decoding(until)
+                self._running.append(turn)
                 try:
-                    yield
+                    yield turn
                 finally:
-                    del self._running[until]
+                    self._running.remove(turn)
         except TimeoutError:
             raise GaveWay from None
         finally:
-            later.cancel()
             self._decoding.release()
 
     def _make_room(self) -> None:
         """Ends as many decoders as wait for a place, of those that have had theirs for long."""
-        if not self._decoding.locked():
+        self._looking = None
+        if not self._waiting or not self._decoding.locked():
             return
-        oldest = list(self._running.items())[: self._waiting]
-        for until, began in oldest:
-            if time.monotonic() - began >= _LONG and not until.expired():
-                until.reschedule(0)
+        long = [turn for turn in self._running if turn.seconds >= _LONG]
+        for turn in long[: self._waiting]:
+            if not turn.until.expired():
+                turn.until.reschedule(0)
+        self._looking = asyncio.get_running_loop().call_later(_LOOK, self._make_room)
 
     async def _exchange(
         self,
         request: list[memoryview],
         most: int,
         sent: Callable[[], None],
-        patience: float | None = None,
+        turn: _Decoding | None = None,
     ) -> dict[str, Any]:
         """Returns the answer of a new process to a request, of at most `most` bytes.
 
         Args:
-            patience: seconds, after which the process gets less of the processors.
+            turn: of a decoder, which soon gets less of the processors.
         """
         loop, pid, nicer = asyncio.get_running_loop(), 0, None
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
+        ours = None
         try:
-            with theirs:
-                self._hand_over(theirs)
-            (pid,) = wire.HEAD.unpack((await _receive(ours, wire.HEAD.size)).data)
-            if patience is not None:
-                nicer = loop.call_later(patience, _renice, pid)
+            ours, pid = await self._fork()
+            if turn is not None:
+                turn.pid = pid
+                nicer = loop.call_later(_SHORT, _renice, pid)
             while request:
                 piece = request.pop(0)
                 await loop.sock_sendall(ours, piece)
@@ -196,22 +215,38 @@ class CodecProcesses:
             if pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            ours.close()
+            if ours is not None:
+                ours.close()
         if "error" in answer:
             raise CodecFailed(answer["error"], answer["message"])
         return answer
 
-    def _hand_over(self, job: socket.socket) -> None:
-        assert self._control is not None and self._forking is not None
-        try:
-            socket.send_fds(self._control, [b"\0"], [job.fileno()])
-        except OSError:
-            if self._closed:
+    async def _fork(self) -> tuple[socket.socket, int]:
+        """Returns a socket to a new process, and its id.
+
+        Raises:
+            OSError, EOFError: there is none, though the process that forks was started again.
+        """
+        for last in (False, True):
+            assert self._control is not None and self._forking is not None
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            try:
+                with theirs:
+                    socket.send_fds(self._control, [b"\0"], [theirs.fileno()])
+                (pid,) = wire.HEAD.unpack((await _receive(ours, wire.HEAD.size)).data)
+                return ours, pid
+            except (OSError, EOFError):
+                ours.close()
+                if last or self._closed:
+                    raise
+                if self._forking.poll() is not None:
+                    self._control.close()
+                    self.start()
+            except asyncio.CancelledError:
+                ours.close()
                 raise
-            self._forking.wait()
-            self._control.close()
-            self.start()
-            socket.send_fds(self._control, [b"\0"], [job.fileno()])
+        raise AssertionError
 
 
 async def _receive(source: socket.socket, length: int) -> np.ndarray:
@@ -231,4 +266,4 @@ async def _receive(source: socket.socket, length: int) -> np.ndarray:
 
 def _renice(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.setpriority(os.PRIO_PROCESS, pid, _NICER)
+        os.setpriority(os.PRIO_PROCESS, pid, _NICE)

@@ -5,8 +5,9 @@
 The server runs with its default limits and a model that costs nothing but the time that
 realsrt-nano takes for a tile on two cores, in which the device's thread sleeps. Asserts, with eight
 clients of each kind of `attackers` at work: 95 % of normal requests are answered within twice their
-usual time, measured before and after; the memory of all of the server's processes keeps to the sum that
-docs/serving.md states; SIGTERM ends it within its grace and two seconds; the log has few lines. Exit code 1 if one of these does not hold.
+usual time, measured before and after; the memory of all of the server's processes keeps to the sum
+that docs/serving.md states; SIGTERM ends it within its grace and two seconds; the log has few
+lines. Exit code 1 if one of these does not hold.
 """
 
 from __future__ import annotations
