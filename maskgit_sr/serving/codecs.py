@@ -51,7 +51,7 @@ class _Decoding:
 
     @property
     def seconds(self) -> float:
-        """The seconds of a processor that it has had, where the system does not tell of the clock."""
+        """Seconds of a processor that it has had, of the clock where the system has no such."""
         with contextlib.suppress(OSError):
             # the name, which comes second, may hold anything; the 12th field behind it is user time
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 from PIL import Image
 
-PAUSE = 0.25  # seconds between two attempts of one client
+PAUSE = 1.0  # seconds between two attempts of one client, on average
 HEAD = "POST /upscale HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n"
 Pipe = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -87,7 +87,7 @@ async def unread(pipe: Pipe) -> None:
     while True:
         pipe[1].write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         await pipe[1].drain()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
 
 
 async def malformed(pipe: Pipe) -> None:

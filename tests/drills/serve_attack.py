@@ -42,7 +42,7 @@ from maskgit_sr.serving.service import Service
 ROOT = Path(__file__).resolve().parents[2]
 GRACE, DEVICE = 2.0, 0.6  # seconds
 # docs/serving.md, "Memory", of the default limits; bytes beside those of the idle server
-DOCUMENTED = 256e6 + 512 * 0.35e6 + 0.5e3 * 8e6 + 12 * 480e6
+DOCUMENTED = 256e6 + 512 * 0.4e6 + 24 * (64e6 + 2 * 32e6 + 64 * 4e6) + 8e6 * 0.5e3
 
 
 class Slow(Upscaler):
@@ -186,7 +186,7 @@ def ends(kinds: tuple[str, ...], log: TextIO) -> list[str]:
 def main() -> int:
     """Command-line entry."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=40)
+    parser.add_argument("--requests", type=int, default=30)
     parser.add_argument("--kinds", nargs="*", choices=[*KINDS], default=["unread", "late"])
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()

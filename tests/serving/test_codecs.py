@@ -127,7 +127,7 @@ def test_whoever_is_cancelled_is_killed(processes):
 
 def test_a_process_that_dies_is_its_requests_failure():
     upscaler = Watched(batch=3)
-    with serve(upscaler) as served:
+    with serve(upscaler, pixels=10_000_000) as served:
         codec_processes = served.service._codecs
         got = []
         slow = threading.Thread(target=lambda: got.append(served.upscale(SLOW)))
