@@ -265,7 +265,9 @@ class AdmissionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
-        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+        # without a line break at its end, which the application's route allows
+        ours = scope["type"] == "http" and scope["path"].rstrip() == PATH
+        if not ours or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         status = _DISCONNECTED  # unless a response begins

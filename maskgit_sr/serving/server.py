@@ -8,6 +8,7 @@ import functools
 import logging
 import math
 import os
+import resource
 import signal
 import socket
 import threading
@@ -21,6 +22,8 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.serving.protocol import Protocol
 from maskgit_sr.serving.request import Limits
 from maskgit_sr.serving.service import Service
+
+_OTHERS = 200  # open files that are no connections: models, codec processes, a reserve
 
 
 class Server(uvicorn.Server):
@@ -60,7 +63,8 @@ def bind(host: str, port: int) -> socket.socket:
 def make(app: ASGIApp, limits: Limits | None = None) -> Server:
     """Returns a server of the application that is still to be given a socket."""
     limits = limits or Limits()
-    protocol: Any = functools.partial(Protocol, most=limits.connections, pause=limits.pause)
+    most = min(limits.connections, descriptors(limits.connections + _OTHERS) - _OTHERS)
+    protocol: Any = functools.partial(Protocol, most=max(1, most), pause=limits.pause)
     # its warnings are of clients, which could fill the log with them
     log = logging.getLogger("uvicorn.error")
     log.setLevel(logging.ERROR)
@@ -77,6 +81,16 @@ def make(app: ASGIApp, limits: Limits | None = None) -> Server:
             timeout_graceful_shutdown=1,  # `run` has already waited for the requests
         )
     )
+
+
+def descriptors(wanted: int) -> int:
+    """Returns the number of files that this process may open; first raises it to `wanted`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 async def run(

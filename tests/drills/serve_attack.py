@@ -1,6 +1,6 @@
 """Attacks the HTTP server, and measures what normal clients notice of it.
 
-    python tests/drills/serve_attack.py [--requests 40]
+    python tests/drills/serve_attack.py [--requests 20]
 
 The server runs with its default limits and a model that costs nothing but the time that
 realsrt-nano takes for a tile on two cores, in which the device's thread sleeps. Asserts, with eight
@@ -93,7 +93,8 @@ def started(
 
 def memory(pid: int) -> int:
     """Bytes of the server and its codec processes; what they share counts once."""
-    leaders = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    leaders = [leader for path in tasks for leader in path.read_text().split()]
     total = 0
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
@@ -136,7 +137,7 @@ def stop(process: subprocess.Popen[str]) -> str | None:
 
 def load(requests: int, log: TextIO) -> list[str]:
     """All attackers at a time; returns what does not hold."""
-    samples = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    samples = np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)  # two tiles
     data = images.to_bytes(images.from_array(samples), "PNG")[0]
     most, over = [0], threading.Event()
 
@@ -186,7 +187,7 @@ def ends(kinds: tuple[str, ...], log: TextIO) -> list[str]:
 def main() -> int:
     """Command-line entry."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=30)
+    parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--kinds", nargs="*", choices=[*KINDS], default=["unread", "late"])
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -188,6 +188,8 @@ def test_the_token_comes_first(upscaler):
             served.client.headers["Authorization"] = value
             served.refuse(RGB, 401, "bearer token", scale="none")
         assert served.count(401) == 4
+        # the route takes a line break at its end
+        expect_error(served.client.post("/upscale%0A", content=RGB), 401, "bearer token")
 
 
 def test_a_body_is_not_held_while_its_image_waits(upscaler):
