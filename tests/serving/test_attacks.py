@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import socket
 import time
 
 import pytest
@@ -200,3 +201,14 @@ def test_a_body_is_not_held_while_its_image_waits(upscaler):
             assert upscaler.entered.wait(LONG)
             assert served.service.requests == 1 and served.service.transfers.held == 0
         upscaler.gate.set()
+
+
+def test_responses_that_are_not_read_are_given_up(strict):
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(LONG)
+        connection.connect(("127.0.0.1", strict.port))
+        with pytest.raises(ConnectionError):  # closed by force
+            while True:
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+    strict.check(RGB)

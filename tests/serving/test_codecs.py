@@ -1,6 +1,7 @@
 """Decoding where it can be killed: what a process answers, and what its end does to others."""
 
 import asyncio
+import contextlib
 import gzip
 import os
 import signal
@@ -22,10 +23,10 @@ from maskgit_sr import images
 from maskgit_sr.errors import UserError
 from maskgit_sr.serving import codec, codecs, wire
 from maskgit_sr.serving.codecs import CodecFailed, CodecProcesses, GaveWay
-from tests.serving.models import Watched, pixels
+from tests.serving.models import Watched, flat, pixels
 from tests.serving.serving import LONG, PICTURES, RGB, png, serve, until
 
-SLOW = png(pixels(3000, 3000)[..., :1])  # half a second or more, of noise
+SLOW = png(flat(4000, 5000, 0))  # some tenths of a second
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_memory_has_a_limit(processes, monkeypatch):
     if not os.path.exists("/proc/self/statm"):
         pytest.skip("the system does not limit it")
     with pytest.raises(CodecFailed) as found:
-        asyncio.run(decoded(processes, SLOW, most=len(SLOW), limit=9_000_000))
+        asyncio.run(decoded(processes, SLOW, most=len(SLOW), limit=20_000_000))
     assert found.value.kind in ("MemoryError", "UserError", "died")
 
 
@@ -127,13 +128,15 @@ def test_whoever_is_cancelled_is_killed(processes):
 
 def test_a_process_that_dies_is_its_requests_failure():
     upscaler = Watched(batch=3)
-    with serve(upscaler, pixels=10_000_000) as served:
+    with serve(upscaler, pixels=20_000_000) as served:
         codec_processes = served.service._codecs
         got = []
         slow = threading.Thread(target=lambda: got.append(served.upscale(SLOW)))
         slow.start()
-        until(lambda: children(codec_processes))
-        os.kill(children(codec_processes)[0], signal.SIGSEGV)
+        while not got:
+            for pid in children(codec_processes):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSEGV)
         slow.join()
         assert got[0].status_code == 415 and "process died" in got[0].json()["error"]
         served.check(RGB)
@@ -142,7 +145,8 @@ def test_a_process_that_dies_is_its_requests_failure():
 
 
 def test_who_decodes_for_long_gives_way(processes, monkeypatch):
-    monkeypatch.setattr(codecs, "_LONG", 0.05)
+    monkeypatch.setattr(codecs, "_LONG", 0.02)
+    monkeypatch.setattr(codecs, "_LOOK", 0.01)
     processes._decoding = asyncio.Semaphore(1)
 
     async def two():
@@ -154,7 +158,7 @@ def test_who_decodes_for_long_gives_way(processes, monkeypatch):
         with pytest.raises(GaveWay):
             await slow
         # alone it takes the time it needs
-        assert (await decoded(processes, SLOW)).color.shape == (3000, 3000, 3)
+        assert (await decoded(processes, SLOW)).color.shape == (4000, 5000, 3)
 
     asyncio.run(two())
 
