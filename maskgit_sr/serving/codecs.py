@@ -227,7 +227,7 @@ class CodecProcesses:
         Raises:
             OSError, EOFError: there is none, though the process that forks was started again.
         """
-        for last in (False, True):
+        for attempt in range(3):
             assert self._control is not None and self._forking is not None
             ours, theirs = socket.socketpair()
             ours.setblocking(False)
@@ -238,8 +238,9 @@ class CodecProcesses:
                 return ours, pid
             except (OSError, EOFError):
                 ours.close()
-                if last or self._closed:
+                if attempt == 2 or self._closed:
                     raise
+                await asyncio.sleep(0.05)  # its sockets are closed before it has ended
                 if self._forking.poll() is not None:
                     self._control.close()
                     self.start()
