@@ -14,12 +14,15 @@ from typing import Annotated
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maskgit_sr.serving.metrics import CONTENT_TYPE
-from maskgit_sr.serving.service import EncodedImage, Parameters, Service, stopping
+from maskgit_sr.serving.request import Body, EncodedImage, Parameters
+from maskgit_sr.serving.service import Service, stopping
+from maskgit_sr.serving.transfers import NoRoom, Transfer
 
 PATH = "/upscale"
 _CHUNK = 1 << 18
@@ -39,21 +42,26 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
     async def upscale(request: Request, parameters: Annotated[Parameters, Query()]) -> Response:
         """Restores the image that is the body."""
         began = time.monotonic()
-        # both before the body is read: without a token or with wrong parameters nothing is held
-        check_token(request, token)
+        # before the body is read: with wrong parameters nothing is held
         wanted, limits = service.choose(parameters), service.limits
         late = 408, "no whole body within"
         try:
-            async with asyncio.timeout(limits.timeout):
-                body = await read_body(request, limits.bytes)
-                late = 504, "no result within"
-                work = asyncio.create_task(service.restore(body, wanted))
-                del body
-                encoded = await finished(work, request)
+            async with service.deadline():
+                body = Body(check_head(request, limits.bytes), Transfer(service.transfers))
+                try:
+                    await read_body(request, body, service)
+                    late = 504, "no result within"
+                    with service.place():
+                        work = asyncio.create_task(service.restore(body, wanted))
+                        encoded = await finished(work, request)
+                finally:
+                    body.free()
         except TimeoutError:
+            if service.state == "stopping":
+                raise stopping() from None
             raise HTTPException(late[0], f"{late[1]} {limits.timeout:g} s") from None
         service.metrics.seconds.observe(time.monotonic() - began)
-        return ImageResponse(encoded, parameters.format, service.name)
+        return ImageResponse(encoded, parameters.format, service)
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -90,7 +98,7 @@ def build(service: Service, token: str | None = None) -> ASGIApp:
     async def failed(request: Request, found: Exception) -> Response:
         return error(HTTPException(500, "internal error", {"Connection": "close"}))
 
-    return AdmissionMiddleware(app, service)
+    return AdmissionMiddleware(app, service, token)
 
 
 def error(found: HTTPException) -> JSONResponse:
@@ -105,36 +113,67 @@ def check_health(service: Service) -> None:
         raise HTTPException(503, service.problem)
 
 
-def check_token(request: Request, token: str | None) -> None:
-    """Raises HTTPException 401 unless the request brings the token."""
+def check_token(given: str, token: str | None) -> None:
+    """Raises HTTPException 401 unless the header Authorization has the token."""
+    scheme, _, credentials = given.partition(" ")  # the scheme in capitals or not (RFC 9110, 11.1)
     # compare_digest: its time tells nothing of the token; bytes, as it takes only ASCII of text
-    given = request.headers.get("authorization", "")
-    if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+    right = token is None or hmac.compare_digest(credentials.strip().encode(), token.encode())
+    if token is not None and not (right and scheme.lower() == "bearer"):
         raise HTTPException(
             401, "expected the server's bearer token", {"WWW-Authenticate": "Bearer"}
         )
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Reads the body, of which never much more than `limit` bytes are held.
+def check_head(request: Request, limit: int) -> str:
+    """Returns the coding of the body: "", gzip or deflate.
 
     Raises:
-        HTTPException: 413 above the limit, with or without a Content-Length; 415 for a form.
-        ClientDisconnect: the client is gone.
+        HTTPException: 413 for a Content-Length above the limit; 415 for a form or another coding.
     """
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise HTTPException(415, "expected the image itself as the body, found a form")
-    too_long = HTTPException(413, f"more than the limit of {limit:,} bytes")
+    found = ",".join(request.headers.getlist("content-encoding")).lower().replace("x-gzip", "gzip")
+    coding = found.strip() if found.strip() != "identity" else ""
+    if coding not in ("", "gzip", "deflate"):
+        message = f"Content-Encoding: expected gzip or deflate, found {coding[:80]!r}"
+        raise HTTPException(415, message, {"Accept-Encoding": "gzip, deflate"})
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
-        raise too_long
-    # counted as well, since a chunked body has no length
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_long
-    return bytes(body)
+        raise too_long(limit)
+    return coding
+
+
+def too_long(limit: int) -> HTTPException:
+    """Returns the HTTP error of a body above the limit."""
+    return HTTPException(413, f"more than the limit of {limit:,} bytes")
+
+
+async def read_body(request: Request, body: Body, service: Service) -> None:
+    """Reads the body, of which never much more than the limit is held.
+
+    Raises:
+        HTTPException: 413 above the limit, with or without a Content-Length; 408 if it stalls; 429
+            if bodies hold all bytes.
+        ClientDisconnect: the client is gone.
+    """
+    limits, began = service.limits, time.monotonic()
+    try:
+        async with body.transfer.moving():
+            body.transfer.allow(limits.pause)
+            # counted as well, since a chunked body has no length
+            async for chunk in request.stream():
+                if len(body.data) + len(chunk) > limits.bytes:
+                    raise too_long(limits.bytes)
+                body.transfer.add(len(chunk))
+                body.data += chunk
+                # as many seconds as the bytes so far would have taken at the least rate, and some
+                due = began + limits.pause + len(body.data) / limits.rate - time.monotonic()
+                body.transfer.allow(min(limits.pause, due))
+    except NoRoom as error:
+        raise service.busy(str(error), error.seconds) from None
+    except TimeoutError:
+        message = f"the body came too slowly: expected {limits.rate:g} bytes a second"
+        raise HTTPException(408, f"{message}, found {len(body.data):,} bytes") from None
 
 
 async def finished(work: asyncio.Task[EncodedImage], request: Request) -> EncodedImage:
@@ -178,9 +217,10 @@ class ResponseNotRead(Exception):
 class ImageResponse(Response):
     """An image, sent in pieces: what a slow client has not read is not in hidden buffers."""
 
-    def __init__(self, encoded: EncodedImage, format: str, model: str):
+    def __init__(self, encoded: EncodedImage, format: str, service: Service):
+        self._transfer, self._pause = Transfer(service.transfers), service.limits.pause
         steps = (f"{step};dur={time:.1f}" for step, time in encoded.milliseconds.items())
-        headers = {"Server-Timing": ", ".join(steps), "X-Model": ascii_only(model)}
+        headers = {"Server-Timing": ", ".join(steps), "X-Model": ascii_only(service.name)}
         if encoded.confidence is not None:
             headers["X-Confidence"] = f"{encoded.confidence:.4f}"
         if encoded.notes:
@@ -189,14 +229,27 @@ class ImageResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the head and then the pieces, each as soon as the client has room for it."""
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        )
         view = memoryview(self.body)
-        for begin in range(0, len(view), _CHUNK):
-            piece = bytes(view[begin : begin + _CHUNK])
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        self._transfer.hold(len(view))
+        try:
+            async with self._transfer.moving():
+                self._transfer.allow(self._pause)
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": self.status_code,
+                        "headers": self.raw_headers,
+                    }
+                )
+                for begin in range(0, len(view), _CHUNK):
+                    piece = bytes(view[begin : begin + _CHUNK])
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    self._transfer.allow(self._pause)
+                await send({"type": "http.response.body", "body": b""})
+        except TimeoutError:
+            raise ResponseNotRead from None
+        finally:
+            self._transfer.free()
 
 
 def ascii_only(text: str) -> str:
@@ -207,31 +260,35 @@ def ascii_only(text: str) -> str:
 class AdmissionMiddleware:
     """Admits requests to /upscale while there is room, and counts them by status at their end."""
 
-    def __init__(self, app: ASGIApp, service: Service):
-        self._app, self._service = app, service
+    def __init__(self, app: ASGIApp, service: Service, token: str | None):
+        self._app, self._service, self._token = app, service, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
-        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+        # without a line break at its end, which the application's route allows
+        ours = scope["type"] == "http" and scope["path"].rstrip() == PATH
+        if not ours or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         status = _DISCONNECTED  # unless a response begins
 
         async def watched(message: Message) -> None:
             nonlocal status
+            limits = self._service.limits
             if message["type"] == "http.response.start":
                 status = message["status"]
             try:
-                async with asyncio.timeout(self._service.limits.timeout):
+                async with asyncio.timeout(min(limits.timeout, limits.pause)):
                     await send(message)
             except TimeoutError:
                 raise ResponseNotRead from None
 
         try:
-            # until the last byte is out, so that slow readers count, too
+            # first of all: who has no token learns nothing of parameters or load
+            check_token(Headers(scope=scope).get("authorization", ""), self._token)
             with self._service.admitted():
                 await self._app(scope, receive, watched)
-        except HTTPException as found:  # of `admitted`, outside of the application's handlers
+        except HTTPException as found:  # outside of the application's handlers
             await error(found)(scope, receive, watched)
         except ResponseNotRead:
             status = _DISCONNECTED

@@ -24,7 +24,11 @@ from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.inference import DEFAULT_MODEL
 
 _AT_LEAST = {"port": 0, "max_wait_ms": 0, "grace_s": 0} | dict.fromkeys(
-    ("max_batch", "max_pixels", "max_total_pixels", "max_bytes", "max_queue", "max_steps"), 1
+    (
+        *("max_batch", "max_pixels", "max_total_pixels", "max_bytes", "max_total_bytes"),
+        *("max_queue", "max_connections", "max_steps", "min_rate"),
+    ),
+    1,
 )
 
 
@@ -44,8 +48,12 @@ def parser() -> argparse.ArgumentParser:
     add("--max_pixels", type=int, default=4_000_000, help="of an image (4,000,000)")
     add("--max_total_pixels", type=int, help="of all that are being restored (2 x max_pixels)")
     add("--max_bytes", type=int, default=32_000_000, help="of a body (32,000,000)")
-    add("--max_queue", type=int, default=64, help="requests at a time; others get 429 (64)")
+    add("--max_total_bytes", type=int, help="of all bodies and responses held (8 x max_bytes)")
+    add("--max_queue", type=int, default=64, help="requests worked on; others get 429 (64)")
+    add("--max_connections", type=int, default=512, help="others wait or get 503 (512)")
     add("--timeout_s", type=float, default=120, help="of a request, then it gets 504 (120)")
+    add("--pause_s", type=float, default=10, help="that a client may be silent (10)")
+    add("--min_rate", type=float, default=1000, help="bytes/s of a body, else it gets 408 (1000)")
     add("--grace_s", type=float, default=30, help="for requests in flight at SIGTERM (30)")
     add("--device", help="cpu, gpu or tpu (the best there is)")
     add("--dtype", help="float32 or bfloat16 (by device)")
@@ -76,14 +84,23 @@ def _serve(given: argparse.Namespace) -> None:
             raise UserError(f"--{name}: expected at least {least}, found {value:g}")
     if given.port > 65535:
         raise UserError(f"--port: expected at most 65535, found {given.port}")
-    if not 0 < given.timeout_s < 1e6:
-        raise UserError(f"--timeout_s: expected more than 0 seconds, found {given.timeout_s:g}")
+    for name in ("timeout_s", "pause_s"):
+        if not 0 < getattr(given, name) < 1e6:
+            found = f"{getattr(given, name):g}"
+            raise UserError(f"--{name}: expected more than 0 seconds, found {found}")
+    total_bytes = given.max_total_bytes or 8 * given.max_bytes
+    if total_bytes < given.max_bytes:
+        raise UserError(
+            f"--max_total_bytes: expected at least --max_bytes, {given.max_bytes}, "
+            f"found {total_bytes}"
+        )
     try:
         from maskgit_sr.serving import app, server
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install 'maskgit-sr[serve]'") from None
     from maskgit_sr.inference import load, options
-    from maskgit_sr.serving.service import Limits, Service
+    from maskgit_sr.serving.request import Limits
+    from maskgit_sr.serving.service import Service
 
     load.resolve(given.model)  # a wrong name is told before the server listens
     own = options.split(given.option, steps=given.steps, color_fix=given.color_fix)
@@ -91,8 +108,12 @@ def _serve(given: argparse.Namespace) -> None:
         pixels=given.max_pixels,
         total_pixels=given.max_total_pixels or 2 * given.max_pixels,
         bytes=given.max_bytes,
+        total_bytes=total_bytes,
         requests=given.max_queue,
         timeout=given.timeout_s,
+        pause=given.pause_s,
+        rate=given.min_rate,
+        connections=given.max_connections,
         steps=given.max_steps,
     )
     service = Service(Path(given.model).stem, limits, max_wait=given.max_wait_ms / 1000)
@@ -116,7 +137,7 @@ def _serve(given: argparse.Namespace) -> None:
     if given.log_requests:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     token = given.token or os.environ.get("MASKGIT_SR_TOKEN")
-    application = server.make(app.build(service, token))
+    application = server.make(app.build(service, token), limits)
     asyncio.run(server.run(service, application, listening, start, given.grace_s))
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import logging
+import math
 import os
+import resource
 import signal
 import socket
+import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -14,7 +19,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from maskgit_sr.errors import UserError
+from maskgit_sr.serving.protocol import Protocol
+from maskgit_sr.serving.request import Limits
 from maskgit_sr.serving.service import Service
+
+_OTHERS = 200  # open files that are no connections: models, codec processes, a reserve
 
 
 class Server(uvicorn.Server):
@@ -24,6 +33,15 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         """Leaves the signals to `run`."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes all connections, those that do not read what they get by force."""
+        asyncio.get_running_loop().call_later(0.3, self._abort)
+        await super().shutdown(sockets)
+
+    def _abort(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -42,19 +60,37 @@ def bind(host: str, port: int) -> socket.socket:
         raise UserError(f"{host} port {port}: cannot listen ({reason})") from None
 
 
-def make(app: ASGIApp) -> Server:
+def make(app: ASGIApp, limits: Limits | None = None) -> Server:
     """Returns a server of the application that is still to be given a socket."""
+    limits = limits or Limits()
+    most = min(limits.connections, descriptors(limits.connections + _OTHERS) - _OTHERS)
+    protocol: Any = functools.partial(Protocol, most=max(1, most), pause=limits.pause)
+    # its warnings are of clients, which could fill the log with them
+    log = logging.getLogger("uvicorn.error")
+    log.setLevel(logging.ERROR)
+    log.addFilter(lambda record: "without completing response" not in record.msg)
     return Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=protocol,
             ws="none",
             lifespan="off",
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=5,  # `run` has already waited for the requests
+            timeout_keep_alive=math.ceil(limits.pause),
+            timeout_graceful_shutdown=1,  # `run` has already waited for the requests
         )
     )
+
+
+def descriptors(wanted: int) -> int:
+    """Returns the number of files that this process may open; first raises it to `wanted`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 async def run(
@@ -92,13 +128,24 @@ async def run(
         if not loading.done():
             # nothing is in flight, and a compilation cannot be interrupted in any other way
             os._exit(0)
+        exit_within(grace + 1.2)  # whatever holds up the event loop
         await ended(service, hurry, grace)
-        # in a thread, as it waits for the device call, and requests get their 503 meanwhile
+        exit_within(1)  # a device call or a compilation cannot be interrupted in any other way
+        service.cut()
+        server.should_exit = True  # only now, as new requests got a 503 until here
+        await serving
         await asyncio.to_thread(service.close)
     finally:
         stopped.cancel()
-        server.should_exit = True  # only now, as new requests got a 503 until here
+        server.should_exit = True
         await serving
+
+
+def exit_within(seconds: float) -> None:
+    """Ends the process after `seconds` if it has not ended by itself."""
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 async def ended(service: Service, hurry: asyncio.Event, grace: float) -> None:

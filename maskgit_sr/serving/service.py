@@ -1,6 +1,7 @@
 """Restoration of image files, from bytes to bytes, within limits.
 
-Images are decoded and encoded by a few threads, and restored by the batcher's.
+Images are decoded and encoded in processes of their own, which can be killed, and restored by the
+batcher's thread.
 """
 
 from __future__ import annotations
@@ -8,93 +9,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from maskgit_sr import images
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
-from maskgit_sr.images.decode import TooManyPixels
 from maskgit_sr.inference import options as method_options
 from maskgit_sr.inference.mosaic import Mosaic
-from maskgit_sr.inference.upscaler import MAX_SCALE, Upscaler, finish
-from maskgit_sr.methods.base import RestoreOptions
+from maskgit_sr.inference.upscaler import Upscaler, finish
 from maskgit_sr.serving.batcher import Batcher, Stopped
+from maskgit_sr.serving.codecs import CodecFailed, CodecProcesses, GaveWay
 from maskgit_sr.serving.metrics import Metrics
 from maskgit_sr.serving.programs import Programs, TooManyPrograms
+from maskgit_sr.serving.request import Body, EncodedImage, Limits, Parameters, RequestOptions
+from maskgit_sr.serving.transfers import Transfers
 
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Limits of the requests.
-
-    Attributes:
-        pixels: of one image; a height below three tiles counts as three, a width below one as one,
-            and a scale above the method's multiplies the count as it does the output's pixels.
-        total_pixels: of all images that are being restored.
-        bytes: of one body.
-        requests: in flight, from the first byte in to the last one out.
-        timeout: seconds from the first byte to the encoded response, and again for each piece of
-            it to be sent.
-        steps: the largest ``steps`` of a request, if the method has this option; None: four times
-            the server's own.
-    """
-
-    pixels: int = 4_000_000
-    total_pixels: int = 8_000_000
-    bytes: int = 32_000_000
-    requests: int = 64
-    timeout: float = 120.0
-    steps: int | None = None
-
-
-class Parameters(BaseModel, extra="allow"):
-    """The query parameters of /upscale for every method; all others are the method's options.
-
-    Attributes:
-        scale: output side over input side; None: the method's own.
-        seed: of the method's random samples.
-        quality: of JPEG and WebP, 1 to 100.
-        output: ``confidence`` for the confidence map, in grey at the size of the output.
-        confidence: whether the mean of the map is returned.
-    """
-
-    scale: Annotated[float | None, Field(gt=0, le=MAX_SCALE, allow_inf_nan=False)] = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    format: Literal["png", "jpeg", "webp", "tiff"] = "png"
-    quality: Annotated[int, Field(ge=1, le=100)] = 95
-    output: Literal["image", "confidence"] = "image"
-    confidence: bool = False
-
-
-class RequestOptions(NamedTuple):
-    """The parameters of a request, and the scale and method options that follow from them."""
-
-    parameters: Parameters
-    scale: float
-    restore: RestoreOptions
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodedImage:
-    """A restored image file, notes for the user, and milliseconds by step.
-
-    ``confidence`` is the mean of the map in [0, 1], or None if it was not computed.
-    """
-
-    data: bytes
-    notes: tuple[str, ...]
-    milliseconds: dict[str, float]
-    confidence: float | None
+_log = logging.getLogger("maskgit_sr.serving")
 
 
 class Service:
@@ -111,9 +51,12 @@ class Service:
         self.name, self.limits, self.metrics = name, limits, Metrics()
         self.state = "loading"
         self.requests = 0
+        self.transfers = Transfers(limits.total_bytes)
         self._max_wait = max_wait
-        self._pixels = 0
-        self._pool = ThreadPoolExecutor(max(2, min(4, os.cpu_count() or 2)), "codec")
+        self._places = self._pixels = 0
+        self._deadlines: set[asyncio.Timeout] = set()
+        self._codecs = CodecProcesses(limits.timeout)
+        self._pool = ThreadPoolExecutor(max(2, min(4, os.cpu_count() or 2)), "pixels")
         self._batcher: Batcher | None = None
 
     @property
@@ -143,6 +86,7 @@ class Service:
                 f"--max_pixels: expected at least {least}, as which one pixel counts, "
                 f"found {self.limits.pixels}"
             )
+        self._codecs.start()
         self._programs = Programs(upscaler)
         # with confidence, too: any request may ask for it, and should not wait for the compiler
         for confidence in sorted({False, "confidence" in method.provides}):
@@ -155,9 +99,17 @@ class Service:
         if self.state == "loading":  # it may have been stopped meanwhile
             self.state = "ready"
 
+    def cut(self) -> None:
+        """Ends the remaining requests with status 503; of the event loop's thread."""
+        self.state = "stopping"
+        for until in self._deadlines:
+            if not until.expired():
+                until.reschedule(0)
+
     def close(self) -> None:
         """Ends the remaining requests with status 503 and joins the threads."""
         self.state = "stopping"  # first: requests that are cut off below look at it
+        self._codecs.close()
         if self._batcher is not None:
             self._batcher.close()
             self._programs.close()
@@ -201,17 +153,26 @@ class Service:
             raise HTTPException(422, f"steps: expected at most {most} here, found {steps}")
         return RequestOptions(parameters, scale, chosen)
 
+    @contextlib.asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Raises TimeoutError when the block takes longer than the limit, or is cut off."""
+        async with asyncio.timeout(self.limits.timeout) as until:
+            self._deadlines.add(until)
+            try:
+                yield
+            finally:
+                self._deadlines.discard(until)
+
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
-        """Holds one of the places for requests in flight.
+        """Counts a request in flight.
 
         Raises:
             HTTPException: 503 if the service is not ready, 429 if no place is free.
         """
         if self.problem is not None:
             raise stopping() if self.state == "stopping" else later(503, "the model is not ready")
-        if self.requests >= self.limits.requests:
-            raise self._busy(f"{self.limits.requests} requests are being served")
+        self._check_places()
         # without a lock, since only the event loop counts
         self.requests += 1
         self.metrics.in_flight.set(self.requests)
@@ -221,7 +182,25 @@ class Service:
             self.requests -= 1
             self.metrics.in_flight.set(self.requests)
 
-    async def restore(self, data: bytes, wanted: RequestOptions) -> EncodedImage:
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Holds one of the places for requests that are worked on.
+
+        Raises:
+            HTTPException: 429 if no place is free.
+        """
+        self._check_places()
+        self._places += 1
+        try:
+            yield
+        finally:
+            self._places -= 1
+
+    def _check_places(self) -> None:
+        if self._places >= self.limits.requests:
+            raise self.busy(f"{self.limits.requests} requests are being served")
+
+    async def restore(self, body: Body, wanted: RequestOptions) -> EncodedImage:
         """Restores an image file; if cancelled, drops the tiles that still wait.
 
         Raises:
@@ -229,19 +208,22 @@ class Service:
             Exception: that of the device call.
         """
         try:
-            return await self._restore(data, wanted)
+            return await self._restore(body, wanted)
+        except CodecFailed as error:
+            if self.state == "stopping":
+                raise stopping() from None
+            raise refusal(error) from None
         # RuntimeError: of a thread pool that was shut down between two steps
         except (Stopped, RuntimeError):
             if self.state != "stopping":
                 raise
             raise stopping() from None
 
-    async def _restore(self, data: bytes, wanted: RequestOptions) -> EncodedImage:
+    async def _restore(self, body: Body, wanted: RequestOptions) -> EncodedImage:
         assert self._batcher is not None
         threaded = partial(asyncio.get_running_loop().run_in_executor, self._pool)
         marks = [time.monotonic()]
-        picture = await threaded(self._decode, data, wanted)
-        del data
+        picture = await self._decode(body, wanted)
         height, width = picture.color.shape[:2]
         with self._room(self._cost(height, width, wanted.scale)):
             options = wanted.restore
@@ -250,7 +232,7 @@ class Service:
             try:
                 program = self._programs.request(options, mosaic.side)
             except TooManyPrograms:
-                raise self._busy("other new options are being compiled") from None
+                raise self.busy("other new options are being compiled") from None
             if not program.done():  # shielded: others may wait for it, too
                 await asyncio.shield(asyncio.wrap_future(program))
             # not in a thread, which would queue it even if this request had ended meanwhile
@@ -260,22 +242,28 @@ class Service:
             finally:  # also at a time limit, or when the client is gone
                 self._batcher.cancel(image)
             marks += [image.arrived, image.begun or image.arrived, time.monotonic()]
-            encoded, notes = await threaded(self._encode, picture, mosaic, wanted)
+            finished = await threaded(self._finish, picture, mosaic, wanted)
+            kind, quality = wanted.parameters.format.upper(), wanted.parameters.quality
+            encoded, notes = await self._codecs.encode(finished, kind, quality)
             marks.append(time.monotonic())
         steps = ("decode", "compile", "queue", "restore", "encode")
         milliseconds = dict(zip(steps, (1000 * np.diff(marks)).tolist(), strict=True))
         mean = None if mosaic.confidence is None else float(mosaic.confidence.mean())
         return EncodedImage(encoded, (*picture.notes, *notes), milliseconds, mean)
 
-    def _decode(self, data: bytes, wanted: RequestOptions) -> Picture:
+    async def _decode(self, body: Body, wanted: RequestOptions) -> Picture:
         limit = self.limits.pixels
         try:
-            # by the file's header, before any pixel is decoded
-            picture = images.from_bytes(data, limit=int(limit / self._factor(wanted.scale)))
-        except TooManyPixels as error:
-            raise HTTPException(413, str(error)) from None
-        except UserError as error:
-            raise HTTPException(415, str(error)) from None
+            picture = await self._codecs.decode(
+                body.data,
+                body.coding,
+                most=self.limits.bytes,
+                # by the file's header, before any pixel is decoded
+                pixels=int(limit / self._factor(wanted.scale)),
+                sent=body.free,
+            )
+        except GaveWay:
+            raise self.busy("other images wait, and this one takes long to decode") from None
         height, width = picture.color.shape[:2]
         cost = self._cost(height, width, wanted.scale)
         if cost > limit:
@@ -289,16 +277,13 @@ class Service:
             raise HTTPException(400, str(error)) from None
         return picture
 
-    def _encode(
-        self, picture: Picture, mosaic: Mosaic, wanted: RequestOptions
-    ) -> tuple[bytes, tuple[str, ...]]:
+    def _finish(self, picture: Picture, mosaic: Mosaic, wanted: RequestOptions) -> Picture:
         restored = finish(picture, mosaic.color, wanted.scale)
         if wanted.parameters.output == "confidence":
             assert mosaic.confidence is not None
             height, width = restored.color.shape[:2]
             restored = images.from_confidence(mosaic.confidence, height, width)
-        kind, quality = wanted.parameters.format.upper(), wanted.parameters.quality
-        return images.to_bytes(restored, kind, quality=quality)
+        return restored
 
     def _factor(self, scale: float) -> float:
         return max(1.0, scale / self._upscaler.method.scale) ** 2
@@ -313,7 +298,7 @@ class Service:
     def _room(self, pixels: int) -> Iterator[None]:
         # alone, an image may exceed the total: it keeps to the limit of one
         if self._pixels and self._pixels + pixels > self.limits.total_pixels:
-            raise self._busy(f"images of {self._pixels:,} pixels are being restored")
+            raise self.busy(f"images of {self._pixels:,} pixels are being restored")
         self._pixels += pixels
         self.metrics.pixels.set(self._pixels)
         try:
@@ -322,11 +307,27 @@ class Service:
             self._pixels -= pixels
             self.metrics.pixels.set(self._pixels)
 
-    def _busy(self, reason: str) -> HTTPException:
-        tiles = self._batcher.waiting if self._batcher is not None else 0
-        seconds = math.ceil(tiles * self.metrics.seconds_a_tile())
-        wait = min(max(1, seconds), math.ceil(self.limits.timeout))
+    def busy(self, reason: str, seconds: float | None = None) -> HTTPException:
+        """Returns the HTTP error 429, with `seconds` or those that the queue will take."""
+        if seconds is None:
+            tiles = self._batcher.waiting if self._batcher is not None else 0
+            seconds = tiles * self.metrics.seconds_a_tile()
+        wait = min(max(1, math.ceil(seconds)), math.ceil(self.limits.timeout))
         return later(429, f"too busy: {reason}; try again in {wait} s", wait)
+
+
+def refusal(error: CodecFailed) -> HTTPException:
+    """Returns the HTTP error of an image that was not decoded or encoded."""
+    if error.kind in ("TooManyPixels", "TooManyBytes"):
+        return HTTPException(413, str(error))
+    if error.kind == "MemoryError":
+        return HTTPException(413, "the image takes more memory than its size allows for")
+    if error.kind == "UserError":
+        return HTTPException(415, str(error))
+    if error.kind == "died":  # as at a defect of a decoder, which the file has found
+        return HTTPException(415, "the image could not be decoded or encoded: its process died")
+    _log.error("a codec process failed: %s", error)
+    return HTTPException(500, f"the image could not be restored ({error.kind})")
 
 
 def stopping() -> HTTPException:

@@ -126,7 +126,7 @@ def serve(upscaler, *, token=None, max_wait=0.002, defaults=None, **limits):
             upscaler.reset()
     listening = server.bind("127.0.0.1", 0)
     port = listening.getsockname()[1]
-    running = server.make(app.build(service, token))
+    running = server.make(app.build(service, token), service.limits)
     thread = threading.Thread(target=lambda: asyncio.run(running.serve([listening])))
     thread.start()
     try:

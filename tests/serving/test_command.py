@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +21,8 @@ import httpx
 import maskgit_sr
 from maskgit_sr import serving
 from maskgit_sr.serving import command
-from tests.serving.serving import LONG, RGB, expect_error, expected, until
+from tests.serving.models import pixels
+from tests.serving.serving import LONG, RGB, expect_error, expected, png, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,6 +84,41 @@ def test_a_stop_while_loading(subpixel, number):
         assert "Traceback" not in process.stderr.read()
 
 
+def test_a_stop_waits_for_nobody_beyond_its_grace(subpixel):
+    head = b"POST /upscale HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    slow = png(pixels(1900, 1900))  # half a second to decode, and minutes to restore
+    with started("--model", subpixel, "--grace_s", 1) as (process, client):
+        process.stdout.readline()
+        address = client.base_url.host, client.base_url.port
+        sent = [
+            b"",
+            b"POST",
+            head % 500 + b"half",
+            head % len(slow) + slow,
+            head % len(slow) + slow,
+        ]
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(socket.create_connection(address)) for _ in sent]
+            for connection, data in zip(connections, sent, strict=True):
+                connection.sendall(data)
+            until(lambda: "in_flight 3.0" in client.get("/metrics").text)
+            codecs = children(process.pid)
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(LONG) == 0
+            assert 1 <= time.monotonic() - began < 3
+            for connection in connections[2:]:
+                assert b" 503 " in connection.recv(1000)
+        assert codecs
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in codecs))
+        assert "Traceback" not in process.stderr.read()
+
+
+def children(pid):
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [child for path in tasks for child in path.read_text().split()]
+
+
 def mistake(capsys, *options):
     """The line that the command ends with."""
     with pytest.raises(SystemExit, match="2"):
@@ -102,6 +139,10 @@ def mistake(capsys, *options):
         ("--max_wait_ms nan", "--max_wait_ms: expected at least 0, found nan"),
         ("--max_queue 0", "--max_queue: expected at least 1"),
         ("--timeout_s 0", "--timeout_s: expected more than 0"),
+        ("--max_connections 0", "--max_connections: expected at least 1"),
+        ("--pause_s 0", "--pause_s: expected more than 0"),
+        ("--min_rate nan", "--min_rate: expected at least 1"),
+        ("--max_bytes 9 --max_total_bytes 8", "--max_total_bytes: expected at least --max_bytes"),
         ("--max_steps 0", "--max_steps: expected at least 1"),
         ("--steps 4 --port 0", "steps: subpixel has no such option"),
         ("--option rule", "--option: expected NAME=VALUE, found 'rule'"),

@@ -184,7 +184,7 @@ def test_steps_are_limited():
     ("body", "scale", "status", "message"),
     [
         (b"", 4, 415, "empty"),
-        (b"%PDF-1.4\n%", 4, 415, "not a picture that can be decoded"),
+        (b"%PDF-1.4\n%", 4, 415, "PDF files are not supported"),
         (RGB[:-40], 4, 415, "damaged or truncated"),
         (PICTURES["jpeg"][:-200], 4, 415, "damaged or truncated"),
         (png(flat(150, 150, 0)), 4, 413, "150x150 is more than the limit of 20,000 pixels"),

@@ -1,0 +1,160 @@
+"""Hostile clients of the HTTP server, eight of each kind, until they are killed.
+
+python tests/drills/attackers.py PORT [--each 8] [--kinds idle drip ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import io
+import random
+import struct
+import zlib
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+from PIL import Image
+
+PAUSE = 1.0  # seconds between two attempts of one client, on average
+HEAD = "POST /upscale HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n"
+Pipe = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def scan_bomb(scans: int = 20_000, side: int = 2000) -> bytes:
+    """A progressive JPEG whose last scan, an empty refinement, is repeated."""
+    buffer = io.BytesIO()
+    Image.new("L", (side, side), 128).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * scans + b"\xff\xd9"
+
+
+def tile_bomb() -> bytes:
+    """A TIFF of 16x16 pixels that consists of one tile of 16384x16384."""
+    packed = zlib.compress(bytes(16384 * 16384), 9)
+    tags = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, 16384)]
+    tags += [(323, 16384), (324, 8 + 2 + 12 * 9 + 12 + 4), (325, len(packed))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + packed
+
+
+def late() -> bytes:
+    """A PNG of 3.6 megapixels that is decoded as a whole before its damage is found."""
+    rows = np.arange(1900, dtype=np.uint16)[:, None] * np.arange(1900, dtype=np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(rows.astype(np.uint8)).convert("RGB").save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()[:-30]
+
+
+async def idle(pipe: Pipe) -> None:
+    """Says nothing."""
+    await pipe[0].read()
+
+
+async def slow_head(pipe: Pipe) -> None:
+    """Sends a head that never ends."""
+    pipe[1].write(b"POST /upscale HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    while not pipe[0].at_eof():
+        pipe[1].write(b"a")
+        await pipe[1].drain()
+        await asyncio.sleep(0.5)
+
+
+async def drip(pipe: Pipe) -> None:
+    """Sends a body byte by byte."""
+    pipe[1].write((HEAD % (1000, "")).encode())
+    while not pipe[0].at_eof():
+        pipe[1].write(b"a")
+        await pipe[1].drain()
+        await asyncio.sleep(0.5)
+
+
+async def stalled(pipe: Pipe) -> None:
+    """Sends 31 MB of 31.9, and then nothing."""
+    pipe[1].write((HEAD % (31_900_000, "")).encode())
+    piece = bytes(1_000_000)
+    for _ in range(31):
+        pipe[1].write(piece)
+        await pipe[1].drain()
+    await pipe[0].read()
+
+
+async def unread(pipe: Pipe) -> None:
+    """Asks again and again, and reads nothing."""
+    pipe[0]._transport.pause_reading()  # type: ignore[attr-defined]
+    while True:
+        pipe[1].write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        await pipe[1].drain()
+        await asyncio.sleep(0.2)
+
+
+async def malformed(pipe: Pipe) -> None:
+    """Sends what is no HTTP, or no chunk of it."""
+    pipe[1].write(
+        random.choice(
+            [
+                b"\x16\x03\x01 hello\r\n\r\n",
+                b"GET / HTTP/1.1\r\n\r\n",
+                b"GET /" + b"a" * 100_000,
+                b"POST /upscale HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+            ]
+        )
+    )
+    await pipe[0].read()
+
+
+def body(data: bytes, fields: str = "") -> Callable[[Pipe], Awaitable[None]]:
+    """A client that sends a whole body and reads the response."""
+
+    async def attack(pipe: Pipe) -> None:
+        pipe[1].write((HEAD % (len(data), "Connection: close\r\n" + fields)).encode() + data)
+        await pipe[0].read()
+
+    return attack
+
+
+KINDS: dict[str, Callable[[], Callable[[Pipe], Awaitable[None]]]] = {
+    "idle": lambda: idle,
+    "slow_head": lambda: slow_head,
+    "drip": lambda: drip,
+    "stalled": lambda: stalled,
+    "unread": lambda: unread,
+    "malformed": lambda: malformed,
+    "scan_bomb": lambda: body(scan_bomb()),
+    "tile_bomb": lambda: body(tile_bomb()),
+    "gzip_bomb": lambda: body(gzip.compress(bytes(200_000_000)), "Content-Encoding: gzip\r\n"),
+    "late": lambda: body(late()),
+    "garbage": lambda: body(random.Random(0).randbytes(100_000)),
+}
+
+
+async def again(port: int, attack: Callable[[Pipe], Awaitable[None]]) -> None:
+    """Attacks again whenever the server has closed the connection."""
+    while True:
+        try:
+            pipe = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                await attack(pipe)
+            finally:
+                pipe[1].transport.abort()
+        except OSError:
+            pass
+        await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
+
+
+async def main() -> None:
+    """Command-line entry."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("--each", type=int, default=8)
+    parser.add_argument("--kinds", nargs="+", choices=[*KINDS], default=[*KINDS])
+    given = parser.parse_args()
+    attacks = [KINDS[kind]() for kind in given.kinds]
+    print("ready", flush=True)
+    await asyncio.gather(*(again(given.port, one) for one in attacks * given.each))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
