@@ -127,11 +127,11 @@ class Checkpoints:
 
     def _failed(self, error: Exception) -> UserError:
         last = (
-            "no whole one" if self._good is None else f"the last whole one is of step {self._good}"
+            "there is no whole one"
+            if self._good is None
+            else f"the last whole one is of step {self._good}"
         )
-        return UserError(
-            f"{self._folder}: cannot write a checkpoint ({_reason(error)}); there is {last}"
-        )
+        return UserError(f"{self._folder}: cannot write a checkpoint ({_reason(error)}); {last}")
 
     def restore(self, like: TrainState, iterator: Any) -> TrainState | None:
         """Returns the newest readable checkpoint, sharded as ``like``; None if there is none.
@@ -148,8 +148,9 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        # Orbax does not count what it cannot look into.
-        names = (path for path in self._folder.iterdir() if path.name.isdigit())
+        # Orbax does not count what it cannot look into. (A bucket has no empty folders.)
+        entries = self._folder.iterdir() if self._folder.exists() else ()
+        names = (path for path in entries if path.name.isdigit())
         away = next((path for path in names if not path.is_dir()), None)
         if watch.highest(away is not None):
             raise _Unusable(f"{away or self._folder}: cannot be reached now; nothing is changed")

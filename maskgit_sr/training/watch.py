@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections import deque
@@ -118,26 +119,53 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():  # Python allows it there only
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
+        self._pipe = -1
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python sets handlers there only
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        outer = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        if outer >= 0:  # of a context around this one, which counts for both
+            signal.set_wakeup_fd(outer)
+            for end in (read, write):
+                os.close(end)
+        else:
+            self._pipe = write
+            threading.Thread(target=_end_at_second, args=(read,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._pipe >= 0:
+            signal.set_wakeup_fd(-1)
+            os.close(self._pipe)  # ends the thread
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        if number == signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)  # by the system itself, also within a long call
         # Else only noted: the state can be saved between steps, within one it is donated.
+        self.number = number
         if self._at_once:
             raise Interrupted(number)
 
     def asked(self) -> bool:
         """Returns True if this process has received SIGTERM or SIGINT."""
         return bool(self.number)
+
+
+def _end_at_second(pipe: int) -> None:
+    """Ends the process at the second SIGINT that the system reports through a pipe.
+
+    In a thread, because Python runs handlers only after a call such as XLA's compiler, of minutes.
+    """
+    count = 0
+    while number := os.read(pipe, 1):
+        count += number[0] == signal.SIGINT
+        if count > 1:
+            os.write(2, b"interrupted twice: ended at once, the last checkpoint is whole\n")
+            os._exit(130)
+    os.close(pipe)
 
 
 def any_host(flag: bool) -> bool:
