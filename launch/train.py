@@ -234,6 +234,7 @@ def _iterator(config: Any, stage: Any, method: Method, name: str) -> pipeline.Ba
             seed=config.seed,
             small=data.small,
             cache=data.cache,
+            cache_gb=data.cache_gb,
             workers=data.workers if data.workers >= 0 else _spare_cores(),
             threads=data.threads,
             shard_index=jax.process_index(),

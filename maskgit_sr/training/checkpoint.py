@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from maskgit_sr import paths
 from maskgit_sr.errors import UserError, printable
 from maskgit_sr.training import watch
 from maskgit_sr.training.state import TrainState
@@ -206,7 +207,7 @@ class Checkpoints:
                 names = (f"damaged-{step}{more}" for more in ("", *(f"-{n}" for n in range(2, 99))))
                 free = next(n for n in names if not (self._folder / n).exists())
                 try:
-                    (self._folder / str(step)).rename(self._folder / free)
+                    _move(self._folder / str(step), self._folder / free)
                 except Exception as error:  # each kind of bucket has its own
                     trouble = f"{self._folder / str(step)}: cannot be renamed ({_reason(error)})"
                     break
@@ -264,6 +265,16 @@ def _unusable(folder: epath.Path, error: Exception) -> _Unusable | None:
     ):
         return _Unusable(f"{folder}: cannot be read now ({_reason(error)}); nothing is changed")
     return None
+
+
+def _move(folder: epath.Path, target: epath.Path) -> None:
+    """Renames a folder; in a bucket, which has none, every object is copied before any goes."""
+    if not paths.is_remote(folder):
+        folder.rename(target)
+        return
+    for file in _files(folder):
+        file.copy(target / file.relative_to(folder).as_posix())
+    folder.rmtree()
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
