@@ -159,6 +159,7 @@ class Batches(grain.DatasetIterator):
         self._examples = 0
         # None or one; a list, since the finalizer needs it and must not hold this iterator.
         self._running: list[grain.DatasetIterator] = []
+        self._fresh = False
 
     @property
     def images(self) -> int:
@@ -166,7 +167,11 @@ class Batches(grain.DatasetIterator):
         return sum(self._lengths)
 
     def __next__(self) -> dict[str, np.ndarray]:
-        batch = next(self._started())
+        iterator = self._started()
+        # Grain starts the workers when it is asked for the first batch.
+        with _signals_blocked() if self._fresh else contextlib.nullcontext():
+            batch = next(iterator)
+        self._fresh = False
         self._examples += self._batch_size
         for reason in self.skipped.fresh():
             _log.warning("skipped: %s", reason)
@@ -177,6 +182,7 @@ class Batches(grain.DatasetIterator):
     def _started(self) -> grain.DatasetIterator:
         if not self._running:
             self._running.append(self._start())
+            self._fresh = self._workers > 0
             # A program may end without `close`; grain's own clean-up then comes too late.
             self._end = weakref.finalize(self, _end, self._running)
         return self._running[0]
@@ -191,10 +197,7 @@ class Batches(grain.DatasetIterator):
             flags.FLAGS.mark_as_parsed()
         alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
-        started = iter(rest.to_iter_dataset(alone).mp_prefetch(options, _one_thread))
-        with _signals_blocked():
-            started.start_prefetch()
-        return started
+        return iter(rest.to_iter_dataset(alone).mp_prefetch(options, _one_thread))
 
     def get_state(self) -> dict[str, Any]:
         """Returns a JSON-ready dict: examples handed out, and number of images in each source."""
