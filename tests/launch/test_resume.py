@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def photos(tmp_path_factory):
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def made(photos, tiny, losses):
     """Makes configs of the tokenizer: checkpoints of steps 4 and 5."""
 
@@ -43,15 +44,28 @@ def made(photos, tiny, losses):
     return made
 
 
+@pytest.fixture(scope="module")
+def finished(made, tmp_path_factory):
+    """A workdir in which the five steps are taken."""
+    workdir = tmp_path_factory.mktemp("finished")
+    assert train.run_stage(made(), "tokenizer", workdir).step == 5
+    return workdir
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(finished, tmp_path / "w"))
+
+
 def kept(workdir):
     return sorted(path.name for path in (workdir / "tokenizer" / "checkpoints").iterdir())
 
 
-def test_another_batch_goes_on_from_the_newest_checkpoint(made, tmp_path, caplog):
+def test_another_batch_goes_on_from_the_newest_checkpoint(made, workdir, caplog):
     """The next example is the one after those that were consumed: 5 x 8 = 40, then 2 x 16."""
-    assert train.run_stage(made(), "tokenizer", tmp_path).step == 5
-    assert kept(tmp_path) == ["4", "5"]
-    first = json.loads((tmp_path / "config-tokenizer.json").read_text())
+    assert kept(workdir) == ["4", "5"]
+    first = json.loads((workdir / "config-tokenizer.json").read_text())
     changes = {
         "stages.tokenizer.batch": 16,
         "stages.tokenizer.steps": 7,
@@ -62,21 +76,21 @@ def test_another_batch_goes_on_from_the_newest_checkpoint(made, tmp_path, caplog
         "seed": 4,
     }
     caplog.set_level("INFO")
-    outcome = train.run_stage(made(**changes), "tokenizer", tmp_path)
+    outcome = train.run_stage(made(**changes), "tokenizer", workdir)
     assert (outcome.first, outcome.step) == (5, 7)
     (line,) = [r.getMessage() for r in caplog.records if "changed since step 5" in r.getMessage()]
     for part in ("batch 8 -> 16", "crop 32 -> 24", "learning_rate 0.003 -> 0.001", "seed 0 -> 4"):
         assert part in line and "\n" not in line
-    before = json.loads((tmp_path / "config-tokenizer-1.json").read_text())
+    before = json.loads((workdir / "config-tokenizer-1.json").read_text())
     assert before.pop("until_step") == 5 and before == first
-    state = tmp_path / "tokenizer" / "checkpoints" / "7" / "data" / "process_0-of-1.json"
+    state = workdir / "tokenizer" / "checkpoints" / "7" / "data" / "process_0-of-1.json"
     assert json.loads(state.read_text())["examples"] == 5 * 8 + 2 * 16
     caplog.clear()
     again = made(**changes)
-    assert train.run_stage(again, "tokenizer", tmp_path).finished
-    assert "changed" not in caplog.text and not (tmp_path / "config-tokenizer-2.json").exists()
-    train.run_stage(made(**changes | {"seed": 5}), "tokenizer", tmp_path)
-    assert json.loads((tmp_path / "config-tokenizer-2.json").read_text())["seed"] == 4
+    assert train.run_stage(again, "tokenizer", workdir).finished
+    assert "changed" not in caplog.text and not (workdir / "config-tokenizer-2.json").exists()
+    train.run_stage(made(**changes | {"seed": 5}), "tokenizer", workdir)
+    assert json.loads((workdir / "config-tokenizer-2.json").read_text())["seed"] == 4
 
 
 @pytest.mark.parametrize(
@@ -86,17 +100,16 @@ def test_another_batch_goes_on_from_the_newest_checkpoint(made, tmp_path, caplog
         {"losses.adversarial_weight": 0.5},
     ],
 )
-def test_a_state_that_does_not_fit_is_told_with_the_field_and_stays(made, tmp_path, changes):
-    train.run_stage(made(), "tokenizer", tmp_path)
-    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+def test_a_state_that_does_not_fit_is_told_with_the_field_and_stays(made, workdir, changes):
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     (name,) = changes
     message = f"checkpoints/5: is of another configuration: .*; changed since then: .*{name} .*->"
     for _ in range(2):  # a refused run leaves no trace that would hide the reason from the next
         with pytest.raises(UserError, match=message) as error:
-            train.run_stage(made(**changes), "tokenizer", tmp_path)
+            train.run_stage(made(**changes), "tokenizer", workdir)
         assert "\n" not in str(error.value)
-        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-    assert train.run_stage(made(), "tokenizer", tmp_path).finished
+        assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
+    assert train.run_stage(made(), "tokenizer", workdir).finished
 
 
 def test_the_time_box_is_no_change_of_the_config(made, tmp_path, caplog):
@@ -109,16 +122,15 @@ def test_the_time_box_is_no_change_of_the_config(made, tmp_path, caplog):
     assert "stages.tokenizer.steps 5 -> 6" in caplog.text
 
 
-def test_checkpoints_that_are_missing_from_a_trained_stage_are_told(made, tmp_path):
-    train.run_stage(made(), "tokenizer", tmp_path)
-    groups = tmp_path / "tokenizer" / "groups.safetensors"
+def test_checkpoints_that_are_missing_from_a_trained_stage_are_told(made, workdir):
+    groups = workdir / "tokenizer" / "groups.safetensors"
     before = groups.read_bytes()
-    (tmp_path / "tokenizer" / "checkpoints").rename(tmp_path / "away")
+    (workdir / "tokenizer" / "checkpoints").rename(workdir / "away")
     with pytest.raises(UserError, match="holds no checkpoint, and groups.safetensors beside it is"):
-        train.run_stage(made(), "tokenizer", tmp_path)
+        train.run_stage(made(), "tokenizer", workdir)
     assert groups.read_bytes() == before
     groups.unlink()
-    assert train.run_stage(made(), "tokenizer", tmp_path, 0.0).step == 0
+    assert train.run_stage(made(), "tokenizer", workdir, 0.0).step == 0
 
 
 def test_a_second_trainer_is_refused_before_it_changes_anything(made, tmp_path):

@@ -49,9 +49,7 @@ def test_a_second_trainer_is_refused_in_one_line(tmp_path):
 
 def test_the_lock_of_another_host_is_refused_with_the_way_out(tmp_path):
     other(tmp_path, host="elsewhere")
-    with pytest.raises(
-        UserError, match="on host elsewhere, .*if that has ended, delete .*lock"
-    ):
+    with pytest.raises(UserError, match="on host elsewhere, .*if that has ended, delete .*lock"):
         taken(tmp_path)
     assert json.loads((tmp_path / lock.NAME).read_text())["host"] == "elsewhere"
 
