@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -125,10 +126,10 @@ class Writer:
 
     def close(self) -> None:
         """Closes both files; deletes the local ones once they are copied to the bucket."""
-        with paths.naming(self.folder):
+        with paths.naming(self.folder), contextlib.ExitStack() as both:
+            both.callback(self._lines.close)
             if self._board is not None:
-                self._board.close()
-            self._lines.close()
+                both.callback(self._board.close)
         if self._bucket is not None and self._copy(self._bucket):
             shutil.rmtree(self.folder)
 

@@ -38,6 +38,8 @@ def test_histograms_and_many_scalars_reach_the_event_file(tmp_path):
     assert events.read_bytes().count(b"loss") == 30 and b"counts" in events.read_bytes()
 
 
+# tensorboardX leaves a file open that it could not write to its end.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("what", ["scalars", "panel", "histogram"])
 def test_a_full_disk_is_one_line_and_nothing_waits(tmp_path, what):
     """Files may not grow beyond 4 KiB, as on a full disk."""
