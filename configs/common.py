@@ -37,7 +37,8 @@ MEANINGS = {
     "data.small": "images smaller than a crop: pad or skip",
     "data.contrast": "least contrast of a crop, in levels of 255",
     "data.sharpness": "least sharpness of a crop",
-    "data.cache": "keep decoded photographs in memory",
+    "data.cache": "keep decoded photographs in memory, up to data.cache_gb",
+    "data.cache_gb": "10^9 bytes of decoded photographs at most, of all workers of a host together",
     "data.workers": "worker processes of a host; -1: one for each core but one",
     "data.threads": "reading threads",
     "stages.*.steps": "length in steps",
@@ -135,6 +136,7 @@ def base() -> ml_collections.ConfigDict:
                 contrast=2.0,  # skies and walls without any texture teach nothing
                 sharpness=0.0,
                 cache=False,
+                cache_gb=2.0,
                 workers=-1,
                 threads=2,
             ),

@@ -9,9 +9,13 @@ position in the batch and the moment of a restart change nothing in an example.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+import signal
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any
 
 import cv2
@@ -22,7 +26,7 @@ from etils import epath
 
 from data import sources
 from data.examples import ExampleSpec
-from data.readers import Reader, Skipped
+from data.readers import Cache, Reader, Skipped
 from maskgit_sr.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -36,6 +40,7 @@ def train_iterator(
     seed: int = 0,
     small: str = "pad",
     cache: bool = False,
+    cache_gb: float = 2.0,
     workers: int = 0,
     threads: int = 2,
     shard_index: int = 0,
@@ -54,7 +59,8 @@ def train_iterator(
       batch_size: examples per batch of this shard.
       seed: of every draw.
       small: images smaller than what is degraded: "pad" reflects them, "skip" passes them over.
-      cache: keep decoded images in memory, in every process.
+      cache: keep decoded images in memory, of all sources together at most `cache_gb` (10⁹ bytes),
+        of which every worker process has an equal part, for the images that it comes by.
       workers: processes that make batches ahead; 0: none, threads of this process do it.
       threads: with `workers` 0, threads that make batches ahead; 0: none, in the calling thread.
 
@@ -79,26 +85,33 @@ def train_iterator(
         raise UserError(f"shard_index must be in 0..{shard_count - 1}, got {shard_index}")
     if small not in ("pad", "skip"):
         raise UserError(f"small must be pad or skip, got {small!r}")
+    if not 0 <= cache_gb < math.inf:  # true for NaN too
+        raise UserError(f"cache_gb must be at least 0 and finite, got {cache_gb}")
     mixture = sources.parse_mixture(str(root))
     skipped = Skipped()
     least = spec.crop + spec.margin if small == "skip" else 0
-    readers = [
-        Reader(sources.open_source(text), skipped, least=least, cache=cache) for text, _ in mixture
-    ]
-    for reader in readers:
-        if isinstance(reader.source, sources.PairedFolder):
-            reader.source.check_sizes(spec.scale)
+    held = Cache(cache_gb * 1e9, 1 / max(1, workers)) if cache and cache_gb else False
+    readers = []
+    for text, _ in mixture:
+        source = sources.open_source(text)
+        bad = source.bad_sizes(spec.scale) if isinstance(source, sources.PairedFolder) else None
+        reader = Reader(source, skipped, least=least, scale=spec.scale, cache=held, bad=bad)
         # Raises now, not in the middle of the first step, if nothing is usable.
         spec.make(reader, 0, np.random.default_rng(seed))
+        readers.append(reader)
     # Crops are small, and spread over processes or threads already.
     cv2.setNumThreads(0)
 
     datasets = [_examples(reader, i, spec, seed) for i, reader in enumerate(readers)]
     weights = [weight for _, weight in mixture]
     endless = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
-    # `repeat` stands before: no remainder is dropped. Sliced after batching: the batches of all
-    # shards side by side are those of a single host, so that a restart may change their number.
-    batches = endless.batch(batch_size, drop_remainder=True)[shard_index::shard_count]
+
+    def batches(begin: int) -> grain.MapDataset:
+        # `repeat` stands before: no remainder is dropped. Sliced after batching: the batches of all
+        # shards side by side are those of a single host, so that a restart may change their number.
+        rest = endless[begin:].batch(batch_size, drop_remainder=True)
+        return rest[shard_index::shard_count]
+
     lengths = [len(reader) for reader in readers]
     return Batches(batches, batch_size * shard_count, lengths, skipped, workers, threads)
 
@@ -121,13 +134,18 @@ def _examples(reader: Reader, number: int, spec: ExampleSpec, seed: int) -> grai
 class Batches(grain.DatasetIterator):
     """Resumable iterator over a dataset of batches, made by workers, threads or the caller.
 
-    The state is the number of examples that were handed out on all hosts together. It fits any
-    number of workers, threads and hosts, and another batch size if the count divides by it.
+    The state is the number of examples that were handed out on all hosts together, and the next
+    batch begins with the example after them: so it fits any number of workers, threads and hosts,
+    and any batch size.
+
+    Args:
+      batches: takes a number of examples, returns this host's batches of those that come after.
+      batch_size: examples of a batch of all hosts together.
     """
 
     def __init__(
         self,
-        dataset: grain.MapDataset,
+        batches: Callable[[int], grain.MapDataset],
         batch_size: int,
         lengths: Sequence[int],
         skipped: Skipped,
@@ -135,12 +153,13 @@ class Batches(grain.DatasetIterator):
         threads: int,
     ):
         super().__init__()
-        self._dataset, self._batch_size, self._lengths = dataset, batch_size, list(lengths)
+        self._batches, self._batch_size, self._lengths = batches, batch_size, list(lengths)
         self.skipped = skipped
         self._workers, self._threads = workers, threads
-        self._position = 0
+        self._examples = 0
         # None or one; a list, since the finalizer needs it and must not hold this iterator.
         self._running: list[grain.DatasetIterator] = []
+        self._fresh = False
 
     @property
     def images(self) -> int:
@@ -148,8 +167,12 @@ class Batches(grain.DatasetIterator):
         return sum(self._lengths)
 
     def __next__(self) -> dict[str, np.ndarray]:
-        batch = next(self._started())
-        self._position += 1
+        iterator = self._started()
+        # Grain starts the workers when it is asked for the first batch.
+        with _signals_blocked() if self._fresh else contextlib.nullcontext():
+            batch = next(iterator)
+        self._fresh = False
+        self._examples += self._batch_size
         for reason in self.skipped.fresh():
             _log.warning("skipped: %s", reason)
         # Workers hand over uint8, a quarter of float32's bytes, in shared memory, which nothing
@@ -159,12 +182,13 @@ class Batches(grain.DatasetIterator):
     def _started(self) -> grain.DatasetIterator:
         if not self._running:
             self._running.append(self._start())
+            self._fresh = self._workers > 0
             # A program may end without `close`; grain's own clean-up then comes too late.
             self._end = weakref.finalize(self, _end, self._running)
         return self._running[0]
 
     def _start(self) -> grain.DatasetIterator:
-        rest = self._dataset[self._position :]
+        rest = self._batches(self._examples)
         if not self._workers:
             threads = self._threads
             options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -177,19 +201,11 @@ class Batches(grain.DatasetIterator):
 
     def get_state(self) -> dict[str, Any]:
         """Returns a JSON-ready dict: examples handed out, and number of images in each source."""
-        return {"examples": self._position * self._batch_size, "lengths": self._lengths}
+        return {"examples": self._examples, "lengths": self._lengths}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues where `get_state` was called.
-
-        Raises:
-          UserError: the examples do not make whole batches.
-        """
-        position, rest = divmod(state["examples"], self._batch_size)
-        if rest:
-            raise UserError(
-                f"{state['examples']} examples are no whole number of batches of {self._batch_size}"
-            )
+        """Continues where `get_state` was called, also of an iterator of another batch size."""
+        examples = int(state["examples"])
         if state["lengths"] != self._lengths:
             _log.warning(
                 "the data has changed since the checkpoint: %s images then, %s now; "
@@ -198,7 +214,7 @@ class Batches(grain.DatasetIterator):
                 self._lengths,
             )
         self.close()  # batches made ahead are those of the former position
-        self._position = position
+        self._examples = examples
 
     def start_prefetch(self) -> None:
         """Starts to make batches ahead, without waiting for the first."""
@@ -208,6 +224,24 @@ class Batches(grain.DatasetIterator):
         """Ends the worker processes; the next batch would start new ones."""
         if self._running:
             self._end()
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Blocks SIGINT and SIGTERM for processes that the block starts, and in it.
+
+    A terminal's Ctrl-C and a scheduler's SIGTERM go to all processes of a job. Workers serve the
+    trainer until it has saved, and end with it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # else the first worker starts it, which unblocks them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(running: list[grain.DatasetIterator]) -> None:

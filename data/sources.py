@@ -20,10 +20,10 @@ import numpy as np
 from etils import epath
 
 from data import records
+from data.folders import list_images
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import pairing
 from maskgit_sr.images.decode import header_size, rgb8
-from maskgit_sr.images.files import PICTURE_SUFFIXES
 from maskgit_sr.images.samples import cast, color_of
 
 _LR_FOLDER, _HR_FOLDER = re.compile(r"(^|_)(lr|lq)$", re.I), re.compile(r"(^|_)(hr|gt)$", re.I)
@@ -36,30 +36,6 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-
-def list_images(root: epath.PathLike) -> list[str]:
-    """Returns relative POSIX paths of all images below `root`, sorted; hidden files are left out.
-
-    Raises:
-      UserError: `root` is not a folder, or holds no image.
-    """
-    root = epath.Path(root)
-    if not root.is_dir():
-        raise UserError(f"image folder {str(root)!r}: not found or not a folder")
-    # Hidden files may be images that are still being written (`paths.whole`).
-    names = [
-        str((folder / name).relative_to(root).as_posix())
-        for folder, _, files in root.walk()
-        for name in files
-        if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith(".")
-    ]
-    if not names:
-        raise UserError(
-            f"image folder {str(root)!r}: no image found "
-            f"(looked for {' '.join(sorted(PICTURE_SUFFIXES))})"
-        )
-    return sorted(names)  # draws go by index, and the order on disk is not the same everywhere
 
 
 def read_image(path: epath.PathLike) -> np.ndarray:
@@ -200,18 +176,38 @@ class PairedFolder:
             pair["lr"] = read_image(self.root / self._lr[index])
         return pair
 
-    def check_sizes(self, scale: int) -> None:
+    def bad_sizes(self, scale: int) -> dict[int, str]:
         """Reads the headers of all pairs; unreadable ones are left to whoever reads them.
 
-        Raises:
-          UserError: an HR image is not exactly `scale` times its LR; the message names it.
+        Returns:
+          {index: reason, beginning with the pair's name} of those whose HR image is not exactly
+          `scale` times its LR.
         """
-        for name, hr, lr in zip(self.ids, self.names, self._lr, strict=True):
+        found = {}
+        for index, (hr, lr) in enumerate(zip(self.names, self._lr, strict=True)):
             try:
                 large, small = (self._size(path) for path in (hr, lr))
             except (UserError, OSError):
                 continue
-            check_scale(large, small, scale, f"paired folder {str(self.root)!r}: {name}")
+            try:
+                check_scale(large, small, scale, self.where(index))
+            except UserError as error:
+                found[index] = str(error)
+        return found
+
+    def check_sizes(self, scale: int) -> None:
+        """Checks the sizes of all pairs by `bad_sizes`.
+
+        Raises:
+          UserError: some do not fit; names the first and says how many there are.
+        """
+        if bad := list(self.bad_sizes(scale).values()):
+            more = f" (and {len(bad) - 1} more pairs)" if len(bad) > 1 else ""
+            raise UserError(f"{bad[0]}{more}")
+
+    def where(self, index: int) -> str:
+        """Returns the folder and the name of a pair, as messages begin with it."""
+        return str(self.root / self.ids[index])
 
     def _size(self, path: str) -> tuple[int, int]:
         with (self.root / path).open("rb") as file:

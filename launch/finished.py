@@ -11,6 +11,7 @@ import json
 import sys
 
 from maskgit_sr import paths
+from maskgit_sr.errors import UserError, one_line
 
 CODE = 75  # EX_TEMPFAIL: try again later
 
@@ -20,9 +21,13 @@ def finished(workdir: paths.PathLike) -> bool:
     path = paths.absolute(workdir) / "train.json"
     if not path.exists():  # stopped before the end of its first stage
         return False
-    found = json.loads(path.read_text())
-    return all(found["stages"].get(name, {}).get("finished") for name in found["order"])
+    try:
+        found = json.loads(path.read_text())
+        return all(found["stages"].get(name, {}).get("finished") for name in found["order"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
 
 
 if __name__ == "__main__":
-    sys.exit(0 if finished(sys.argv[1]) else CODE)
+    with one_line("launch.finished"):
+        sys.exit(0 if finished(sys.argv[1]) else CODE)

@@ -17,8 +17,10 @@ from typing import Any
 import jax
 
 from maskgit_sr import paths
+from maskgit_sr.errors import UserError
 from maskgit_sr.training import watch
 from maskgit_sr.training.loop import Outcome
+from maskgit_sr.training.watch import Interrupted
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,10 +32,6 @@ Run = Callable[[str, int | None, float, float], Outcome]
 """Trains (stage, steps in all or None for the config's, seconds, least seconds after step 1)."""
 
 
-class Interrupted(Exception):
-    """Raised after SIGTERM has stopped the run, with everything saved."""
-
-
 class Plan:
     """Stages of a workdir and the progress of each.
 
@@ -41,6 +39,9 @@ class Plan:
         steps: steps in the config by stage, in training order.
         run: trains one stage.
         clock: returns seconds.
+
+    Raises:
+        UserError: ``train.json`` cannot be read.
     """
 
     def __init__(
@@ -53,8 +54,14 @@ class Plan:
         self._steps, self._run, self._clock = dict(steps), run, clock
         self._file = paths.absolute(workdir) / "train.json"
         self.stages: dict[str, dict[str, Any]] = {}
-        if self._file.exists():
-            self.stages = json.loads(self._file.read_text())["stages"]
+        try:
+            if self._file.exists():
+                self.stages = dict(json.loads(self._file.read_text())["stages"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{self._file}: cannot be read ({error}); without it the stages would get other "
+                "schedules: bring it back, or delete it"
+            ) from error
 
     def train(self, shares: Mapping[str, float], seconds: float) -> list[str]:
         """Trains every stage that is not finished; returns the names of those that still are not.
@@ -66,7 +73,7 @@ class Plan:
             seconds: time box; infinity: none.
 
         Raises:
-            Interrupted: SIGTERM asked to stop; everything is saved.
+            Interrupted: a signal asked to stop; everything is saved.
             UserError: raised by the trainer.
         """
         end = self._clock() + seconds
@@ -111,7 +118,7 @@ class Plan:
         """Trains one stage with ``run`` and records its progress.
 
         Raises:
-            Interrupted: SIGTERM asked to stop; everything is saved.
+            Interrupted: a signal asked to stop; everything is saved.
         """
         outcome = self._run(name, steps, limit, at_least)
         self._note(
@@ -121,7 +128,7 @@ class Plan:
             finished=outcome.finished,
         )
         if outcome.interrupted:  # after the note, which a resumed run reads
-            raise Interrupted
+            raise Interrupted(outcome.interrupted)
         return outcome
 
     def _note(self, name: str, **facts: Any) -> None:

@@ -5,16 +5,22 @@
     … --config configs/realsrt.py:nano,stage=critic       one stage, along its whole schedule
     … --list                  prints every field of the config, its value and its meaning
 
-The same command resumes a run that a kill, SIGTERM or the time box has stopped. A run of all stages
-writes a bundle, W/NAME.safetensors.
+The same command resumes a run that a kill, SIGTERM, Ctrl-C or the time box has stopped. A run of
+all stages writes a bundle, W/NAME.safetensors.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import os
+import signal
+
+if __name__ == "__main__":  # the modules below take seconds to load
+    _LINE = b"launch.train: interrupted\n"
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, _LINE) and 130))
+
+import contextlib
+import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,19 +35,17 @@ from data import pipeline
 from data.examples import ExampleSpec
 from data.validation import validation_pairs
 from launch import export_bundle, settings, timebox
+from launch.history import FORMAT as FORMAT
+from launch.history import Record
 from maskgit_sr import paths
 from maskgit_sr.arrays import Execution, Params, parse_dtype
 from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.inference import load
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method
-from maskgit_sr.models.functional import flatten
-from maskgit_sr.training import sharding, watch, weights
+from maskgit_sr.training import checkpoint, lock, sharding, watch, weights
 from maskgit_sr.training.loop import Outcome, Trainer, Validate
 from maskgit_sr.training.watch import TrainingStopped
-
-FORMAT = 2
-"""Format version of a workdir; runs of another version cannot be resumed."""
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; may be gs://BUCKET/FOLDER.")
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", float("inf"), "Time box.")
@@ -61,20 +65,23 @@ def train(config: Any, workdir: paths.PathLike, max_seconds: float) -> str:
         max_seconds: time box; infinity: none.
 
     Raises:
-        UserError: a mistake in the config or the workdir.
-        timebox.Interrupted: SIGTERM asked to stop; everything is saved.
+        UserError: a mistake in the config or the workdir, or another trainer runs there.
+        timebox.Interrupted: a signal asked to stop; everything is saved.
     """
     known = ", ".join(config.stages)
     if not config.order or not set(config.order) <= set(config.stages):
         raise UserError(f"--config.order: expected stages of {known}, found {config.order}")
     config.init = find_init(config.init)
     folder = paths.absolute(workdir)
+    with lock.held(folder):
+        return _train(config, folder, max_seconds)
+
+
+def _train(config: Any, folder: epath.Path, max_seconds: float) -> str:
+    """Does what `train` says, in a workdir that no other trainer uses."""
 
     def run(name: str, steps: int | None, seconds: float, at_least: float) -> Outcome:
-        # A copy: the schedule of another call of this stage is shortened from the whole one.
-        own = config.copy_and_resolve_references()
-        timebox.shorten(own.stages[name], steps)
-        return run_stage(own, name, folder, seconds, at_least)
+        return run_stage(config, name, folder, seconds, at_least, steps)
 
     plan = timebox.Plan({name: config.stages[name].steps for name in config.order}, folder, run)
     if len(config.order) == 1:
@@ -104,14 +111,20 @@ def run_stage(
     workdir: paths.PathLike,
     max_seconds: float = float("inf"),
     at_least: float = 0.0,
+    steps: int | None = None,
 ) -> Outcome:
     """Wires data, method and trainer of one stage, and trains it with `Trainer.run`.
+
+    Args:
+        steps: shortens the stage's schedule to so many; None: the whole of it.
 
     Raises:
         UserError: no data root, missing groups of earlier stages, or a workdir out of reach.
     """
     # 1. checks that need nothing built, so that a mistake is told at once
     folder = paths.absolute(workdir)
+    given, config = config, config.copy_and_resolve_references()
+    timebox.shorten(config.stages[name], steps)
     if not config.data.root:
         raise UserError(
             "--config.data.root: expected a folder of photographs, a list, shards or tfds:NAME, "
@@ -120,9 +133,9 @@ def run_stage(
     stage = config.stages[name]
     _check_batch(name, stage, config.mesh)
     config.init = find_init(config.init)
-    saved = folder / f"config-{name}.json"
+    record = Record(folder, name, given, config)
     with _reaching(folder):
-        _check_model(config, name, saved)
+        record.check()
 
     # 2. method
     execution = Execution(parse_dtype(config.dtype or None), config.remat)
@@ -144,15 +157,20 @@ def run_stage(
         validate = validator(method, name, batch)
         panel = {key: array[:4] for key, array in batch.items()}
 
-    # 4. the run; its config is written only now, since a refused one must not change the workdir
-    with _reaching(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            whole = {"format": FORMAT, **json.loads(config.to_json_best_effort())}
-            paths.write(saved, json.dumps(whole, indent=2))
+    # 4. the run; its config is written only when it goes on from what is there: a refused one must
+    # not change the workdir
+    def resumed(step: int) -> None:
+        with _reaching(folder):
+            record.write(step)
+
     trainer = Trainer(method, name, config, folder, iterator, validate, panel)
     try:
-        return trainer.run(max_seconds, at_least)
+        return trainer.run(max_seconds, at_least, resumed)
+    except checkpoint.Differs as error:
+        changed = record.changed()
+        raise UserError(
+            f"{error}; changed since then: {changed}" if changed else str(error)
+        ) from error
     finally:
         iterator.close()
 
@@ -200,32 +218,6 @@ def _check_batch(name: str, stage: Any, mesh: Any) -> None:
             raise UserError(f"{option}: {stage.batch} is no multiple of {what}")
 
 
-def _check_model(config: Any, name: str, saved: epath.Path) -> None:
-    """Checks the model against that of an earlier run of this stage in the same workdir.
-
-    Raises:
-        UserError: the models differ, naming the first setting that does, or the workdir has an
-            older format.
-    """
-    if not saved.exists():
-        return
-    before = json.loads(saved.read_text())
-    if before.get("format") != FORMAT:
-        raise UserError(
-            f"--workdir {saved.parent}: holds a run of an older format "
-            f"({before.get('format', 1)}, expected {FORMAT}); begin in a new folder, with its "
-            "bundle as --config.init"
-        )
-    now = json.loads(config.to_json_best_effort())
-    old, new = (flatten({p: tree.get(p) for p in ("method", "model")}) for tree in (before, now))
-    for field in sorted(old.keys() | new.keys()):
-        if old.get(field) != new.get(field):
-            raise UserError(
-                f"--workdir {saved.parent}: holds a run of stage {name} with "
-                f"{field.replace('/', '.')} = {old.get(field)}, this config has {new.get(field)}"
-            )
-
-
 # ---------------------------------------------------------------- data
 
 
@@ -242,6 +234,7 @@ def _iterator(config: Any, stage: Any, method: Method, name: str) -> pipeline.Ba
             seed=config.seed,
             small=data.small,
             cache=data.cache,
+            cache_gb=data.cache_gb,
             workers=data.workers if data.workers >= 0 else _spare_cores(),
             threads=data.threads,
             shard_index=jax.process_index(),
@@ -356,7 +349,7 @@ def narrate() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Runs the command; a user's mistake is one line and exit code 2."""
+    """Runs the command; a user's mistake is one line and exit code 2, Ctrl-C one line and 130."""
     with one_line("launch.train", {TrainingStopped: 1}):
         config = flags.FLAGS.config if "config" in flags.FLAGS else None
         if len(argv) > 1:
@@ -370,14 +363,18 @@ def main(argv: list[str]) -> None:
             raise UserError("--workdir: expected a folder, found nothing")
         if not _MAX_SECONDS.value >= 0:  # true for NaN too
             raise UserError(f"--max_seconds: expected 0 or more, found {_MAX_SECONDS.value:g}")
-        join_hosts()
-        narrate()
+        code = 0
         try:
-            found = train(config, _WORKDIR.value, _MAX_SECONDS.value)
-        except timebox.Interrupted:
+            with watch.StopSignal(at_once=True):  # the trainer has its own
+                join_hosts()
+                narrate()
+                found = train(config, _WORKDIR.value, _MAX_SECONDS.value)
+        except watch.Interrupted as error:
             found = "stopped by a signal; the same command goes on"
+            code = 130 if error.number == signal.SIGINT else 0
         if jax.process_index() == 0:
-            print(f"launch.train: {found}")
+            print(f"launch.train: {found}", flush=True)
+        sys.exit(code)
 
 
 def _flags_parser(argv: list[str]) -> list[str]:

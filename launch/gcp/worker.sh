@@ -37,6 +37,8 @@ begin() {
   keeper=$!
   trap 'interrupted=1; [[ -z "$child" ]] || kill -TERM "$child" 2>/dev/null' TERM
   cd "$here/../.."
+  # a preempted slice cannot take its lock away, and the new one has other host names
+  export MASKGIT_SR_JOB="${MASKGIT_SR_JOB:-worker.sh $workdir}"
   "$python" -m launch.train --workdir "$workdir" "$@" &
   child=$!
   wait "$child" || code=$?

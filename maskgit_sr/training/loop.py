@@ -40,7 +40,7 @@ class Outcome:
         groups: path of the stage's exported groups.
         pace: seconds a step in this run, with checkpoints and panels, without compilation; None if
             it took no step after its first.
-        interrupted: SIGTERM stopped the run.
+        interrupted: the signal that stopped the run (SIGTERM, SIGINT); 0: none.
     """
 
     first: int
@@ -48,7 +48,7 @@ class Outcome:
     finished: bool
     groups: epath.Path
     pace: float | None = None
-    interrupted: bool = False
+    interrupted: int = 0
 
 
 class Trainer:
@@ -95,18 +95,25 @@ class Trainer:
         self._timed: tuple[int, float] | None = None  # this run's first step, and when it was done
         self._pace: float | None = None
 
-    def run(self, max_seconds: float = float("inf"), at_least: float = 0.0) -> Outcome:
-        """Trains to the last step, the end of the time box or SIGTERM, and saves everything.
+    def run(
+        self,
+        max_seconds: float = float("inf"),
+        at_least: float = 0.0,
+        resumed: Callable[[int], None] = lambda step: None,
+    ) -> Outcome:
+        """Trains to the last step, the end of the time box or a signal, and saves everything.
 
         Args:
             max_seconds: time box, from the call on.
             at_least: seconds of training after the first step that the time box does not cut, so
                 that the pace is known however long loading and compiling take.
+            resumed: called with the step that the run goes on from, before the first one is taken.
 
         Raises:
             TrainingStopped: ``config.max_bad_steps`` steps in a row were not finite.
-            UserError: a checkpoint cannot be written or read, or groups that the stage needs are
-                missing.
+            watch.Interrupted: SIGTERM or SIGINT came before the first step.
+            UserError: a checkpoint or another file cannot be written or read, or groups that the
+                stage needs are missing.
         """
         began = time.monotonic()
         self._timed = self._pace = None
@@ -114,48 +121,48 @@ class Trainer:
 
         # 1. weights and optimizers at step 0, or the last checkpoint that can be read
         frozen, state = self._prepare()
-        checkpoints = checkpoint.Checkpoints(
-            folder / "checkpoints", keep.last, keep.best, keep.every
-        )
-        restored = checkpoints.restore(state, self.iterator)
-        state = state if restored is None else restored
-        first, steps = int(state.step), self.settings.steps
-        _LOG.info("stage %s: step %d of %d\n%s", self.name, first, steps, self._overview(state))
-        spent = self._facts.get(self.name, {}).get("seconds", 0.0)
+        with contextlib.ExitStack() as opened:
+            checkpoints = checkpoint.Checkpoints(
+                folder / "checkpoints", keep.last, keep.best, keep.every
+            )
+            opened.push(_closing(checkpoints))
+            restored = checkpoints.restore(state, self.iterator)
+            self._check_fresh(restored)
+            state = state if restored is None else restored
+            first, steps = int(state.step), self.settings.steps
+            resumed(first)
+            overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+            _LOG.info("stage %s: step %d of %d\n%s", self.name, first, steps, overview)
+            spent = self._facts.get(self.name, {}).get("seconds", 0.0)
 
-        # 2. steps, until the last one, a full time box or a signal
-        writer = Writer(folder, silent=jax.process_index() != 0)
-        try:
-            with watch.StopSignal() as stop:
+            # 2. steps, until the last one, a full time box or a signal
+            stop = opened.enter_context(watch.StopSignal())
+            writer = Writer(folder, silent=jax.process_index() != 0)
+            opened.push(_closing(writer))
 
-                def over(step: int) -> bool:
-                    # Asking is a collective, so all hosts skip it at the same steps.
-                    if jax.process_count() > 1 and step % watch.ASK_EVERY:
-                        return False
-                    end = began + max_seconds
-                    if at_least:
-                        # No end before the first step: how long compiling takes is not known.
-                        first_done = self._timed[1] if self._timed else float("inf")
-                        end = max(end, first_done + at_least)
-                    return watch.any_host(stop.asked() or time.monotonic() >= end)
+            def over(step: int) -> bool:
+                # Asking is a collective, so all hosts skip it at the same steps.
+                if jax.process_count() > 1 and step % watch.ASK_EVERY:
+                    return False
+                end = began + max_seconds
+                if at_least:
+                    # No end before the first step: how long compiling takes is not known.
+                    first_done = self._timed[1] if self._timed else float("inf")
+                    end = max(end, first_done + at_least)
+                return watch.any_host(stop.asked() or time.monotonic() >= end)
 
-                state = self._steps(frozen, state, checkpoints, writer, over)
-                # One answer for all: a host that goes on to the next stage alone would hang there.
-                interrupted = watch.any_host(stop.asked())
+            state = self._steps(frozen, state, checkpoints, writer, over, stop)
             checkpoints.save(state, self.iterator)
-        except BaseException:
-            with contextlib.suppress(UserError):  # the first trouble is the one to tell of
-                checkpoints.close()
-            raise
-        finally:
             writer.close()
-        checkpoints.close()
+            checkpoints.close()
 
-        # 3. the groups for later stages, after the checkpoint that a rerun would resume from
-        step, seconds = int(state.step), spent + time.monotonic() - began
-        path = self._export(frozen, state, step, seconds)
+            # 3. the groups for later stages, after the checkpoint that a rerun would resume from
+            step, seconds = int(state.step), spent + time.monotonic() - began
+            path = self._export(frozen, state, step, seconds)
+            # One answer for all: a host that goes on to the next stage alone would hang there.
+            number = watch.highest(stop.number)
         _LOG.info("stage %s stopped at step %d of %d, groups in %s", self.name, step, steps, path)
-        return Outcome(first, step, step >= steps, path, self._pace, interrupted)
+        return Outcome(first, step, step >= steps, path, self._pace, number)
 
     def _steps(
         self,
@@ -164,6 +171,7 @@ class Trainer:
         checkpoints: checkpoint.Checkpoints,
         writer: Writer,
         over: Callable[[int], bool],
+        stop: watch.StopSignal,
     ) -> TrainState:
         """Takes the steps that are left; returns the state after the last one taken."""
         config, settings, step = self.config, self.settings, int(state.step)
@@ -183,6 +191,9 @@ class Trainer:
                     run_step = jitted.lower(state, frozen, placed).compile()
                     flops = (run_step.cost_analysis() or {}).get("flops", 0.0)
                     clock.restart()
+                    # Compiling takes minutes; the checkpoint that there is has all there is.
+                    if number := watch.highest(stop.number):
+                        raise watch.Interrupted(number)
                 with self._profiled(step, writer):
                     state, metrics = run_step(state, frozen, placed)
                 step += 1
@@ -270,8 +281,19 @@ class Trainer:
         frozen = jax.device_put(frozen, sharding.shardings(frozen, self.mesh))
         return frozen, state
 
-    def _overview(self, state: TrainState) -> str:
-        return parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    def _check_fresh(self, restored: TrainState | None) -> None:
+        """Checks that a stage that was trained before has its checkpoints, or begins anew by plan.
+
+        Raises:
+            UserError: its groups are there and no checkpoint, as when a mount is missing: to begin
+                anew would overwrite them.
+        """
+        path = weights.stage_file(self.workdir, self.name)
+        if watch.highest(restored is None and path.exists()):
+            raise UserError(
+                f"{path.parent / 'checkpoints'}: holds no checkpoint, and {path.name} beside it is "
+                f"of a trained stage; bring them back, or delete {path} to begin anew"
+            )
 
     def groups(self, frozen: Params, state: TrainState) -> Params:
         """Returns the bundle's groups: frozen ones as they are, trained ones by their EMA."""
@@ -326,6 +348,18 @@ class Trainer:
             bundles.write(path, exported, metadata)
         watch.any_host(False)  # a barrier: the next stage of every host finds the file
         return path
+
+
+def _closing(opened: checkpoint.Checkpoints | Writer) -> Callable[..., bool]:
+    """Returns an exit callback that closes it where an exception ends the run."""
+
+    def close(kind: type[BaseException] | None, *_: object) -> bool:
+        if kind is not None:
+            with contextlib.suppress(UserError):  # the first trouble is the one to tell of
+                opened.close()
+        return False
+
+    return close
 
 
 class _Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections import deque
@@ -86,27 +87,85 @@ class BrokenSteps:
             )
 
 
+class Interrupted(BaseException):
+    """Raised where SIGTERM or Ctrl-C ends a run that has nothing more to save.
+
+    Not an `Exception`, so that no code that goes on after a failure goes on after a signal.
+
+    Attributes:
+        number: the signal.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
 class StopSignal:
-    """Context in which SIGTERM requests a shutdown instead of ending the process."""
+    """Context in which SIGTERM and Ctrl-C request a shutdown instead of ending the process.
+
+    A second Ctrl-C ends the process at once.
+
+    Args:
+        at_once: raises `Interrupted` wherever the signal comes, for work that leaves nothing to
+            save. Otherwise the signal is only noted, and the work asks for it.
+
+    Attributes:
+        number: the signal that came; 0: none.
+    """
+
+    def __init__(self, at_once: bool = False):
+        self._at_once, self.number = at_once, 0
 
     def __enter__(self) -> StopSignal:
-        self._asked = threading.Event()
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:  # elsewhere Python lets nobody set handlers
-            self._before = signal.signal(signal.SIGTERM, self._handle)
+        self._before: dict[int, Any] = {}
+        self._pipe = -1
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python sets handlers there only
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        outer = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        if outer >= 0:  # of a context around this one, which counts for both
+            signal.set_wakeup_fd(outer)
+            for end in (read, write):
+                os.close(end)
+        else:
+            self._pipe = write
+            threading.Thread(target=_end_at_second, args=(read,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._main:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._pipe >= 0:
+            signal.set_wakeup_fd(-1)
+            os.close(self._pipe)  # ends the thread
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # Only a flag: the state can be saved between steps, within one it is donated.
-        self._asked.set()
+        # Else only noted: the state can be saved between steps, within one it is donated.
+        self.number = number
+        if self._at_once:
+            raise Interrupted(number)
 
     def asked(self) -> bool:
-        """Returns True if this process has received SIGTERM."""
-        return self._asked.is_set()
+        """Returns True if this process has received SIGTERM or SIGINT."""
+        return bool(self.number)
+
+
+def _end_at_second(pipe: int) -> None:
+    """Ends the process at the second SIGINT that the system reports through a pipe.
+
+    In a thread, because Python runs handlers only after a call such as XLA's compiler, of minutes.
+    """
+    count = 0
+    while number := os.read(pipe, 1):
+        count += number[0] == signal.SIGINT
+        if count > 1:
+            os.write(2, b"interrupted twice: ended at once, the last checkpoint is whole\n")
+            os._exit(130)
+    os.close(pipe)
 
 
 def any_host(flag: bool) -> bool:
@@ -114,6 +173,13 @@ def any_host(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def highest(value: int) -> int:
+    """Returns the highest `value` of all hosts. Collective: every host must call it."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.array(value))))
 
 
 def from_first_host(value: float) -> float:

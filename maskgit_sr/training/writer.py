@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,16 +10,20 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from etils import epath
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
 
 from maskgit_sr import paths
 
 _LOG = logging.getLogger(__name__)
 _SECONDS = 60.0  # between two copies to a bucket, each of which sends files whole
 _BYTES = 32 * 2**20  # an event file of this size is closed: buckets take whole files only
+_BINS = np.logspace(-12, 20, 772)  # TensorBoard's own bins of histograms, each a tenth wider
 _ORDER = ("lr", "output", "hr", "confidence")  # jit hands dictionaries back sorted by name
 
 
@@ -34,39 +39,54 @@ class Writer:
 
     Attributes:
         folder: local folder of the files; others put there, such as traces, are copied as well.
+
+    Raises:
+        UserError: by every method; a local file cannot be written, as on a full disk.
     """
 
     def __init__(self, folder: paths.PathLike, silent: bool = False):
         self._bucket = epath.Path(folder) if paths.is_remote(folder) else None
         self.folder = Path(folder) if self._bucket is None else Path(tempfile.mkdtemp())
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lines = self.folder / "scalars.jsonl"
-        # Fetched first: the next copy overwrites the bucket's file, earlier starts' lines too.
-        if self._bucket is not None and not silent and (self._bucket / lines.name).exists():
-            (self._bucket / lines.name).copy(lines)
         self._silent, self._copied, self._when = silent, dict[Path, int](), time.monotonic()
-        self._board = self._events()
-        self._lines = open(os.devnull, "w") if silent else lines.open("a")  # noqa: SIM115
+        lines = self.folder / "scalars.jsonl"
+        with paths.naming(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Fetched first: the next copy overwrites the bucket's file, earlier starts' lines too.
+            if self._bucket is not None and not silent and (self._bucket / lines.name).exists():
+                (self._bucket / lines.name).copy(lines)
+            self._board = self._events()
+            self._lines = open(os.devnull, "w") if silent else lines.open("a")  # noqa: SIM115
 
-    def _events(self) -> SummaryWriter:
+    def _events(self) -> EventsWriter | None:
+        # Not tensorboardX's SummaryWriter: it leaves writing to a thread, which a full disk ends,
+        # and then waits for that thread for ever.
         suffix = f".{time.monotonic_ns()}"  # the name has seconds only
-        return SummaryWriter(
-            str(self.folder), write_to_disk=not self._silent, filename_suffix=suffix
-        )
+        return None if self._silent else EventsWriter(str(self.folder / "events"), suffix)
+
+    def _add(self, step: int, what: Any) -> None:
+        if self._board is not None:
+            self._board.write_event(Event(summary=what, step=step, wall_time=time.time()))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes the scalars of a step, by name."""
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        self._lines.flush()
-        if self._bucket is not None and time.monotonic() - self._when > _SECONDS:
+        with paths.naming(self.folder):
+            for name, value in values.items():
+                self._add(step, summary.scalar(name, value))
+            self._lines.write(json.dumps({"step": step, **values}) + "\n")
+            self._lines.flush()
+            if self._bucket is not None and time.monotonic() - self._when > _SECONDS:
+                self._to_bucket(self._bucket)
+
+    def _to_bucket(self, bucket: epath.Path) -> None:
+        """Copies what there is, and begins another event file when that has become large."""
+        if self._board is not None:
             self._board.flush()
-            self._copy(self._bucket)
-            events = self.folder.glob("events.*")
-            if max((path.stat().st_mtime, path.stat().st_size) for path in events)[1] > _BYTES:
+        self._copy(bucket)
+        events = [path.stat() for path in self.folder.glob("events.*")]
+        if events and max((file.st_mtime, file.st_size) for file in events)[1] > _BYTES:
+            if self._board is not None:
                 self._board.close()
-                self._board = self._events()
+            self._board = self._events()
 
     def _copy(self, bucket: epath.Path) -> bool:
         """Copies files that have grown; False, with a warning, if the bucket is out of reach."""
@@ -86,7 +106,9 @@ class Writer:
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
         """Writes the distribution of ``values``, of any shape, to TensorBoard."""
-        self._board.add_histogram(name, values.reshape(-1), step)
+        bins = np.concatenate([-_BINS[::-1], [0.0], _BINS])
+        with paths.naming(self.folder):
+            self._add(step, summary.histogram(name, values.reshape(-1), bins))
 
     def panel(self, step: int, name: str, images: dict[str, np.ndarray]) -> None:
         """Writes one image: a row an example, a column an entry of ``images`` [B, H, W, 3].
@@ -97,13 +119,17 @@ class Writer:
         images = dict(sorted(images.items(), key=lambda item: rank.get(item[0], len(rank))))
         grid = tile_panel(images)
         tag = f"{name}/{'-'.join(images)}"  # TensorBoard's names know letters, digits, - / _ only
-        self._board.add_image(tag, grid, step, dataformats="HWC")
-        self._board.flush()
+        with paths.naming(self.folder):
+            self._add(step, summary.image(tag, grid, dataformats="HWC"))
+            if self._board is not None:
+                self._board.flush()
 
     def close(self) -> None:
         """Closes both files; deletes the local ones once they are copied to the bucket."""
-        self._board.close()
-        self._lines.close()
+        with paths.naming(self.folder), contextlib.ExitStack() as both:
+            both.callback(self._lines.close)
+            if self._board is not None:
+                both.callback(self._board.close)
         if self._bucket is not None and self._copy(self._bucket):
             shutil.rmtree(self.folder)
 

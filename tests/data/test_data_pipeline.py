@@ -1,7 +1,10 @@
 """data.pipeline: the same batches whoever makes them, exact resume, shards, mixtures, bad files."""
 
 import json
+import multiprocessing
 import os
+import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 
 from data import pipeline, records
 from data.examples import ExampleSpec
+from data.readers import Cache
 from maskgit_sr.errors import UserError
 from tests.data.prepared import save, write_shards
 
@@ -146,6 +150,16 @@ def test_orbax_saves_and_restores_the_position(photos, tmp_path):
     assert_equal(rest, take(resumed, 3))
 
 
+def joined(batches):
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def tens(photos, state):
+    iterator = make(photos, batch_size=10)
+    iterator.set_state(state)
+    return next(iterator)
+
+
 def test_state_fits_other_batch_sizes_and_says_when_data_changed(photos, tmp_path, caplog):
     iterator = make(photos, batch_size=2)
     take(iterator, 6)
@@ -156,8 +170,15 @@ def test_state_fits_other_batch_sizes_and_says_when_data_changed(photos, tmp_pat
     assert_equal(take(iterator, 6), take(larger, 3))
     larger.set_state({**state, "examples": 0})
     assert_equal(first, take(larger, 2))
-    with pytest.raises(ValueError, match="12 examples are no whole number of batches of 5"):
-        make(photos, batch_size=5).set_state(state)
+    fives = make(photos, batch_size=5)  # of which 12 is no multiple
+    fives.set_state(state)
+    larger.set_state(state)
+    assert_equal([joined(take(fives, 4))], [joined(take(larger, 5))])
+    assert fives.get_state()["examples"] == 32
+    hosts = [make(photos, batch_size=5, shard_index=s, shard_count=2) for s in range(2)]
+    for host in hosts:
+        host.set_state(state)
+    assert_equal([joined([next(host) for host in hosts])], [tens(photos, state)])
     larger.set_state({**state, "lengths": [5]})
     assert "data has changed since the checkpoint: [5] images then, [11] now" in caplog.text
 
@@ -227,6 +248,61 @@ def test_useless_data_is_an_error_before_the_first_batch(tmp_path):
         save(tmp_path / f"p/{folder}/a.png", np.zeros((rows, rows, 3), np.uint8))
     with pytest.raises(ValueError, match="a: HR 16x16 is not 4 times LR 5x5"):
         make(f"pairs:{tmp_path}/p")
+
+
+def pairs(root, sizes):
+    """Pairs of the shapes ((HR), (LR)), named 0, 1, …, whose pixels are their number."""
+    for number, shapes in enumerate(sizes):
+        for kind, shape in zip(("hr", "lr"), shapes, strict=True):
+            image = np.full((*shape, 3), number, np.uint8)
+            save(root / kind / f"{number}.png", image)
+    return f"pairs:{root}"
+
+
+def test_pairs_of_other_sizes_are_passed_over_counted_and_named_once(tmp_path, caplog):
+    good, bad = ((160, 160), (40, 40)), ((201, 163), (50, 40))
+    root = pairs(tmp_path, [good, bad, good, ((202, 161), (50, 40))])
+    iterator = make(root, batch_size=4)
+    for batch in take(iterator, 4):
+        assert set(np.rint(batch["hr"] * 255).astype(int).flat) == {0, 2}
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == len(iterator.skipped) == 2
+    assert any("/1: HR 201x163 is not 4 times LR 50x40" in line for line in lines)
+    assert any("/3: HR 202x161 is not 4 times LR 50x40" in line for line in lines)
+    with pytest.raises(ValueError, match="no image is usable, first .*0: HR 201x163") as error:
+        make(pairs(tmp_path / "all", [bad, bad]))
+    assert "\n" not in str(error.value)
+
+
+def test_the_cache_is_bounded_over_all_sources_and_workers(photos, monkeypatch):
+    caches = []
+    monkeypatch.setattr(
+        pipeline, "Cache", lambda *given: caches.append(Cache(*given)) or caches[-1]
+    )
+    plain = make(f"{photos};{photos}", batch_size=COUNT)
+    cached = make(f"{photos};{photos}", batch_size=COUNT, cache=True, cache_gb=2e-5)
+    assert_equal(take(plain, 4), take(cached, 4))
+    assert 1e4 < caches[0]._bytes <= 2e4
+    assert caches[0]._bytes == sum(x["hr"].nbytes for x in caches[0]._held.values())
+    make(photos, workers=4, cache=True, cache_gb=2e-5)
+    worker = pickle.loads(pickle.dumps(caches[1]))
+    assert worker._limit == 5e3 and not worker._held and caches[1]._limit == 2e4
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="cache_gb must be at least 0 and finite"):
+            make(photos, cache=True, cache_gb=wrong)
+
+
+def test_signals_of_the_terminal_and_the_scheduler_leave_workers_alone(photos):
+    iterator = make(photos, workers=1)
+    first = next(iterator)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    alone = make(photos)
+    assert_equal([next(alone), *take(alone, 8)], [first, *take(iterator, 8)])
+    assert worker.is_alive()
+    iterator.close()
+    assert not multiprocessing.active_children()
 
 
 def test_without_jax_and_no_worker_process_stays_behind(photos, tmp_path):

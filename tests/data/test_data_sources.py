@@ -1,5 +1,6 @@
 """data.sources: folders, lists, pairs, TFDS, mixtures, and a bucket in memory."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,42 @@ def test_folder_is_recursive_sorted_and_rgb(tmp_path):
     assert source[-1]["id"] == "e.jpg"
     with pytest.raises(IndexError):
         source[len(source)]
+
+
+def test_linked_folders_are_followed_and_loops_are_not(tmp_path, caplog):
+    root, real = tmp_path / "root", tmp_path / "real"
+    for path in (root / "z.png", real / "y.png", real / "sub" / "x.png"):
+        write(path)
+    for link, target in {
+        root / "album": real,
+        root / "file.png": real / "y.png",
+        real / "self": real,
+        real / "sub" / "up": root,
+        root / "away": tmp_path / "gone",
+    }.items():
+        link.symlink_to(target)
+    found = ["album/sub/x.png", "album/y.png", "file.png", "z.png"]
+    assert list_images(root) == found
+    assert "away: passed over, a link to nothing" in caplog.text
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "album").symlink_to("../root")
+    assert list_images(tmp_path / "only") == [f"album/{name}" for name in found]
+    assert list_images(root / "album") == ["sub/up/file.png", "sub/up/z.png", "sub/x.png", "y.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "a.png")
+    (tmp_path / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match="locked: cannot be read .Permission denied"):
+        list_images(tmp_path)
 
 
 def test_folders_and_files_without_an_image_are_named(tmp_path):
@@ -100,6 +137,7 @@ def test_sizes_of_pairs_are_checked_from_their_heads(tmp_path):
     source = PairedFolder(tmp_path)
     with pytest.raises(ValueError, match="b: HR 16x16 is not 4 times LR 5x4"):
         source.check_sizes(4)
+    assert list(source.bad_sizes(4)) == [1] and list(source.bad_sizes(2)) == [0, 1]
     write(tmp_path / "lr/b.png", 4, 4)
     source.check_sizes(4)
     with pytest.raises(ValueError, match="a: HR 16x16 is not 2 times"):

@@ -23,6 +23,22 @@ def test_pairs_come_in_order_and_are_checked(tmp_path):
         validation_pairs(tmp_path / "gone")  # at once
 
 
+def test_bad_pairs_are_passed_over_counted_and_named(tmp_path, caplog):
+    for name, shape in {"a": (17, 32), "b": (16, 32), "d": (16, 32), "e": (18, 33)}.items():
+        save(tmp_path / f"hr/{name}.png", np.zeros((*shape, 3), np.uint8))
+        save(tmp_path / f"lr/{name}.png", np.zeros((4, 8, 3), np.uint8))
+    for kind in ("hr", "lr"):
+        (tmp_path / kind / "c.png").write_bytes(b"x")
+    assert [pair["id"] for pair in validation_pairs(tmp_path)] == ["b", "d"]
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith("validation: 3 of 5 passed over: ") and line.count(";") == 2
+    for part in ("/a: HR 17x32 is not 4 times LR 4x8", "c.png: not a picture", "/e: HR 18x33 is"):
+        assert part in line
+    assert [pair["id"] for pair in validation_pairs(tmp_path, limit=1)] == ["b"]
+    with pytest.raises(ValueError, match="no pair is usable, first .*a: HR 17x32 is not 2 times"):
+        list(validation_pairs(tmp_path, scale=2))
+
+
 def test_hr_alone_is_cut_and_reduced(tmp_path):
     image = np.full((18, 23, 3), 77, np.uint8)
     image[16:], image[:, 20:] = 0, 0

@@ -136,8 +136,8 @@ class Run:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
-    def finish(self, seconds: float = 600) -> Run:
-        """Waits for its end.
+    def finish(self, seconds: float = 600, expected: int = 0) -> Run:
+        """Waits for its end, with that exit code.
 
         Raises:
             Failed: it takes longer, or ended badly.
@@ -146,8 +146,10 @@ class Run:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise self.failed(f"has not ended after {seconds:.0f} s") from None
-        if code:
+        if code != expected:
             raise self.failed(f"exit code {code}")
+        if "Traceback" in self.said():
+            raise self.failed("more than one line")
         return self
 
     def failed(self, what: str) -> Failed:

@@ -1,4 +1,4 @@
-"""Drill: a damaged newest checkpoint is passed over, written again, and changes nothing."""
+"""Drill: a damaged newest checkpoint is passed over, kept, written again, and changes nothing."""
 
 from __future__ import annotations
 
@@ -76,6 +76,8 @@ def _repaired(ground: Ground, workdir: str, damaged: int, good: int) -> None:
     if not first.until(lambda: first.reached(again) and again in checkpoints(first.workdir)):
         raise first.failed(f"did not save step {again}")
     first.kill()
+    if not (first.workdir / "tokenizer" / "checkpoints" / f"damaged-{damaged}").is_dir():
+        raise first.failed(f"did not keep the damaged checkpoint {damaged}")
     if f"checkpoint {damaged} cannot be read, trying the one before" not in first.said():
         raise first.failed(f"no warning of the damaged checkpoint {damaged}")
     if first.began() != good:

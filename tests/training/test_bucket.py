@@ -13,7 +13,7 @@ from maskgit_sr import bundles
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import load
 from maskgit_sr.models.functional import flatten
-from maskgit_sr.training import writer
+from maskgit_sr.training import lock, writer
 from maskgit_sr.training.loop import Trainer
 
 pytest.importorskip("gcsfs", reason="needs gcsfs")
@@ -84,6 +84,29 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(bucket, train, tmp_path):
     events = [path for path in folder.iterdir() if path.name.startswith("events.")]
     assert any(b"output-hr" in path.read_bytes() for path in events)
     assert not [path for path in folder.iterdir() if path.name.startswith(".groups")]
+
+
+def test_a_damaged_checkpoint_in_a_bucket_is_kept_under_another_name(bucket, train):
+    train(bucket / "spoilt")
+    folder = bucket / "spoilt" / "tokenizer" / "checkpoints"
+    (folder / "6" / "data" / "process_0-of-1.json").write_text("")
+    outcome = train(bucket / "spoilt")
+    assert outcome.first == 3 and outcome.finished
+    assert sorted(path.name for path in folder.iterdir()) == ["3", "6", "damaged-6"]
+    assert (folder / "damaged-6" / "data" / "process_0-of-1.json").exists()
+
+
+def test_the_lock_of_a_workdir_in_a_bucket(bucket):
+    with lock.held(bucket / "locked"):
+        with (
+            pytest.raises(UserError, match="a trainer runs there already"),
+            lock.held(bucket / "locked"),
+        ):
+            pass
+        assert (bucket / "locked" / lock.NAME).exists()
+    with lock.held(bucket / "locked"):
+        pass
+    assert not (bucket / "locked" / lock.NAME).exists()
 
 
 def test_another_run_starts_from_a_bundle_in_a_bucket(bucket, train, tmp_path):

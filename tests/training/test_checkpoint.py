@@ -1,6 +1,7 @@
 """training.checkpoint: exact state and data position, other meshes, damage."""
 
 import dataclasses
+import errno
 import logging
 import resource
 import shutil
@@ -108,6 +109,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_written_again(saved, caplog, da
     expected = iterator()
     next(expected)
     np.testing.assert_array_equal(next(data), next(expected))
+    assert (folder / "damaged-5").is_dir() and not (folder / "5").exists()  # kept to be looked at
 
     for step in (4, 5):  # Orbax saves no step that is not after the newest it knows
         checkpoints = checkpoint.Checkpoints(folder)
@@ -131,10 +133,113 @@ def test_a_checkpoint_that_another_host_cannot_read_is_passed_over(saved, monkey
     assert_same(checkpoints.restore(state(0, mesh), data), state(2, mesh))
     checkpoints.close()
     assert "checkpoint 5 cannot be read, trying the one before: another host" in caplog.text
-    assert not (folder / "5").exists()
+    assert not (folder / "5").exists() and len(files(folder / "damaged-5")) > 5
     expected = iterator()
     next(expected)
     np.testing.assert_array_equal(next(data), next(expected))
+
+
+def listing(folder):
+    return {path: path.read_bytes() for path in files(folder) if path.exists()}
+
+
+def refused(folder, like, message):
+    """Asserts that nothing is restored and nothing is changed."""
+    before, data = listing(folder), iterator()
+    checkpoints = checkpoint.Checkpoints(folder)
+    with pytest.raises(UserError, match=message) as error:
+        checkpoints.restore(like, data)
+    checkpoints.close()
+    assert "\n" not in str(error.value) and listing(folder) == before
+    np.testing.assert_array_equal(next(data), next(iterator()))
+    return error.value
+
+
+@pytest.mark.parametrize("what", ["d", "state", ""])
+def test_a_checkpoint_on_a_mount_that_is_away_ends_the_run_and_stays(saved, tmp_path, what):
+    """Links whose target is gone: of a file of arrays, of a folder, of the whole checkpoint."""
+    folder, batch = saved
+    gone = folder / "5" / what if what != "d" else next((folder / "5" / "state").glob("d/*"))
+    away = folder.parent / f"{folder.name}-away"
+    gone.rename(away)
+    gone.symlink_to(away)
+    hidden = away.rename(away.with_name(away.name + "-unmounted"))
+    mesh = sharding.make_mesh()
+    refused(folder, state(0, mesh), "5: cannot be (read|reached) now.*nothing is changed")
+    hidden.rename(away)  # it is back
+    data, checkpoints = iterator(), checkpoint.Checkpoints(folder)
+    assert_same(checkpoints.restore(state(0, mesh), data), state(5, mesh))
+    checkpoints.close()
+    np.testing.assert_array_equal(next(data), batch)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ESTALE, "Stale file handle"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        ValueError("Error opening file: Too many open files [os_error_code='24']"),
+        ValueError("UNAVAILABLE: Could not reach storage.googleapis.com"),
+        MemoryError("10 GB"),
+    ],
+)
+def test_trouble_that_passes_ends_the_run_and_changes_nothing(saved, monkeypatch, error):
+    folder, _ = saved
+
+    def restore(*_, **__):
+        raise RuntimeError("Orbax wraps it") from error
+
+    monkeypatch.setattr(checkpoint.ocp.Checkpointer, "restore", restore)
+    refused(folder, state(0, sharding.make_mesh()), "5: cannot be read now")
+
+
+def test_a_mount_that_is_back_at_the_second_reading(saved, monkeypatch):
+    folder, _ = saved
+    restore, calls = checkpoint.ocp.Checkpointer.restore, []
+
+    def once_away(self, *given, **named):
+        calls.append(given)
+        if len(calls) == 1:
+            raise ValueError("cut off in its middle")
+        return restore(self, *given, **named)
+
+    monkeypatch.setattr(checkpoint.ocp.Checkpointer, "restore", once_away)
+    checkpoints = checkpoint.Checkpoints(folder)
+    assert checkpoints.restore(state(0, sharding.make_mesh()), iterator()).step == 5
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"params": {"g": {"query": {"kernel": jnp.zeros((4, 9))}}}},
+            r"params/g/query/kernel float32 \[4, 8\] then, float32 \[4, 9\] now",
+        ),
+        ({"ema": {}}, r"ema/g/query/kernel float32 \[4, 8\] then, not there now"),
+        (
+            {"optimizer": {"g": ({"mu": jnp.zeros((4, 8)), "nu": jnp.zeros(3)}, jnp.int32(0))}},
+            r"optimizer/g/0/nu not there then, float32 \[3\] now",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_told_and_stays(saved, change, message):
+    folder, _ = saved
+    tree = dataclasses.replace(state(0, sharding.make_mesh()), **change)
+    like = jax.device_put(tree, sharding.shardings(tree, sharding.make_mesh()))
+    error = refused(folder, like, f"5: is of another configuration: {message}")
+    assert isinstance(error, checkpoint.Differs)
+
+
+def test_the_position_of_a_run_of_more_hosts_is_that_of_its_first(saved):
+    folder, batch = saved
+    place = folder / "5" / "data"
+    (place / "process_0-of-1.json").rename(place / "process_0-of-2.json")
+    shutil.copy(place / "process_0-of-2.json", place / "process_1-of-2.json")
+    data, checkpoints = iterator(), checkpoint.Checkpoints(folder)
+    assert checkpoints.restore(state(0, sharding.make_mesh()), data).step == 5
+    checkpoints.close()
+    np.testing.assert_array_equal(next(data), batch)
 
 
 def test_nothing_to_restore(tmp_path):
@@ -164,7 +269,7 @@ def large(step):
 
 
 @stray
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, caplog):
     """Files may not grow beyond 64 KiB, as on a full disk."""
     data = iterator()
     checkpoints = checkpoint.Checkpoints(tmp_path)
@@ -178,7 +283,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
             checkpoints.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "\n" not in str(error.value) and "cannot write a checkpoint" in str(error.value)
+    assert "cannot write a checkpoint (File too large)" in str(error.value)
+    assert "\n" not in str(error.value) and not caplog.text  # nor anything from Orbax's threads
     again = checkpoint.Checkpoints(tmp_path)
     found = again.restore(large(0), iterator())
     again.close()
