@@ -11,9 +11,10 @@ or a TFDS dataset; local paths or any that etils.epath knows (gs://, s3://).
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,9 +22,11 @@ from etils import epath
 
 from data import records
 from data.folders import list_images
+from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import pairing
-from maskgit_sr.images.decode import header_size, rgb8
+from maskgit_sr.images.bounds import file_bytes
+from maskgit_sr.images.decode import RGB8_PIXELS, header_size, rgb8
 from maskgit_sr.images.samples import cast, color_of
 
 _LR_FOLDER, _HR_FOLDER = re.compile(r"(^|_)(lr|lq)$", re.I), re.compile(r"(^|_)(hr|gt)$", re.I)
@@ -44,12 +47,12 @@ def read_image(path: epath.PathLike) -> np.ndarray:
     Raises:
       UserError: the file cannot be read or decoded; the message names it.
     """
-    path = epath.Path(path)
+    if not paths.is_remote(path):
+        return rgb8(file_bytes(Path(path), RGB8_PIXELS), os.fspath(path))
     try:
-        data = path.read_bytes()
+        return rgb8(epath.Path(path).read_bytes(), os.fspath(path))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    return rgb8(data, str(path))
+        raise UserError(f"{os.fspath(path)}: {error.strerror or error}") from error
 
 
 class ImageFiles:

@@ -19,6 +19,12 @@ from PIL import Image
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import png
 
+# Named, so that Pillow never hands a file to an external program (EPS goes to Ghostscript). TGA is
+# last, as it is known by the plausibility of its header alone.
+_READABLE = (
+    *("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "AVIF", "JPEG2000"),
+    *("HEIF", "ICO", "TGA"),
+)
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 1 << 30
 """Of one file; 64 megapixels of 16-bit RGBA without compression are half of it."""
@@ -50,6 +56,18 @@ class Tag(NamedTuple):
     kind: int = 3
 
 
+def formats() -> list[str]:
+    """Returns Pillow's names of the formats that can be read here."""
+    # Without `init` the table lacks formats; AVIF and JPEG 2000 depend on how Pillow was built.
+    Image.init()
+    if "HEIF" not in Image.OPEN:
+        with contextlib.suppress(ImportError):  # the extra `heif`
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+    return [name for name in _READABLE if name in Image.OPEN]
+
+
 def check_size(width: int, height: int, limit: int = MAX_PIXELS) -> None:
     """Raises UserError for an image without pixels, TooManyPixels for more than `limit`."""
     if width < 1 or height < 1:
@@ -58,7 +76,7 @@ def check_size(width: int, height: int, limit: int = MAX_PIXELS) -> None:
         raise TooManyPixels(f"{width}x{height} is more than the limit of {limit:,} pixels")
 
 
-def file_bytes(path: Path, formats: list[str], limit: int = MAX_PIXELS) -> bytes:
+def file_bytes(path: Path, limit: int = MAX_PIXELS) -> bytes:
     """Returns the bytes of a picture's file, of which no more are read than a picture can have.
 
     Raises:
@@ -72,13 +90,13 @@ def file_bytes(path: Path, formats: list[str], limit: int = MAX_PIXELS) -> bytes
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > _PEEKED_BYTES:
-                _peek(file, path, size, formats, limit)
+                _peek(file, path, size, limit)
             return file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _peek(file: BinaryIO, path: Path, size: int, formats: list[str], limit: int) -> None:
+def _peek(file: BinaryIO, path: Path, size: int, limit: int) -> None:
     """Raises UserError for a large file that is too large, or no picture, by its header."""
     head = file.read(_PEEKED_HEAD)
     file.seek(0)
@@ -90,8 +108,8 @@ def _peek(file: BinaryIO, path: Path, size: int, formats: list[str], limit: int)
     elif found is None:
         # A decoder stumbles over damaged files with whatever exception; of one that is not too
         # large it tells later what is wrong.
-        with contextlib.suppress(Exception), Image.open(io.BytesIO(head), formats=formats) as image:
-            found = image.size
+        with contextlib.suppress(Exception):
+            found = Image.open(io.BytesIO(head), formats=formats()).size
     if found is not None:
         try:
             check_size(*found, limit)

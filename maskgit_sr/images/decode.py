@@ -26,12 +26,6 @@ from maskgit_sr.images.samples import Picture, cast, from_samples
 
 RGB8_PIXELS = 178_956_970  # photographs for training may be larger; Pillow itself refuses more
 
-# Named, so that Pillow never hands a file to an external program (EPS goes to Ghostscript). TGA is
-# last, as it is known by the plausibility of its header alone.
-_READABLE = (
-    *("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "AVIF", "JPEG2000"),
-    *("HEIF", "ICO", "TGA"),
-)
 _KINDS = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF, HEIC, JPEG 2000, ICO or TGA"
 _PHOTOMETRIC, _BITS, _EXTRA_SAMPLES = 262, 258, 338
 
@@ -58,7 +52,7 @@ def read(path: str | os.PathLike[str]) -> Picture:
         than `MAX_PIXELS` pixels, or more work than its pixels; the last two are found out before
         anything is decoded.
     """
-    data = bounds.file_bytes(Path(path), _formats())
+    data = bounds.file_bytes(Path(path))
     with about(path):
         return from_bytes(data)
 
@@ -113,7 +107,7 @@ def _decoded(data: bytes, limit: int) -> Picture:
 
 def _open(data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=_formats())
+        return Image.open(io.BytesIO(data), formats=bounds.formats())
     except UnidentifiedImageError as error:
         reason = bounds.unsupported(data) or f"not a picture that can be decoded ({_KINDS})"
         raise UserError(reason) from error
@@ -164,23 +158,12 @@ def header_size(file: BinaryIO) -> tuple[int, int]:
         image, _ = _bare_png(png.parse(file.read()))
     else:
         try:
-            image = Image.open(file, formats=_formats())
+            image = Image.open(file, formats=bounds.formats())
         except OSError as error:  # Pillow's complaint about files that are no picture is one, too
             raise UserError(f"not a picture that can be decoded ({_KINDS})") from error
     width, height = image.size
     turned = image.getexif().get(metadata.ORIENTATION, 1) >= 5  # 5 to 8 swap the sides
     return (width, height) if turned else (height, width)
-
-
-def _formats() -> list[str]:
-    # Without `init` the table lacks formats; AVIF and JPEG 2000 depend on how Pillow was built.
-    Image.init()
-    if "HEIF" not in Image.OPEN:
-        with contextlib.suppress(ImportError):  # the extra `heif`
-            import pillow_heif
-
-            pillow_heif.register_heif_opener()
-    return [name for name in _READABLE if name in Image.OPEN]
 
 
 def _check_icon(image: Image.Image, data: bytes, limit: int) -> None:

@@ -145,7 +145,7 @@ def test_what_is_not_supported_is_named():
 
 
 def test_heic_without_its_decoder_names_the_extra(monkeypatch):
-    monkeypatch.setattr("maskgit_sr.images.decode._READABLE", ("PNG", "JPEG"))
+    monkeypatch.setattr("maskgit_sr.images.bounds._READABLE", ("PNG", "JPEG"))
     data = struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(100)
     assert refused(data) == "HEIC needs pillow-heif: pip install 'maskgit-sr[heif]'"
 
