@@ -243,7 +243,7 @@ def test_bad_images_are_skipped_and_named(hr, made, tmp_path, capsys):
     out, error = capsys.readouterr()
     assert error.splitlines() == [
         f"data.degrade: skipped {tmp_path}/hr/bad.png: not a picture that can be decoded "
-        "(PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000)",
+        "(PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF, HEIC, JPEG 2000, ICO or TGA)",
         "data.degrade: skipped tiny.png: image of 40x3 is smaller than the scale 4",
     ]
     assert out == f"3 images in {tmp_path}/lr, 2 skipped\n"

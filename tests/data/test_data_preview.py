@@ -78,7 +78,7 @@ def test_small_and_bad_pictures(tmp_path, capsys):
     np.testing.assert_array_equal(read(tmp_path / "s.png")[:20, :24], image)
     assert capsys.readouterr().out.splitlines() == [
         f"skipped {tmp_path}/p/bad.png: not a picture that can be decoded "
-        "(PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000)",
+        "(PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF, HEIC, JPEG 2000, ICO or TGA)",
         f"6 rows in {tmp_path}/s.png",
     ]
 

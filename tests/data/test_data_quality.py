@@ -139,7 +139,7 @@ def test_bad_pictures_are_reported_with_the_reason(tmp_path, drop):
         "p/a good.png": "",
         "p/d empty.png": "unreadable: expected a picture, found an empty file",
         "p/e text.png": "unreadable: not a picture that can be decoded "
-        "(PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000)",
+        "(PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, AVIF, HEIC, JPEG 2000, ICO or TGA)",
         "p/f small.png": "small: 31x90",
         "p/g flat.png": "flat",
         "p/h blurred.png": "blurred",
