@@ -125,11 +125,17 @@ class Writer:
                 self._board.flush()
 
     def close(self) -> None:
-        """Closes both files; deletes the local ones once they are copied to the bucket."""
+        """Closes both files; deletes the local ones once they are copied to the bucket.
+
+        Does nothing when it is called again, also after a failure.
+        """
+        if self._lines.closed:
+            return
+        board, self._board = self._board, None
         with paths.naming(self.folder), contextlib.ExitStack() as both:
             both.callback(self._lines.close)
-            if self._board is not None:
-                both.callback(self._board.close)
+            if board is not None:
+                both.callback(board.close)
         if self._bucket is not None and self._copy(self._bucket):
             shutil.rmtree(self.folder)
 
