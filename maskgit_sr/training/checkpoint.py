@@ -184,6 +184,8 @@ class Checkpoints:
         folder = self._folder / str(step)
         trouble: Exception | None = None
         # Beforehand, because Orbax's own readings go on, and fail one by one, after the first did.
+        if not paths.is_remote(folder) and (unreadable := _unreadable(folder, False)):
+            return None, unreadable
         if difference := _difference(folder, abstract):
             return None, Differs(f"{folder}: is of another configuration: {difference}")
         for _ in range(2):  # again: a mount that was away may be back
@@ -250,13 +252,8 @@ def _set_position(folder: epath.Path, iterator: Any) -> None:
 
 def _unusable(folder: epath.Path, error: Exception) -> _Unusable | None:
     """Returns why a checkpoint is not to be passed over after an error; None for a damaged one."""
-    try:
-        for file in _files(folder):
-            with file.open("rb") as opened:
-                while opened.read(_BLOCK):
-                    pass
-    except Exception as now:  # each kind of bucket has its own
-        return _Unusable(f"{folder}: cannot be read now ({_reason(now)}); nothing is changed")
+    if unreadable := _unreadable(folder, True):
+        return unreadable
     causes = _causes(error)
     codes = [cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno]
     codes += [int(code) for cause in causes for code in _OS_CODE.findall(str(cause))]
@@ -264,6 +261,22 @@ def _unusable(folder: epath.Path, error: Exception) -> _Unusable | None:
         isinstance(cause, MemoryError) or _AWAY.search(str(cause)) for cause in causes
     ):
         return _Unusable(f"{folder}: cannot be read now ({_reason(error)}); nothing is changed")
+    return None
+
+
+def _unreadable(folder: epath.Path, whole: bool) -> _Unusable | None:
+    """Returns why the files below a folder cannot be read now; None: they can.
+
+    Args:
+        whole: reads all of them; else the first byte of each.
+    """
+    try:
+        for file in _files(folder):
+            with file.open("rb") as opened:
+                while opened.read(_BLOCK if whole else 1) and whole:
+                    pass
+    except Exception as now:  # each kind of bucket has its own
+        return _Unusable(f"{folder}: cannot be read now ({_reason(now)}); nothing is changed")
     return None
 
 

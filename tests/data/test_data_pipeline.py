@@ -269,7 +269,7 @@ def test_pairs_of_other_sizes_are_passed_over_counted_and_named_once(tmp_path, c
     assert len(lines) == len(iterator.skipped) == 2
     assert any("/1: HR 201x163 is not 4 times LR 50x40" in line for line in lines)
     assert any("/3: HR 202x161 is not 4 times LR 50x40" in line for line in lines)
-    with pytest.raises(ValueError, match="no image is usable, first .*0: HR 201x163") as error:
+    with pytest.raises(ValueError, match="no image is usable, first .*[01]: HR 201x163") as error:
         make(pairs(tmp_path / "all", [bad, bad]))
     assert "\n" not in str(error.value)
 
