@@ -34,6 +34,23 @@ def reporting() -> Iterator[None]:
             raise UserError(errors.line(error)) from None
 
 
+@contextlib.contextmanager
+def only_our_lines() -> Iterator[None]:
+    """Drops what is written to stderr meanwhile: libtiff complains there about damaged files.
+
+    Of the whole process, so for short calls only.
+    """
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
+
+
 def show(table: Table) -> None:
     """Prints a table; a pipe, for which Rich assumes 80 columns, gets whole lines."""
     width = None if sys.stdout.isatty() else 200

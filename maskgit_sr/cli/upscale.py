@@ -12,7 +12,7 @@ import typer
 
 from maskgit_sr import DEFAULT_MODEL
 from maskgit_sr.cli import options
-from maskgit_sr.cli.messages import progress, reporting, say
+from maskgit_sr.cli.messages import only_our_lines, progress, reporting, say
 from maskgit_sr.errors import UserError, failure, line, out_of_memory, printable
 from maskgit_sr.inference.options import parse, split
 
@@ -157,7 +157,8 @@ def _restore(
     from maskgit_sr import images, paths
     from maskgit_sr.images import files
 
-    picture = images.read(job.source)
+    with only_our_lines():
+        picture = images.read(job.source)
     for note in picture.notes:
         say(f"{job.source}: {note}")
     # before the restoration, which may take minutes

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from maskgit_sr import images
+from maskgit_sr.cli import messages
 from tests.cli.commands import picture, refuses, run
 
 
@@ -65,3 +66,10 @@ def test_names_that_are_not_utf8_or_too_long(fake, tmp_path):
     assert len(fake.calls) == 2 and result.stderr.count("\n") == 1  # told before the work
     result = run("upscale", "in/caf\udce9.png", "-o", "new")
     assert result.stdout_bytes == b"new/caf\xe9.png\n"
+
+
+def test_libraries_add_no_lines_of_their_own(capfd):
+    with messages.only_our_lines():
+        os.write(2, b"ZIPDecode: Not enough data at scanline 0\n")
+    os.write(2, b"ours\n")
+    assert capfd.readouterr().err == "ours\n"
