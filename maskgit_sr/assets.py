@@ -138,8 +138,8 @@ def find(name: str, explicit: str | Path | None = None) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(
-        f"asset {name}{what} not found: put it in {cache_dir()}, or set {ENV} to the folder that "
-        f"holds it (looked in {', '.join(map(str, folders))})"
+        f"asset {name} not found in {', '.join(map(str, folders))}: put it in {cache_dir()}, or "
+        f"set {ENV} to the folder that holds it{what}"
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from maskgit_sr.export import graph
+from maskgit_sr.images.alpha import VISIBLE
+from maskgit_sr.images.samples import MAX_MEAN_TINT, MAX_TINT
 
 _NAMES = ("JPEG", "PNG", "WebP", "")
 _PNG, _WEBP, _OTHER = 1, 2, 3
@@ -20,6 +22,7 @@ _EXIF = (
     r"|MM\x00\*\x00\x00\x00\x08\C\C(?:\C{12}){0,60}?\x01\x12\x00\x03\x00\x00\x00\x01\x00(\C)))?"
     r"\C*$"
 )
+_LEVELS = 16  # halvings of a side until one pixel is left
 _SEARCHED = 65_536  # bytes from either end of a file in which its EXIF block is looked for
 Restore = Callable[[Any, Any], Any]
 """(uint8 or uint16 [H, W, 3], scalar bool: greyscale) → restored samples of the same dtype."""
@@ -149,11 +152,43 @@ def _restored(samples: Any, restore: Restore, scale: int) -> Any:
     channels = tf.shape(samples)[2]
     grey, has_alpha = channels < 3, channels % 2 == 0
     color = tf.cond(grey, lambda: tf.repeat(samples[..., :1], 3, -1), lambda: samples[..., :3])
-    color = restore(tf.ensure_shape(color, [None, None, 3]), grey)[..., : tf.where(grey, 1, 3)]
+    color = tf.ensure_shape(color, [None, None, 3])
+    alpha = tf.cast(samples[..., -1:], tf.float32) / graph.peak(samples.dtype)
+    alpha = tf.cond(has_alpha, lambda: alpha, lambda: tf.ones_like(alpha))
+    hidden = tf.reduce_any(alpha > 0) & tf.reduce_any(alpha < VISIBLE)
+    seen = tf.cond(hidden, lambda: _visible(color, alpha), lambda: color)
+    restored = restore(seen, grey | _monochrome(color, alpha))[..., : tf.where(grey, 1, 3)]
 
     def with_alpha() -> Any:
-        alpha = tf.cast(samples[..., -1:], tf.float32) / graph.peak(samples.dtype)
-        alpha = tf.image.resize(alpha, tf.shape(samples)[:2] * scale, "bicubic", antialias=True)
-        return tf.concat([color, graph.quantize(alpha, samples.dtype)], -1)
+        large = tf.image.resize(alpha, tf.shape(samples)[:2] * scale, "bicubic", antialias=True)
+        return tf.concat([restored, graph.quantize(large, samples.dtype)], -1)
 
-    return tf.io.encode_png(tf.cond(has_alpha, with_alpha, lambda: color))
+    return tf.io.encode_png(tf.cond(has_alpha, with_alpha, lambda: restored))
+
+
+def _visible(color: Any, alpha: Any) -> Any:
+    """Returns what `images.alpha.visible` does."""
+    plane = tf.cast(color, tf.float32) / graph.peak(color.dtype)
+    weight = tf.minimum(alpha / VISIBLE, 1)
+    finer = []
+    for _ in range(_LEVELS):
+        finer.append((plane, weight))
+        half = (tf.shape(plane)[:2] + 1) // 2
+        weights = tf.image.resize(weight, half, "area")
+        plane = tf.math.divide_no_nan(tf.image.resize(plane * weight, half, "area"), weights)
+        weight = tf.minimum(4 * weights, 1)
+    for fine, weight in reversed(finer):
+        around = tf.image.resize(plane, tf.shape(fine)[:2])
+        plane = fine * weight + around * (1 - weight)
+    return tf.where(alpha < VISIBLE, graph.quantize(plane, color.dtype), color)
+
+
+def _monochrome(color: Any, alpha: Any) -> Any:
+    """Returns what `images.samples.monochrome` does."""
+    shown = tf.cast(alpha > 0, tf.float32)
+    level = 255 / graph.peak(color.dtype)
+    tints = tf.cast(color, tf.float32) * level * shown
+    tints -= tints[..., 1:2]
+    spread = tf.reduce_max(tints, -1) - tf.reduce_min(tints, -1)
+    mean = tf.reduce_sum(tints, [0, 1]) / tf.maximum(tf.reduce_sum(shown), 1)
+    return (tf.reduce_max(spread) <= MAX_TINT) & (tf.reduce_max(tf.abs(mean)) <= MAX_MEAN_TINT)

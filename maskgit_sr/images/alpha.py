@@ -7,7 +7,8 @@ import numpy as np
 
 from maskgit_sr.images.samples import Picture, cast, peak
 
-_VISIBLE = 0.125  # alpha from which on a colour counts in full
+VISIBLE = 0.125
+"""Alpha from which on a colour counts in full."""
 
 
 def visible(picture: Picture) -> np.ndarray:
@@ -21,9 +22,9 @@ def visible(picture: Picture) -> np.ndarray:
     Gortler et al., The Lumigraph, 1996).
     """
     alpha = picture.alpha
-    if alpha is None or float(alpha.min()) >= _VISIBLE * peak(alpha.dtype) or not alpha.any():
+    if alpha is None or float(alpha.min()) >= VISIBLE * peak(alpha.dtype) or not alpha.any():
         return picture.color
-    weight = np.minimum(cast(alpha, np.float32) / np.float32(_VISIBLE), 1)
+    weight = np.minimum(cast(alpha, np.float32) / np.float32(VISIBLE), 1)
     unit = np.stack(
         [_filled(cast(picture.color[..., i], np.float32), weight) for i in range(3)], -1
     )

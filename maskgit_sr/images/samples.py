@@ -15,7 +15,8 @@ from maskgit_sr.images.metadata import Metadata
 
 NO_METADATA = Metadata()
 _BAND_PIXELS = 1 << 18
-_MAX_TINT, _MAX_MEAN_TINT = 8, 1  # levels of 255, between two channels of a grey picture
+MAX_TINT, MAX_MEAN_TINT = 8, 1
+"""Levels of 255 between two channels of a grey picture."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ def monochrome(picture: Picture) -> bool:
         )
         tints = band[:, [0, 2]].astype(np.float32) - band[:, 1:2]
         spread = tints.max(axis=1, initial=0) - tints.min(axis=1, initial=0)
-        if spread.max(initial=0) > _MAX_TINT * level:
+        if spread.max(initial=0) > MAX_TINT * level:
             return False
         sums += tints.sum(0, dtype=np.float64)
         visible += len(tints)
-    return bool((np.abs(sums) <= _MAX_MEAN_TINT * level * visible).all())
+    return bool((np.abs(sums) <= MAX_MEAN_TINT * level * visible).all())

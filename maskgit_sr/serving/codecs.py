@@ -187,17 +187,19 @@ class CodecProcesses:
             turn: of a decoder, which soon gets less of the processors.
         """
         loop, pid, nicer = asyncio.get_running_loop(), 0, None
-        ours = None
+        ours, doing = None, "before its request"
         try:
             ours, pid = await self._fork()
             if turn is not None:
                 turn.pid = pid
                 nicer = loop.call_later(_SHORT, _renice, pid)
+            doing = "while it was sent its request"
             while request:
                 piece = request.pop(0)
                 await loop.sock_sendall(ours, piece)
                 del piece
             sent()
+            doing = "over its request"
             (length,) = wire.HEAD.unpack((await _receive(ours, wire.HEAD.size)).data)
             tree, lengths = wire.layout((await _receive(ours, min(length, most))).tobytes())
             if sum(lengths) > most:
@@ -207,7 +209,11 @@ class CodecProcesses:
         # of any kind: a process that a file has broken may send anything
         except Exception as error:
             if not self._closed:
-                _log.warning("a codec process has died (%s)", type(error).__name__)
+                ended = self._forking and self._forking.poll()
+                _log.warning(
+                    *("a codec process has died %s (%s; the process that forks: %s)", doing),
+                    *(type(error).__name__, "runs" if ended is None else f"ended with {ended}"),
+                )
             raise CodecFailed("died", "") from None
         finally:
             if nicer is not None:

@@ -73,8 +73,8 @@ def test_a_picture_is_the_same_as_decoded_and_encoded_here(processes, data):
     [
         (b"no picture", "", "UserError", "not a picture"),
         (png(pixels(20, 30)), "", "TooManyPixels", "30x20 is more than the limit of 500"),
-        (gzip.compress(bytes(5000)), "gzip", "TooManyBytes", "limit of 2,000 bytes when"),
-        (gzip.compress(b"x" * 100)[:-3], "gzip", "UserError", "truncated"),
+        (gzip.compress(bytes(5000), mtime=0), "gzip", "TooManyBytes", "limit of 2,000 bytes when"),
+        (gzip.compress(b"x" * 100, mtime=0)[:-3], "gzip", "UserError", "truncated"),
         (b"x" * 100, "gzip", "UserError", "cannot be decompressed"),
     ],
 )
