@@ -37,6 +37,7 @@ class TooManyBytes(UserError):
 def main() -> None:
     """Forks a process for each socket; ends, with all of them, when the server has."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    control.setblocking(True)  # a socket is made without, where a library has set a time-out
     # The server ends this process, by closing the socket; whoever stops the server may send its
     # signal to all of its processes, but requests in flight have some seconds yet.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -67,6 +68,7 @@ def warm_up() -> None:
 def serve(job: socket.socket) -> None:
     """Answers the request that comes through a socket, and ends this process."""
     try:
+        job.setblocking(True)  # as above
         job.sendall(wire.HEAD.pack(os.getpid()))
         request = wire.receive(job)
         limit_memory(request["memory"])

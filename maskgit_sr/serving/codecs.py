@@ -79,6 +79,7 @@ class CodecProcesses:
     def start(self) -> None:
         """Starts the process that forks the others."""
         self._control, theirs = socket.socketpair()
+        self._control.setblocking(True)
         # its own path, and no threads, of which a fork has none
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

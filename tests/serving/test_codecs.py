@@ -68,6 +68,21 @@ def test_a_picture_is_the_same_as_decoded_and_encoded_here(processes, data):
     assert (bytes(encoded), notes) == images.to_bytes(here, "PNG")
 
 
+def test_a_time_out_that_a_library_has_set_does_not_reach_the_processes():
+    """Sockets are then made not to block, and who shares them does not know it."""
+    data = png(np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8))
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(60)
+    processes = CodecProcesses(LONG)
+    try:
+        processes.start()
+        for _ in range(5):
+            assert asyncio.run(decoded(processes, data)).color.shape == (900, 900, 3)
+    finally:
+        socket.setdefaulttimeout(before)
+        processes.close()
+
+
 @pytest.mark.parametrize(
     ("data", "coding", "kind", "message"),
     [
