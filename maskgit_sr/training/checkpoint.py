@@ -45,10 +45,11 @@ class Differs(_Unusable):
 
 
 class _Quiet(logging.Filter):
-    """Drops the tracebacks that Orbax's threads log: the failure is raised in one line as well."""
+    """Drops the tracebacks of Orbax's threads and tasks: their failure is raised in one line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and "orbax" in record.pathname)
+        task = record.name == "asyncio" and "never retrieved" in record.getMessage()
+        return not (task or (record.exc_info and "orbax" in record.pathname))
 
 
 _QUIET = _Quiet()  # one, since a logger takes the same filter once only
@@ -79,7 +80,9 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies), create=True
         )
         self._folder = folder
-        logging.getLogger("absl").addFilter(_QUIET)
+        # That of asyncio stays: a task complains when it is collected, at any time.
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_QUIET)
         try:
             self._manager = ocp.CheckpointManager(folder, options=options)
         except Exception as error:  # a file of that name, a read-only disk, a bucket out of reach
