@@ -20,6 +20,9 @@ pytest.importorskip("gcsfs", reason="needs gcsfs")
 storage = pytest.importorskip("gcp_storage_emulator.server", reason="needs gcp-storage-emulator")
 portpicker = pytest.importorskip("portpicker")
 
+# aiohttp's, on how gcsfs sends an object of a megabyte; it appears once a process
+pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
+
 
 def with_generation(download):
     """The header by which TensorStore knows one version of an object from the next."""
