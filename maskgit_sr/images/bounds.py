@@ -7,10 +7,12 @@ formats' ways around that.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -60,12 +62,16 @@ def formats() -> list[str]:
     """Returns Pillow's names of the formats that can be read here."""
     # Without `init` the table lacks formats; AVIF and JPEG 2000 depend on how Pillow was built.
     Image.init()
-    if "HEIF" not in Image.OPEN:
-        with contextlib.suppress(ImportError):  # the extra `heif`
-            import pillow_heif
-
-            pillow_heif.register_heif_opener()
+    _add_heif()
     return [name for name in _READABLE if name in Image.OPEN]
+
+
+@functools.cache  # a module that is absent would be looked for at every picture
+def _add_heif() -> None:
+    with contextlib.suppress(ImportError):  # the extra `heif`
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
 def check_size(width: int, height: int, limit: int = MAX_PIXELS) -> None:
@@ -146,22 +152,33 @@ def check_work(data: bytes) -> None:
         raise UserError(f"truncated TIFF ({width}x{height} uncompressed in {len(data):,} bytes)")
 
 
-def _check_scans(data: bytes) -> None:
-    at, scans = 2, 0
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yields (marker, position behind it) of a JPEG's segments and scans, up to its end.
+
+    Raises:
+      UserError: before the first scan there is no segment where one is expected.
+    """
+    at, scanned = 2, False
     while found := _MARKER.search(data, at):
-        if not scans and found.start() - at > _MAX_JUNK:
+        if not scanned and found.start() - at > _MAX_JUNK:
             break
         marker, at = data[found.start() + 1], found.end()
+        yield marker, at
         if marker == 0xD9:  # what follows is another picture, such as a preview
             return
-        if marker == 0xDA:
-            scans += 1
-            if scans > _MAX_SCANS:
-                raise UserError(f"JPEG of more than {_MAX_SCANS} scans")
+        scanned |= marker == 0xDA
         if marker not in (0xD8, 0x01):  # which alone have no length
             at += int.from_bytes(data[at : at + 2], "big")
-    if not scans and len(data) - at > _MAX_JUNK:
+    if not scanned and len(data) - at > _MAX_JUNK:
         raise UserError("damaged JPEG (no segment where one is expected)")
+
+
+def _check_scans(data: bytes) -> None:
+    scans = 0
+    for marker, _ in _segments(data):
+        scans += marker == 0xDA
+        if scans > _MAX_SCANS:
+            raise UserError(f"JPEG of more than {_MAX_SCANS} scans")
 
 
 def tiff_tags(file: BinaryIO) -> dict[int, Tag]:
@@ -243,15 +260,12 @@ def unsupported(data: bytes) -> str | None:
 
 
 def _jpeg_kind(data: bytes) -> str | None:
-    at = 2
-    while found := _MARKER.search(data, at):
-        marker, at = data[found.start() + 1], found.end()
+    for marker, at in _segments(data):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 2 < len(data):
             if data[at + 2] != 8:
                 return f"JPEG of {data[at + 2]} bits is not supported"
             process = _JPEG_PROCESS.get(marker - 0xC0)
             return f"{process} JPEG is not supported" if process else None
-        if marker in (0xDA, 0xD9):
+        if marker == 0xDA:
             return None
-        at += int.from_bytes(data[at : at + 2], "big")
     return None

@@ -61,8 +61,8 @@ class Transfer:
 
     def free(self) -> None:
         """Holds no more bytes."""
-        self._transfers.change(self, -self.size)
-        self.size = 0
+        held, self.size = self.size, 0  # before the change, which looks whether any is left
+        self._transfers.change(self, -held)
 
     def remaining(self) -> float | None:
         """Returns the seconds until it is ended, or None if nothing ends it."""

@@ -3,7 +3,7 @@
 The file says on which host and in which process the owner runs, and when that process started, so
 that the lock of a process that is gone (kill -9, power failure) is recognised, also when its number
 is used again. A process on another host cannot be looked at: its lock is respected, unless both
-belong to the same job (`_job`) of a scheduler, which starts a job again only after its end.
+belong to the same job (`_JOBS`) of a scheduler, which starts a job again only after its end.
 """
 
 from __future__ import annotations

@@ -55,16 +55,17 @@ async def idle(pipe: Pipe) -> None:
 
 async def slow_head(pipe: Pipe) -> None:
     """Sends a head that never ends."""
-    pipe[1].write(b"POST /upscale HTTP/1.1\r\nHost: x\r\nX-Slow: ")
-    while not pipe[0].at_eof():
-        pipe[1].write(b"a")
-        await pipe[1].drain()
-        await asyncio.sleep(0.5)
+    await trickle(pipe, b"POST /upscale HTTP/1.1\r\nHost: x\r\nX-Slow: ")
 
 
 async def drip(pipe: Pipe) -> None:
     """Sends a body byte by byte."""
-    pipe[1].write((HEAD % (1000, "")).encode())
+    await trickle(pipe, (HEAD % (1000, "")).encode())
+
+
+async def trickle(pipe: Pipe, beginning: bytes) -> None:
+    """Sends a beginning, and then a byte every half second."""
+    pipe[1].write(beginning)
     while not pipe[0].at_eof():
         pipe[1].write(b"a")
         await pipe[1].drain()

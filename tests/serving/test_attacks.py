@@ -212,3 +212,11 @@ def test_responses_that_are_not_read_are_given_up(strict):
             while True:
                 connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
     strict.check(RGB)
+
+
+def test_transfers_that_hold_nothing_are_forgotten(upscaler):
+    with serve(upscaler) as served:
+        for _ in range(3):
+            served.check(RGB)
+        until(lambda: served.service.transfers.held == 0)
+        assert not served.service.transfers._holding
