@@ -63,6 +63,34 @@ def convert_compact(
         _print_summary(compact.convert(source, target, overwrite=overwrite))
 
 
+@convert.command("maskgit")
+def convert_maskgit(
+    tokenizer: Annotated[
+        Path, typer.Argument(metavar="TOKENIZER", help="Published tokenizer, msgpack.")
+    ],
+    transformer: Annotated[
+        Path, typer.Argument(metavar="TRANSFORMER", help="Published transformer, msgpack.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Bundle to write.")],
+    method: Annotated[str, typer.Option(help="Method of the bundle.")] = "sr_maskgit_inpainting",
+    grid: Annotated[
+        int, typer.Option(help="Side of the token grid: 32, or 16 for the 256x256 files.")
+    ] = 32,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST.")] = False,
+) -> None:
+    """Convert MaskGIT's checkpoints of tokenizer and transformer."""
+    with reporting():
+        for source in (tokenizer, transformer):
+            _check_paths(source, target, overwrite)
+        from maskgit_sr.convert import maskgit
+
+        sizes = maskgit.published(grid)
+        summary = maskgit.convert(
+            tokenizer, transformer, target, method=method, sizes=sizes, overwrite=overwrite
+        )
+        _print_summary(summary)
+
+
 def _check_paths(source: Path, target: Path, overwrite: bool) -> None:
     # before the imports of the conversions, which bring JAX and take seconds
     if not source.exists():
