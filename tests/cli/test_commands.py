@@ -270,6 +270,35 @@ def test_convert_realsrt(tmp_path, monkeypatch):
     assert calls == [("a.pth", "b.safetensors", False), ("a.pth", "b.safetensors", True)]
 
 
+def test_convert_maskgit(tmp_path, monkeypatch):
+    from maskgit_sr.convert import maskgit
+
+    calls = []
+
+    def convert(*files, method, sizes, overwrite):
+        calls.append((*(f.name for f in files), method, sizes.transformer.positions, overwrite))
+        return {"parameters": 12, "groups": {"tokenizer": 5, "transformer": 7}}
+
+    monkeypatch.setattr(maskgit, "convert", convert)
+    files = [tmp_path / name for name in ("a", "b", "c.safetensors")]
+    files[0].touch()
+    refuses("b: no such file", "convert", "maskgit", *files)
+    files[1].touch()
+    result = run("convert", "maskgit", *files)
+    assert result.stdout == "parameters: 12\ngroups: tokenizer 5, transformer 7\n"
+    run("convert", "maskgit", *files, "--method", "sr_maskgit_correction", "--grid", "16")
+    refuses("grid: expected at least 1", "convert", "maskgit", *files, "--grid", "0")
+    files[2].touch()
+    refuses("c.safetensors: exists already", "convert", "maskgit", *files)
+    run("convert", "maskgit", *files, "--overwrite")
+    names = ("a", "b", "c.safetensors")
+    assert calls == [
+        (*names, "sr_maskgit_inpainting", 1025, False),
+        (*names, "sr_maskgit_correction", 257, False),
+        (*names, "sr_maskgit_inpainting", 1025, True),
+    ]
+
+
 def test_help_needs_none_of_the_heavy_libraries():
     code = (
         "import sys; from maskgit_sr.cli import app\n"

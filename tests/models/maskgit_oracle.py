@@ -54,6 +54,22 @@ def public():
     return stack
 
 
+def golden():
+    """The stored numbers, and the states of both networks that gave them."""
+    with np.load(REFERENCE) as file:
+        stored = dict(file)
+    for name in ("entries", "published_entries"):
+        stored[name] = json.loads(stored[name].tobytes())
+    return stored, [state(part) for part in stored["entries"]]
+
+
+def agree(found, expected, tolerance=1e-4):
+    """Asserts max |a − b| / max |b|."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
 def tokenizer(oracle, config):
     vqvae = ml_collections.ConfigDict(
         dict(
@@ -114,7 +130,7 @@ def state(entries):
             return 0.5 * x
         if name.endswith("codebook"):
             return x
-        # What is summed over: all axes but those of the output, which are two in a head's.
+        # Inputs are all axes but those of the output, which are two for a head.
         inputs = shape[:1] if name.split("/")[-2] in ("query", "key", "value") else shape[:-1]
         return x / np.sqrt(np.prod(inputs))
 
@@ -136,7 +152,7 @@ def inputs(sizes=TINY):
 
 
 def outputs(oracle, sizes, states):
-    """What the public code makes of `inputs` at ``sizes`` with the weights ``states``."""
+    """Outputs of the public code for `inputs` at ``sizes`` with the weights ``states``."""
     image, tokens, rows = inputs(sizes)
     codes = sizes.transformer.codes
     label = np.full((len(rows), 1), codes, np.int32)
