@@ -53,10 +53,10 @@ def published(grid: int) -> Sizes:
     """Returns the published sizes for a grid of ``grid``×``grid`` tokens: 32, or 16 for 256×256.
 
     Raises:
-        UserError: ``grid`` is below 1.
+        UserError: ``grid`` is not 1 to 128.
     """
-    if grid < 1:
-        raise UserError(f"grid: expected at least 1, found {grid}")
+    if not 1 <= grid <= 128:
+        raise UserError(f"grid: expected 1 to 128, found {grid}")
     return Sizes(transformer=MaskGITTransformerConfig(positions=grid**2 + 1))
 
 
@@ -242,8 +242,11 @@ def _build(name: str, sizes: Sizes) -> Method:
     Raises:
         UserError: there is none of that name, or its configuration has no such networks.
     """
+    side = math.isqrt(sizes.transformer.positions - 1) * sizes.tokenizer.factor // 2
+    # Without a class in front, as the public correction and inpainting run these weights.
+    decoding = {"class_token": False, "overlap": side // 4}
     try:
-        return registry.build(name, dataclasses.asdict(sizes))
+        return registry.build(name, dataclasses.asdict(sizes) | decoding)
     except ValueError as error:
         raise UserError(f"convert: {error}") from error
 

@@ -61,13 +61,14 @@ def decode(
     *,
     temperature: float = 0.0,
     redraw: bool = False,
+    first: int = 0,
     confidence: bool = False,
 ) -> Decoded:
     """Returns the canvas filled in T steps.
 
     Whatever does not change from step to step (LR memory, cross-attention keys and values) belongs
-    in the closures; the loop carries tokens, mask and probabilities only. ``generate`` is called T
-    times and ``rule.priority`` T − 1 times.
+    in the closures; the loop carries tokens, mask and probabilities only. ``generate`` is called
+    T − ``first`` times and ``rule.priority`` once less.
 
     Args:
         generate: (tokens [B, N], mask [B, N]) → logits [B, N, K].
@@ -76,6 +77,8 @@ def decode(
         keys: one PRNG key per example, [B], so that its samples depend neither on its place in
             the batch nor on its neighbours.
         temperature: 0 takes the most likely token; above 0 samples softmax(logits / temperature).
+        first: step t at which all examples begin, below T; earlier ones are not run. Unlike
+            `Canvas.start` it is static, and saves its passes.
         redraw: draw kept tokens again in every step too (ITER's released code); known ones stay.
         confidence: also return the confidence of the finished tokens.
     """
@@ -103,8 +106,8 @@ def decode(
         return _begun(step, canvas.start, filled._replace(mask=mask), carry)
 
     carry = _Carry(canvas.tokens, free, jnp.ones(free.shape, jnp.float32))
-    if steps > 1:  # a loop of no turns would still trace, and need, the rule's network
-        carry = jax.lax.fori_loop(0, steps - 1, body, carry)
+    if steps - first > 1:  # a loop of no turns would still trace, and need, the rule's network
+        carry = jax.lax.fori_loop(first, steps - 1, body, carry)
     # The last step masks nothing, so it stands outside and spares a pass of the rule's network.
     carry = _begun(steps - 1, canvas.start, fill(steps - 1, carry), carry)
     scores = rule.confidence(carry.tokens, carry.probability) if confidence else None

@@ -24,6 +24,25 @@ def hinge_generator(fake: Logits) -> Scalar:
     return -jnp.mean(fake)
 
 
+def nonsaturating_discriminator(real: Logits, fake: Logits) -> Scalar:
+    """Returns mean softplus(−real) + mean softplus(fake) (Goodfellow et al. 2014)."""
+    return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
+
+
+def nonsaturating_generator(fake: Logits) -> Scalar:
+    """Returns mean softplus(−fake)."""
+    return jnp.mean(jax.nn.softplus(-fake))
+
+
+def r1_penalty(judge: Callable[[Image], Logits], real: Image) -> Scalar:
+    """Returns the batch's mean of ‖∂ Σ logits / ∂image‖² at real images (Mescheder et al. 2018).
+
+    Logits of an image must not depend on its neighbours, as those behind a batch norm do.
+    """
+    gradient = jax.grad(lambda image: jnp.sum(judge(image)))(real).astype(jnp.float32)
+    return jnp.mean(jnp.sum(jnp.square(gradient), axis=(1, 2, 3)))
+
+
 class Balanced(NamedTuple):
     """Losses and image of `balanced_loss`.
 

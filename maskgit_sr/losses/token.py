@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
@@ -9,10 +10,20 @@ from jaxtyping import Array, Float
 from maskgit_sr.arrays import Confidence, Scalar, TokenLogits, TokenMask, Tokens
 
 
-def masked_cross_entropy(logits: TokenLogits, targets: Tokens, mask: TokenMask) -> Scalar:
-    """Returns the mean cross-entropy of a batch's masked positions, in nats (RealSRT Eq. 1)."""
+def masked_cross_entropy(
+    logits: TokenLogits, targets: Tokens, mask: TokenMask, smoothing: float = 0.0
+) -> Scalar:
+    """Returns the mean cross-entropy of a batch's masked positions, in nats (RealSRT Eq. 1).
+
+    Args:
+        smoothing: share of the target that all K tokens have alike (label smoothing).
+    """
     # Float32: the log-sum-exp of bfloat16 logits has two to three digits.
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
+    logits = logits.astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    if smoothing:
+        even = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+        losses = (1 - smoothing) * losses + smoothing * even
     return _masked_mean(losses, mask)
 
 

@@ -233,6 +233,20 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
 
 
+class Reference(NamedTuple):
+    """A run that `evaluate` scores beside the method's own, to tell what its networks allow.
+
+    Attributes:
+        name: such as "VQGAN of HR".
+        method: over the same parameters, at its own defaults.
+        source: image that it is given: ``lr``, or ``hr`` for a method of scale 1.
+    """
+
+    name: str
+    method: Method
+    source: str
+
+
 class Method(Protocol):
     """A published system: its networks, training stages and restoration.
 
@@ -248,6 +262,7 @@ class Method(Protocol):
         provides: what `restore` returns beside the image: ``confidence``, ``tokens``.
         losses: settings of the training losses, a dataclass; no part of a bundle.
         studies: ablations by name: (name of a run, its options), in order.
+        references: runs of other methods over the same parameters, scored beside every score.
     """
 
     name: str
@@ -259,6 +274,10 @@ class Method(Protocol):
     provides: frozenset[str]
     losses: Any
     studies: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]]
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """Returns those runs; none where nothing but the method itself sets the limit."""
 
     @property
     def stages(self) -> Mapping[str, Stage]:
@@ -331,6 +350,11 @@ class MethodBase:
         if arrays is not None and (least := least_arrays(network)) > arrays:
             raise ValueError(f"model: describes at least {least} arrays, found {arrays}")
         return cls(network, from_mapping(cls.losses_class, losses, "losses"), execution)
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """Returns none."""
+        return ()
 
     def continued_stats(self, params: Params) -> Params:
         """Returns nothing: there are no statistics."""

@@ -115,6 +115,22 @@ class ImageMethod(MethodBase):
         return Stage(phases=tuple(phases), frozen=frozen, **more)
 
 
+def reconstruction_loss(
+    method: ImageMethod, params: Params, image: Image, target: Image, key: jax.Array
+) -> Scalar:
+    """Returns pixel + lattice + perceptual loss of an image, each by its factor."""
+    config = method.losses
+    loss = PIXEL_LOSSES[config.pixel](image, target)
+    if config.lattice > 0:
+        loss += config.lattice * lattice(image, target, method.scale)
+    if config.perceptual_weight > 0:
+        # Folded, because the callers split the same key for draws of their own.
+        window = jax.random.fold_in(key, 1)
+        seen = random_window(window, config.perceptual_shift, image, target)
+        loss += config.perceptual_weight * perceptual_loss(params["perceptual"], *seen)
+    return loss
+
+
 def image_loss(
     method: ImageMethod,
     params: Params,
@@ -131,21 +147,10 @@ def image_loss(
         targets: images that the output is compared with, each behind its weight.
     """
     config = method.losses
-    pixel = PIXEL_LOSSES[config.pixel]
-    # Folded, because the callers split the same key for draws of their own.
-    window = jax.random.fold_in(key, 1)
 
     def reconstruction(image: jax.Array) -> Scalar:
-        return sum((w * compared(image, target) for w, target in targets), jnp.float32(0))
-
-    def compared(image: jax.Array, target: Image) -> Scalar:
-        loss = pixel(image, target)
-        if config.lattice > 0:
-            loss += config.lattice * lattice(image, target, method.scale)
-        if config.perceptual_weight > 0:
-            seen = random_window(window, config.perceptual_shift, image, target)
-            loss += config.perceptual_weight * perceptual_loss(params["perceptual"], *seen)
-        return loss
+        found = (w * reconstruction_loss(method, params, image, t, key) for w, t in targets)
+        return sum(found, jnp.float32(0))
 
     def adversarial(image: jax.Array) -> Scalar:
         fake = method.discriminator.apply(params["discriminator"], lambda m: m(image))

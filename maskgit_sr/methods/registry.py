@@ -9,11 +9,13 @@ from maskgit_sr.arrays import Execution
 from maskgit_sr.methods.base import Method
 from maskgit_sr.methods.realsrt import RealSRT
 from maskgit_sr.methods.realsrt_variants import RealSRTTuned
+from maskgit_sr.methods.sr_maskgit import Correction, Inpainting
 from maskgit_sr.methods.structure import Structure
 from maskgit_sr.methods.subpixel import Subpixel
 from maskgit_sr.models.fields import short
 
-METHODS: dict[str, Any] = {cls.name: cls for cls in (RealSRT, RealSRTTuned, Structure, Subpixel)}
+_CLASSES = (RealSRT, RealSRTTuned, Correction, Inpainting, Structure, Subpixel)
+METHODS: dict[str, Any] = {cls.name: cls for cls in _CLASSES}
 
 
 def build(

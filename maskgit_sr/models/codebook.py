@@ -46,16 +46,21 @@ def continued(embedding: Float[Array, "K C"]) -> CodebookStats:
 
 def nearest(vectors: Float[Array, "*n C"], embedding: Float[Array, "K C"]) -> Int[Array, "*n"]:
     """Returns the index of the nearest code in Euclidean distance; ties go to the lower index."""
+    found = jnp.argmin(distances(vectors, embedding), axis=-1)
+    return found.astype(jnp.int32).reshape(vectors.shape[:-1])
+
+
+def distances(vectors: Float[Array, "*n C"], embedding: Float[Array, "K C"]) -> Float[Array, "M K"]:
+    """Returns the squared Euclidean distances of all M vectors to all codes, float32."""
     # |v|² + |e|² − 2·v·e subtracts numbers of nearly equal size. In bfloat16, or in the reduced
     # precision of accelerators' float32 products, the rest is noise and changes tokens.
     flat = vectors.astype(jnp.float32).reshape(-1, vectors.shape[-1])
     embedding = embedding.astype(jnp.float32)
-    distance = (
+    return (
         jnp.sum(flat**2, 1, keepdims=True)
         + jnp.sum(embedding**2, 1)[None]
         - 2 * jnp.matmul(flat, embedding.T, precision="highest")
     )
-    return jnp.argmin(distance, axis=-1).astype(jnp.int32).reshape(vectors.shape[:-1])
 
 
 def update(

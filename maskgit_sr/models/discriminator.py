@@ -24,10 +24,13 @@ class DiscriminatorConfig:
     Attributes:
         filters: width of the first layer.
         layers: number of convolutions of stride 2.
+        norms: batch norms between the convolutions. Without them an image's logits do not depend
+            on its neighbours, which a gradient penalty needs.
     """
 
     filters: Width = 64
     layers: Count = 3
+    norms: bool = True
 
 
 _conv_init = nnx.initializers.normal(0.02)
@@ -65,13 +68,15 @@ class PatchDiscriminator(nnx.Module):
         for i, (narrow, wide) in enumerate(itertools.pairwise(widths), start=1):
             strides = 2 if i < config.layers else 1
             # The batch norm after it would subtract a bias again.
-            convs.append(make(narrow, wide, strides=strides, use_bias=False))
+            convs.append(make(narrow, wide, strides=strides, use_bias=not config.norms))
         convs.append(make(widths[-1], 1))
         self.convs = nnx.List(convs)
-        self.norms = nnx.List([batch_norm(w, rngs=rngs) for w in widths[1:]])
+        normed = widths[1:] if config.norms else []
+        self.norms = nnx.List([batch_norm(w, rngs=rngs) for w in normed])
 
     def __call__(self, image: Image) -> Float[Array, "B h w 1"]:
         x = jax.nn.leaky_relu(self.convs[0](image), 0.2)
-        for layer, norm in zip(list(self.convs)[1:-1], self.norms, strict=True):
-            x = jax.nn.leaky_relu(norm(layer(x)), 0.2)
+        for i, layer in enumerate(list(self.convs)[1:-1]):
+            x = layer(x)
+            x = jax.nn.leaky_relu(self.norms[i](x) if self.norms else x, 0.2)
         return self.convs[-1](x).astype(jnp.float32)  # losses are float32

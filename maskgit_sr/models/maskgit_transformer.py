@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from maskgit_sr.arrays import TokenLogits, Tokens
+from maskgit_sr.models.fields import Range, Width
 from maskgit_sr.models.layers import run_layer
 from maskgit_sr.models.transformer import Sequence, attend
 
@@ -40,27 +41,28 @@ class MaskGITTransformerConfig:
             while a key is given; 0.1 when MaskGIT was trained on ImageNet.
 
     Raises:
-        ValueError: a number below its minimum, heads that do not divide ``dim``, or a rate
-            outside [0, 1).
+        ValueError: heads that do not divide ``dim``.
     """
 
-    codes: int = 1024
-    classes: int = 1000
-    positions: int = 1025
-    dim: int = 768
-    depth: int = 24
-    heads: int = 16
-    inner: int = 3072
-    dropout: float = 0.0
+    codes: Width = 1024
+    classes: Annotated[int, Range(0, 16384)] = 1000
+    positions: Annotated[int, Range(2, 16385)] = 1025
+    dim: Width = 768
+    depth: Annotated[int, Range(1, 1024)] = 24
+    heads: Width = 16
+    inner: Width = 3072
+    dropout: Annotated[float, Range(0, 0.99)] = 0.0
 
     def __post_init__(self) -> None:
-        sizes = (self.codes, self.positions, self.dim, self.depth, self.heads, self.inner)
-        if min(sizes) < 1 or self.classes < 0:
-            raise ValueError(f"transformer: expected sizes of at least 1, found {self}")
         if self.dim % self.heads:
-            raise ValueError(f"transformer.heads: expected a divisor of {self.dim}: {self.heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"transformer.dropout: expected 0 to below 1, found {self.dropout}")
+            raise ValueError(
+                f"transformer.heads: expected a divisor of {self.dim}, found {self.heads}"
+            )
+
+    @property
+    def arrays(self) -> int:
+        """Returns the number of arrays."""
+        return 16 * self.depth + 9
 
     @property
     def vocabulary(self) -> int:

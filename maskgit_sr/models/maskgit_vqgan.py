@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Image, Latent, TokenGrid, Tokens
 from maskgit_sr.models import codebook
+from maskgit_sr.models.fields import Count, Range, Width
 from maskgit_sr.models.layers import Feature, Upsample, conv, make_norm, run_layer
 
 
@@ -29,25 +30,33 @@ class MaskGITVQGANConfig:
         groups: number of groups of the group norms (0: no norms).
 
     Raises:
-        ValueError: a number below its minimum, or a level's width that ``groups`` does not divide.
+        ValueError: no level or too many, or a level's width that ``groups`` does not divide.
     """
 
-    width: int = 128
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    blocks: int = 2
-    code_width: int = 256
-    codes: int = 1024
-    groups: int = 32
+    width: Width = 128
+    multipliers: tuple[Annotated[int, Range(1, 64)], ...] = (1, 1, 2, 2, 4)
+    blocks: Annotated[int, Range(1, 1024)] = 2
+    code_width: Width = 256
+    codes: Width = 1024
+    groups: Count = 32
 
     def __post_init__(self) -> None:
-        if min(self.width, self.blocks, self.code_width, self.codes, *self.multipliers, 1) < 1:
-            raise ValueError(f"tokenizer: expected sizes of at least 1, found {self}")
-        if not self.multipliers:
-            raise ValueError("tokenizer.multipliers: expected at least one level, found none")
+        # At most 11, since no side of an image is a multiple of more than a window's 1,024 pixels.
+        if not 1 <= len(self.multipliers) <= 11:
+            found = len(self.multipliers)
+            raise ValueError(f"tokenizer.multipliers: expected 1 to 11 levels, found {found}")
         if self.groups and any(width % self.groups for width in (self.width, *self.widths)):
             raise ValueError(
                 f"tokenizer.groups: expected a divisor of {self.widths}, found {self.groups}"
             )
+
+    @property
+    def arrays(self) -> int:
+        """Returns the least number of arrays; shortcuts of blocks are not counted."""
+        levels = len(self.multipliers)
+        # A block has two convolutions without biases, and two norms of two arrays.
+        blocks = 2 * (levels + 1) * self.blocks * (6 if self.groups else 2)
+        return blocks + 2 * (levels - 1) + 8 + (4 if self.groups else 0)
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ BATCH = P(("data", "fsdp"))  # fsdp shards parameters, and is data parallel all 
 
 RULES: tuple[tuple[str, P], ...] = (
     # Columns over tensor here, rows below: nothing is exchanged between the two products.
-    (r"/(query|key_value|up)/kernel$", P("fsdp", "tensor")),
+    (r"/(query|key|value|key_value|up)/kernel$", P("fsdp", "tensor")),
     (r"/(out|down)/kernel$", P("tensor", "fsdp")),
     (r"/(encoder_in|decoder_in|logits)/kernel$", P(None, "fsdp")),
     (r"/kernel$", P(None, None, None, "fsdp")),

@@ -13,39 +13,11 @@ from maskgit_sr import bundles
 from maskgit_sr.convert import maskgit as conversion
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
-from maskgit_sr.methods.base import MethodBase, TileSpec
 from maskgit_sr.models.functional import flatten
-from maskgit_sr.models.maskgit_transformer import MaskGITTransformerConfig
-from maskgit_sr.models.maskgit_vqgan import MaskGITVQGANConfig
 from tests.models.maskgit_oracle import TINY, golden
 
 CONFIGS = (TINY.tokenizer, TINY.transformer)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    tokenizer: MaskGITVQGANConfig = MaskGITVQGANConfig()
-    transformer: MaskGITTransformerConfig = MaskGITTransformerConfig()
-    tile: TileSpec = TileSpec(sides=(8,), overlap=4)
-
-
-class Correction(MethodBase):
-    """A method with both networks, as far as a bundle needs one."""
-
-    name = "maskgit_test"
-    scale = 2
-    groups = ("tokenizer", "transformer")
-    exact = frozenset({"tokenizer"})
-    config_class: Any = Config
-    losses_class: Any = Config
-
-    def shapes(self):
-        return {group: conversion._shapes(getattr(self.config, group)) for group in self.groups}
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setitem(registry.METHODS, Correction.name, Correction)
+METHOD = "sr_maskgit_correction"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +37,7 @@ def files(tmp_path, states):
 
 
 def run(files, target, **options):
-    return conversion.convert(*files, target, method=Correction.name, sizes=TINY, **options)
+    return conversion.convert(*files, target, method=METHOD, sizes=TINY, **options)
 
 
 @pytest.mark.parametrize("part", [0, 1])
@@ -105,7 +77,9 @@ def test_round_trip_through_files_is_exact(tmp_path, files, states):
     """Our parameters → official tree → msgpack → bundle → ours, bit for bit."""
     target = tmp_path / "maskgit.safetensors"
     summary = run(files, target)
-    params, metadata = bundles.read(target, Correction(Config(*CONFIGS)).shapes())
+    params, metadata = bundles.read(
+        target, registry.build(METHOD, dataclasses.asdict(TINY) | {"overlap": 2}).shapes()
+    )
     for group, state, config in zip(params, states, CONFIGS, strict=True):
         ours = flatten(conversion.from_official(state, config))
         assert flatten(params[group]).keys() == ours.keys()
@@ -116,11 +90,13 @@ def test_round_trip_through_files_is_exact(tmp_path, files, states):
             )
     assert params["tokenizer"].keys() == {"encoder", "decoder", "codebook"}
     assert summary["parameters"] == sum(a.size for s in states for a in s.values())
-    assert (metadata.method, metadata.scale) == (Correction.name, 2)
+    assert (metadata.method, metadata.scale) == (METHOD, 2)
     assert metadata.licence == "Apache-2.0"
     assert metadata.training["transformer"]["file"] == "transformer.msgpack"
     built = registry.build(metadata.method, metadata.config)
     assert (built.config.tokenizer, built.config.transformer) == CONFIGS
+    # What the public correction does: windows of one grid, and no class in front.
+    assert not built.config.class_token and built.tile.sides == (8,)
 
 
 def test_target_is_kept(tmp_path, files):
@@ -130,7 +106,7 @@ def test_target_is_kept(tmp_path, files):
         run(files, target)
     assert target.read_bytes() == b"precious"
     run(files, target, overwrite=True)
-    assert bundles.read_metadata(target).method == Correction.name
+    assert bundles.read_metadata(target).method == METHOD
 
 
 GOOD = serialization.to_bytes({"params": {"a": np.ones((3, 4), np.float32)}})
@@ -224,7 +200,7 @@ def test_method_without_these_networks_is_refused(tmp_path, files):
     ):
         with pytest.raises(UserError, match=message):
             conversion.convert(*files, target, method=name, sizes=TINY)
-    with pytest.raises(UserError, match="grid: expected at least 1, found 0"):
+    with pytest.raises(UserError, match="grid: expected 1 to 128, found 0"):
         conversion.published(0)
     assert not target.exists()
 

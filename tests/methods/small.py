@@ -6,11 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import TileSpec
+from maskgit_sr.methods.maskgit import MaskGITLosses
 from maskgit_sr.methods.realsrt import RealSRT
 from maskgit_sr.methods.realsrt_variants import RealSRTTuned, TunedLosses
+from maskgit_sr.methods.sr_maskgit import Correction, Inpainting
 from maskgit_sr.methods.structure import DistilLosses, Structure, StructureMethodConfig
 from maskgit_sr.methods.subpixel import Subpixel, SubpixelConfig
+from maskgit_sr.models.discriminator import DiscriminatorConfig
+from maskgit_sr.models.maskgit_transformer import MaskGITTransformerConfig
+from maskgit_sr.models.maskgit_vqgan import MaskGITVQGANConfig
 from maskgit_sr.models.structure import StructureConfig
 from maskgit_sr.training import weights
 
@@ -30,11 +36,35 @@ def build(name, tiny, losses, **changes):
         kept = {f.name for f in dataclasses.fields(DistilLosses)} & fields(losses).keys()
         own = DistilLosses(**{name: getattr(losses, name) for name in kept})
         return Structure(StructureMethodConfig(TileSpec((8, 16), 4), network), own)
+    if name in (Correction.name, Inpainting.name):
+        own = MaskGITLosses(
+            perceptual="none",
+            perceptual_weight=0.0,
+            discriminator=DiscriminatorConfig(8, 1, norms=False),
+            joined=0.5,
+        )
+        return registry.METHODS[name](maskgit(name), own)
     if name == RealSRT.name:
         return RealSRT(tiny, losses)
     if name == RealSRTTuned.name:
         return RealSRTTuned(tiny, TunedLosses(**fields(losses)))
     raise AssertionError(f"{name}: give it a small configuration here")
+
+
+def maskgit(name=Inpainting.name, **changes):
+    """A 16-pixel LR window, a 4×4 token grid of 2×2 cells, 16 codes."""
+    settings = dict(
+        tokenizer=MaskGITVQGANConfig(
+            width=8, multipliers=(1, 1, 1, 2), blocks=1, code_width=8, codes=16, groups=4
+        ),
+        transformer=MaskGITTransformerConfig(
+            codes=16, classes=0, positions=17, dim=16, depth=1, heads=2, inner=32
+        ),
+        overlap=8,
+    )
+    if name == Inpainting.name:
+        settings["cell"] = 2
+    return registry.METHODS[name].config_class(**settings | changes)
 
 
 def random_params(method):

@@ -9,6 +9,7 @@ import pytest
 
 from maskgit_sr.convert.maskgit import from_official
 from maskgit_sr.losses.token import masked_cross_entropy
+from maskgit_sr.models.fields import from_mapping
 from maskgit_sr.models.functional import Network, count, flatten
 from maskgit_sr.models.maskgit_transformer import (
     MaskGITTransformer,
@@ -179,10 +180,10 @@ def test_a_fresh_network_is_near_uniform():
     ("changes", "message"),
     [
         (dict(heads=7), "transformer.heads: expected a divisor of 768"),
-        (dict(dropout=1.0), "transformer.dropout"),
-        (dict(depth=0), "expected sizes of at least 1"),
+        (dict(dropout=1.0), "transformer.dropout: expected 0 to 0.99, found 1.0"),
+        (dict(depth=0), "transformer.depth: expected 1 to 1024, found 0"),
     ],
 )
 def test_sizes_are_checked(changes, message):
     with pytest.raises(ValueError, match=message):
-        MaskGITTransformerConfig(**changes)
+        from_mapping(MaskGITTransformerConfig, changes, "transformer")

@@ -111,8 +111,8 @@ def test_remat_and_bfloat16_leave_the_function():
     ("changes", "message"),
     [
         (dict(width=24), r"tokenizer.groups: expected a divisor of \(24, 24, 48, 48, 96\)"),
-        (dict(blocks=0), "expected sizes of at least 1"),
-        (dict(multipliers=()), "expected at least one level"),
+        (dict(multipliers=()), "expected 1 to 11 levels, found 0"),
+        (dict(multipliers=(1,) * 12), "expected 1 to 11 levels, found 12"),
     ],
 )
 def test_sizes_are_checked(changes, message):
