@@ -170,6 +170,19 @@ def test_examples_may_have_counts_and_first_steps_of_their_own():
     np.testing.assert_array_equal(recorder.result.tokens[1], canvas.tokens[1])
 
 
+def test_all_may_begin_at_a_later_step():
+    """Without the passes before it, and to the same tokens as where each example waits for it."""
+    counts = np.array([9, 6, 3, 0])
+    waiting = known_canvas(start=(2, 2))
+    more = dict(batch=BATCH, counts=counts, temperature=1.0)
+    slow = Recorder("confidence", 4, canvas=waiting, **more)
+    ready = waiting._replace(start=jnp.zeros_like(waiting.start))
+    fast = Recorder("confidence", 4, canvas=ready, first=2, **more)
+    assert len(fast.masks) == 2 and len(slow.masks) == 4
+    np.testing.assert_array_equal(fast.masks[1], slow.masks[3])
+    np.testing.assert_array_equal(fast.result.tokens, slow.result.tokens)
+
+
 def test_gumbel_noise_is_annealed_and_the_examples_own():
     tokens = jnp.zeros((2, 500), jnp.int32)
     probability = jnp.full((2, 500), 0.5)

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_sr.losses.adversarial import balanced_loss, hinge_discriminator, hinge_generator
+from maskgit_sr.losses.adversarial import (
+    balanced_loss,
+    hinge_discriminator,
+    hinge_generator,
+    nonsaturating_discriminator,
+    nonsaturating_generator,
+    r1_penalty,
+)
 
 EPS, CEILING = 1e-4, 1e4
 
@@ -19,6 +26,22 @@ def test_hinge():
     expected = 0.5 * (np.mean([1.5, 0.8, 0.0]) + np.mean([0.0, 1.5, 2.0]))
     np.testing.assert_allclose(hinge_discriminator(jnp.asarray(real), jnp.asarray(fake)), expected)
     np.testing.assert_allclose(hinge_generator(jnp.asarray(fake)), -fake.mean(), rtol=1e-6)
+
+
+def test_nonsaturating():
+    real, fake = np.array([-0.5, 0.2, 3.0]), np.array([-2.0, 0.5, 1.0])
+    expected = np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(fake)).mean()
+    found = nonsaturating_discriminator(jnp.asarray(real), jnp.asarray(fake))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    found = nonsaturating_generator(jnp.asarray(fake))
+    np.testing.assert_allclose(found, np.log1p(np.exp(-fake)).mean(), rtol=1e-6)
+
+
+def test_r1_penalty_is_the_squared_norm_of_each_image():
+    images, weight = normal(6, 3, 4, 4, 3), normal(7, 1, 4, 4, 3)
+    found = r1_penalty(lambda x: jnp.sum(weight * x**2, axis=3, keepdims=True), images)
+    expected = (np.square(2 * weight * images).sum((1, 2, 3))).mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 X, TARGET, JUDGE = normal(0, 2, 6), normal(1, 2, 3), normal(2, 3, 4)

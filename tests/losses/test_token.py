@@ -18,6 +18,14 @@ def test_masked_cross_entropy_is_over_masked_positions_of_the_batch():
     np.testing.assert_allclose(found, -picked[MASK].mean(), rtol=1e-5)
 
 
+def test_smoothing_gives_all_tokens_a_share():
+    log_probability = LOGITS - np.log(np.exp(LOGITS).sum(-1, keepdims=True))
+    target = 0.9 * np.eye(5)[TARGETS] + 0.1 / 5
+    expected = -(target * log_probability).sum(-1)[MASK].mean()
+    given = (jnp.asarray(LOGITS), jnp.asarray(TARGETS), jnp.asarray(MASK))
+    np.testing.assert_allclose(masked_cross_entropy(*given, smoothing=0.1), expected, rtol=1e-5)
+
+
 def test_nothing_masked_is_zero():
     empty = jnp.zeros_like(jnp.asarray(MASK))
     assert masked_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(TARGETS), empty) == 0

@@ -29,6 +29,16 @@ def test_published_size():
     assert count(build().shapes) == kernels + 64 + 1 + 2 * (128 + 256 + 512)
 
 
+def test_without_norms_images_are_judged_alone():
+    network = build(filters=8, layers=2, norms=False)
+    params = network.init(jax.random.key(0))
+    assert count(params) == 16 * (3 * 8 + 8 * 16 + 16 * 32 + 32) + 8 + 16 + 32 + 1
+    images = jax.random.uniform(jax.random.key(1), (3, 32, 32, 3))
+    whole = network.apply(params, lambda m: m(images))
+    alone = network.apply(params, lambda m: m(images[:1]))
+    np.testing.assert_allclose(alone[0], whole[0], atol=1e-5)
+
+
 def test_batch_norm_uses_the_batch():
     norm = batch_norm(3, rngs=nnx.Rngs(0))
     norm.bias[...] = jnp.array([1.0, 2.0, 3.0])
