@@ -100,6 +100,7 @@ def _run(given: Any) -> int:
             entries[: given.limit], Path(folder), given.degrade, upscaler.method.scale, given.seed
         )
         keep = Path(folder) / "sr" if given.report is not None else None
+        source = {"hr": given.hr, "degrade": given.degrade}
         result = results.restore_and_score(
             upscaler,
             pairs,
@@ -107,10 +108,11 @@ def _run(given: Any) -> int:
             {"seed": given.seed},
             keep,
             system=Path(given.model).stem,
-            source={"hr": given.hr, "degrade": given.degrade},
+            source=source,
             problems=problems,
         )
-        return results.finish(result, pairs, given.output, given.report, keep)
+        beside = results.score_references(upscaler, pairs, protocol, given.seed, source)
+        return results.finish(result, pairs, given.output, given.report, keep, beside)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def export(
     licence: str,
     about: dict[str, object],
     init: paths.PathLike = "",
+    name: str | None = None,
 ) -> int:
     """Writes the bundle and returns its number of parameters.
 
@@ -36,6 +37,8 @@ def export(
         dtype: ``float32`` or ``bfloat16``, in which arrays outside the method's ``exact`` are kept.
         about: further facts for the metadata: data, hardware, and scores under ``scores``.
         init: bundle of the groups that no stage here has trained; "": the stages have them all.
+        name: method of the bundle, which may share the first stages of the one that was trained;
+            None: that one.
 
     Raises:
         weights.MissingGroups: a stage is missing.
@@ -46,13 +49,13 @@ def export(
     if not found:
         raise UserError(f"{workdir}: no trained stage (no */groups.safetensors)")
     first = bundles.read_metadata(found[0])
-    stages = registry.build(first.method, first.config).stages
+    stages = registry.build(name or first.method, first.config).stages
     files = {name: weights.stage_file(folder, name) for name in stages}
     heads = {name: bundles.read_metadata(path) for name, path in files.items() if path in found}
     if not heads:
         raise UserError(f"{workdir}: no folder of a stage among {', '.join(stages)}")
     newest = list(heads.values())[-1]  # heads are in training order
-    method = registry.build(newest.method, newest.config)
+    method = registry.build(name or newest.method, newest.config)
     described = method.describe()
     for name, head in heads.items():  # the bundle has one description: the last stage's
         config = registry.build(head.method, head.config).describe()
@@ -85,12 +88,14 @@ def main() -> None:
     parser.add_argument("--output", type=epath.Path, required=True)
     parser.add_argument("--dtype", choices=sorted(_DTYPES), default="bfloat16")
     parser.add_argument("--licence", default="Apache-2.0")
+    parser.add_argument("--method", help="another method whose stages the workdir has")
     parser.add_argument("--about", type=Path, help="JSON object with more facts, such as scores")
     arguments = parser.parse_args()
     with one_line("launch.export_bundle", {ValueError: 2, OSError: 2}):
         about = json.loads(arguments.about.read_text()) if arguments.about else {}
+        given = arguments
         number = export(
-            arguments.workdir, arguments.output, arguments.dtype, arguments.licence, about
+            given.workdir, given.output, given.dtype, given.licence, about, name=given.method
         )
     size = arguments.output.stat().length
     print(f"{arguments.output}: {number:,} parameters, {size / 1e6:.1f} MB")

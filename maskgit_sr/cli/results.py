@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,12 +78,43 @@ def restore_and_score(
     return score(entries, read, protocol, source=source, **more)
 
 
+def score_references(
+    upscaler: Upscaler,
+    entries: Sequence[Entry],
+    protocol: Protocol,
+    seed: int,
+    source: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Returns the scores of the method's references (`Method.references`), in their order.
+
+    A reference whose images are not given is left out; one that is given HR has no metrics of LR.
+    """
+    from maskgit_sr import metrics
+    from maskgit_sr.inference.upscaler import Upscaler
+
+    found = []
+    for name, method, kind in upscaler.method.references:
+        if any(getattr(entry, kind) is None for entry in entries):
+            continue
+        chosen = [n for n in protocol.metrics if kind == "lr" or metrics.SPECS[n].needs != "lr"]
+        if not any(metrics.available(name, None) is None for name in chosen):
+            continue
+        given = [dataclasses.replace(entry, lr=getattr(entry, kind)) for entry in entries]
+        settings: Any = {"batch": upscaler.batch, "device": upscaler.device}
+        run = Upscaler(method, upscaler.params, upscaler.metadata, **settings)
+        wanted = protocol.changed(tuple(chosen), None, None)
+        more: Any = {"system": name, "source": source}
+        found.append(restore_and_score(run, given, wanted, {"seed": seed}, **more))
+    return found
+
+
 def finish(
     result: Mapping[str, Any],
     entries: Sequence[Entry],
     output: Path | None,
     report: Path | None,
     keep: Path | None = None,
+    references: Sequence[Mapping[str, Any]] = (),
 ) -> int:
     """Prints a result, writes its files and returns the exit code.
 
@@ -92,9 +124,12 @@ def finish(
         output: JSON file for all scores.
         report: folder for the page.
         keep: folder of the images that `restore_and_score` kept; None: the entries' own outputs.
+        references: scores of the references, printed below and stored by name.
     """
     from maskgit_sr.evaluation import evaluator
 
+    if references:
+        result = {**result, "references": {r["system"]: r["summary"] for r in references}}
     for line in result["problems"]:
         say(line)
     notes = [f"{row['name']}: {note}" for row in result["images"] for note in row["notes"]]
@@ -117,15 +152,17 @@ def finish(
             lambda name: restoring.views(by_name[name], result["system"], keep, crop),
         )
         say(f"report: {path}")
-    table([result])
+    table([result], references)
     counts = result["counts"]
     return 0 if counts["scored"] == counts["of"] else 1 if counts["scored"] else 2
 
 
-def table(results: Sequence[Mapping[str, Any]]) -> None:
+def table(
+    results: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Prints the means: of one system with intervals, of several systems one row each.
 
-    A line on what each metric measures follows.
+    The means of ``references`` follow, and a line on what each metric measures.
     """
     specs = {k: spec for result in results for k, spec in result["protocol"]["metrics"].items()}
     heads = {name: f"{name} {'↑' if s['better'] == 'higher' else '↓'}" for name, s in specs.items()}
@@ -136,13 +173,15 @@ def table(results: Sequence[Mapping[str, Any]]) -> None:
             unit = f" {spec['unit']}" if spec["unit"] else ""
             interval = "" if found["low"] is None else f"{found['low']:.4f} – {found['high']:.4f}"
             shown.add_row(heads[name], f"{_number(found)}{unit}", interval, str(found["n"]))
-    else:
+        show(shown)
+    rows = [*(results if len(results) > 1 else ()), *references]
+    if rows:
         shown = plain_table("", *heads.values(), "pictures")
-        for result in results:
+        for result in rows:
             cells = [_number(result["summary"].get(name)) for name in specs]
             counts = result["counts"]
             shown.add_row(result["system"], *cells, f"{counts['scored']} of {counts['of']}")
-    show(shown)
+        show(shown)
     protocol, counts = results[0]["protocol"], results[0]["counts"]
     part = f"centre {protocol['crop']}x{protocol['crop']}" if protocol["crop"] else "whole pictures"
     typer.echo(

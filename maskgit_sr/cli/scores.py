@@ -133,16 +133,20 @@ def evaluate(
             more: Any = {"system": system, "source": source, "problems": problems}
             return results.restore_and_score(upscaler, entries, chosen, wanted, keep, **more)
 
+        def references() -> list[dict[str, Any]]:
+            source = {"lr": lr, "hr": hr, "model": model}
+            return results.score_references(upscaler, entries, chosen, seed, source)
+
         if ablation is not None:
             from maskgit_sr.evaluation import restoring
 
-            _ablate(run, restoring.study(upscaler.method, ablation), output)
+            _ablate(run, restoring.study(upscaler.method, ablation), output, references)
             return
         # the page is made when all is scored: until then its images are on disk, not in memory
         with tempfile.TemporaryDirectory() as folder:
             keep = save or (Path(folder) if report is not None else None)
             result = run({}, Path(model).stem, keep)
-            raise typer.Exit(results.finish(result, entries, output, report, keep))
+            raise typer.Exit(results.finish(result, entries, output, report, keep, references()))
 
 
 def _matched(**folders: str | None) -> tuple[list[Entry], list[str]]:
@@ -196,13 +200,14 @@ def _ablate(
     run: Callable[[Mapping[str, Any], str, Path | None], dict[str, Any]],
     study: Sequence[tuple[str, Mapping[str, Any]]],
     output: Path | None,
+    references: Callable[[], list[dict[str, Any]]],
 ) -> None:
     from maskgit_sr.evaluation import evaluator
 
     found = [run(changed, name, None) for name, changed in study]
     for line in found[0]["problems"]:
         say(line)
-    results.table(found)
+    results.table(found, references())
     if output is not None:
         for result in found:
             slug = re.sub(r"[^a-z0-9]+", "-", result["system"].lower()).strip("-")

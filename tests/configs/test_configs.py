@@ -3,12 +3,17 @@
 import jax.numpy as jnp
 import pytest
 
-from configs import common, hardware, realsrt, structure, subpixel
+from configs import common, hardware, realsrt, sr_maskgit, structure, subpixel
 from launch import settings
 from maskgit_sr.methods import registry
 from maskgit_sr.training import optimizers
 
 CONFIGS = [(realsrt, size) for size in realsrt.SIZES] + [(structure, ""), (subpixel, "")]
+CONFIGS += [
+    (sr_maskgit, f"{size},method={method}")
+    for size in sr_maskgit.SIZES
+    for method in sr_maskgit.METHODS
+]
 
 
 @pytest.mark.parametrize(("module", "argument"), CONFIGS)
@@ -21,7 +26,8 @@ def test_every_config_loads(module, argument):
     for name, stage in method.stages.items():
         found = config.stages[name]
         assert found.crop % method.scale == 0 and 0 <= found.ema < 1 and found.share > 0
-        if "lr" in stage.batch and module is realsrt:  # the token grid is fixed
+        fixed = ("lr" in stage.batch and module is realsrt) or "transformer" in stage.trains
+        if fixed:  # the token grid is
             assert found.crop == method.tile.sides[0] * method.scale
         made = optimizers.for_groups(found, stage.trains)
         assert set(made) == set(stage.trains)
@@ -54,6 +60,17 @@ def test_published_settings_are_the_default():
 def test_errors_name_the_option(argument, message):
     with pytest.raises(ValueError, match=message):
         realsrt.get_config(argument)
+
+
+def test_methods_of_sr_maskgit():
+    base = sr_maskgit.get_config()
+    assert (base.method, base.name) == ("sr_maskgit_correction", "sr_maskgit_correction-base")
+    assert base.order == ("tokenizer", "prior", "correction")
+    assert sr_maskgit.get_config("nano,method=inpainting").order == ("tokenizer", "prior")
+    with pytest.raises(ValueError, match="method: expected one of correction, inpainting, found"):
+        sr_maskgit.get_config("nano,method=joined")
+    with pytest.raises(ValueError, match="size: expected one of base, nano, found 'small'"):
+        sr_maskgit.get_config("small")
 
 
 def test_parse():

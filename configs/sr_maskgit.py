@@ -1,0 +1,98 @@
+"""SR-MaskGIT, ×2: ``configs/sr_maskgit.py:SIZE,method=METHOD,stage=STAGE,hardware=HARDWARE``.
+
+SIZE is base (MaskGIT's published networks and schedules, the paper's for the correction) or nano
+(two CPU cores, about an hour for all stages). METHOD is correction (tokenizer, prior, correction)
+or inpainting (tokenizer, prior). One workdir of the correction holds both:
+
+    python -m launch.train --config configs/sr_maskgit.py:nano --workdir W --config.data.root PHOTOS
+    python -m launch.export_bundle --workdir W --method sr_maskgit_inpainting --output FILE
+
+The first command leaves the correction's bundle; the second joins tokenizer and prior of the same
+run to the inpainting's. HARDWARE moves the schedule to a machine (configs/hardware.py).
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs import common, hardware
+
+SIZES = ("base", "nano")
+METHODS = ("correction", "inpainting")
+SHARES = dict(tokenizer=50.0, prior=30.0, correction=20.0)
+"""Shares of the time box, by stage."""
+
+
+def _model(size: str) -> dict[str, object]:
+    if size == "base":  # the method's defaults are the published networks
+        return dict(transformer=dict(dropout=0.1))
+    return dict(
+        tokenizer=dict(
+            width=32, multipliers=(1, 2, 2, 3), blocks=1, code_width=32, codes=512,
+            groups=0,  # small groups wipe out absolute colour (docs/training_log.md)
+        ),
+        transformer=dict(
+            codes=512, classes=0, positions=257, dim=128, depth=4, heads=4, inner=512
+        ),
+        overlap=16,
+    )  # fmt: skip
+
+
+def _losses(size: str) -> dict[str, object]:
+    if size == "base":
+        return {}
+    return dict(
+        pixel="l1", perceptual="lpips_squeeze", perceptual_weight=0.6, adversarial_weight=0.0,
+        joined=0.25, discriminator=dict(filters=32, layers=3, norms=False),
+    )  # fmt: skip
+
+
+def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
+    stage, adam = common.stage, common.optimizer
+    if size == "base":
+        decayed = dict(b1=0.9, b2=0.96, weight_decay=0.045, warmup=5000)
+        found = dict(
+            tokenizer=stage(1_000_000, 256, adam(1e-4, 1e-4, b1=0.0, b2=0.99)),
+            prior=stage(2_000_000, 256, adam(1e-4, 1e-4, **decayed), crop=512),
+            correction=stage(3200, 8, adam(1e-6, 1e-6, b1=0.9, b2=0.96), crop=512, ema=0.0),
+        )
+    else:
+        token = dict(warmup=100, clip=1.0, weight_decay=0.01)
+        found = dict(
+            tokenizer=stage(3000, 8, adam(1e-3, 5e-5, warmup=50, clip=1.0), crop=128, ema=0.99),
+            prior=stage(2500, 8, adam(1e-3, 1e-5, **token), crop=128, ema=0.99),
+            correction=stage(1500, 8, adam(3e-4, 1e-5, **token), crop=128, ema=0.99),
+        )
+    for name, share in SHARES.items():
+        found[name].share = share
+    return found
+
+
+def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the config of a size and method, with all stages or one.
+
+    Raises:
+        ValueError: unknown size, method, stage, hardware or option.
+    """
+    defaults = {"size": "base", "method": "correction", "stage": "", "hardware": ""}
+    options = common.parse(argument, defaults)
+    size, method = options["size"], options["method"]
+    if size not in SIZES:
+        raise ValueError(f"size: expected one of {', '.join(SIZES)}, found {size!r}")
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, found {method!r}")
+    config = common.base()
+    config.method = f"sr_maskgit_{method}"
+    config.name = f"{config.method}-{size}"
+    config.model = ml_collections.ConfigDict(_model(size))
+    config.losses = ml_collections.ConfigDict(_losses(size))
+    stages = _stages(size)
+    if method == "inpainting":
+        del stages["correction"]
+    common.choose(config, stages, options["stage"])
+    config.data.update(preset="bicubic", margin=0)  # as in the paper
+    if size == "nano":
+        config.update(log_every=25, panel_every=500, validate_every=500, checkpoint_every=250)
+        config.data.update(cache=True, workers=0, validation_limit=8)
+    hardware.apply(config, options["hardware"])
+    return config
