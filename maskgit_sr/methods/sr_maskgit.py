@@ -29,7 +29,8 @@ from maskgit_sr.methods.base import (
     Stage,
     check_choice,
 )
-from maskgit_sr.methods.maskgit import MaskGITConfig, MaskGITMethod, cosine_mask
+from maskgit_sr.methods.maskgit import MaskGITConfig
+from maskgit_sr.methods.maskgit_training import MaskGITMethod, cosine_mask
 from maskgit_sr.models.fields import MAX_STEPS, Side
 from maskgit_sr.ops import cells, color
 from maskgit_sr.ops.schedules import mask_counts

@@ -8,7 +8,7 @@ import numpy as np
 
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import TileSpec
-from maskgit_sr.methods.maskgit import MaskGITLosses
+from maskgit_sr.methods.maskgit_training import MaskGITLosses
 from maskgit_sr.methods.realsrt import RealSRT
 from maskgit_sr.methods.realsrt_variants import RealSRTTuned, TunedLosses
 from maskgit_sr.methods.sr_maskgit import Correction, Inpainting

@@ -11,7 +11,7 @@ import maskgit_sr
 from maskgit_sr import bundles
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
-from maskgit_sr.methods.maskgit import MaskGITLosses
+from maskgit_sr.methods.maskgit_training import MaskGITLosses
 from maskgit_sr.methods.sr_maskgit import Correction, Inpainting, remasked
 from maskgit_sr.models.maskgit_transformer import MaskGITTransformerConfig
 from maskgit_sr.models.maskgit_vqgan import MaskGITVQGANConfig

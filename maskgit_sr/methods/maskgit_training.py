@@ -1,0 +1,211 @@
+"""Stages that learn MaskGIT's VQGAN and its prior of HR tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+
+from maskgit_sr.arrays import Params, Scalar, TokenMask, Tokens
+from maskgit_sr.losses import adversarial as gan
+from maskgit_sr.losses import token as token_losses
+from maskgit_sr.losses.codebook import entropy
+from maskgit_sr.losses.perceptual import build_perceptual
+from maskgit_sr.methods.base import Batch, LossResult, Phase, Stage
+from maskgit_sr.methods.image import ImageLossConfig, reconstruction_loss
+from maskgit_sr.methods.maskgit import MaskGITNetworks
+from maskgit_sr.models import codebook
+from maskgit_sr.models.discriminator import DiscriminatorConfig
+from maskgit_sr.models.fields import Factor, Range
+from maskgit_sr.ops.masking import random_mask
+from maskgit_sr.ops.resize import upsample_nearest
+from maskgit_sr.ops.schedules import gamma
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskGITLosses(ImageLossConfig):
+    """Training losses; the defaults are those of MaskGIT's configurations.
+
+    Attributes:
+        adversarial_weight: factor of the non-saturating GAN loss; 0 leaves the GAN out.
+        codebook: factor of the squared distance that moves the codes.
+        commitment: factor of the squared distance that moves the encoder's vectors.
+        entropy: factor of the entropy loss of the codes.
+        entropy_temperature: temperature of its distances.
+        r1: cost of the discriminator's gradient penalty at real images.
+        smoothing: label smoothing of the prior.
+        least_masked: least share of a prior's tokens that is masked.
+        joined: share of the correction's examples that predict masked HR tokens from the others
+            and from all LR tokens; 0 in the paper, above 0 for the option ``threshold``.
+    """
+
+    adversarial_weight: float = 0.1
+    discriminator: DiscriminatorConfig = DiscriminatorConfig(norms=False)
+    codebook: Factor = 1.0
+    commitment: Factor = 0.25
+    entropy: Factor = 0.1
+    entropy_temperature: Annotated[float, Range(1e-4, 1e4)] = 0.01
+    r1: Factor = 10.0
+    smoothing: Annotated[float, Range(0, 0.99)] = 0.1
+    least_masked: Annotated[float, Range(0, 1)] = 0.5
+    joined: Annotated[float, Range(0, 1)] = 0.0
+
+
+class MaskGITMethod(MaskGITNetworks):
+    """Base of both methods: the stages that they share; a subclass adds `restore`."""
+
+    losses_class: Any = MaskGITLosses
+
+    def tokenizer_stage(self) -> Stage:
+        """Returns the stage that learns the VQGAN from HR images alone."""
+        phases = [Phase(("tokenizer",), partial(tokenizer_loss, self))]
+        if self.losses.adversarial_weight > 0:
+            phases.append(Phase(("discriminator",), partial(discriminator_loss, self)))
+        return Stage(
+            phases=tuple(phases),
+            exports=("tokenizer",),
+            panel=partial(tokenizer_panel, self),
+            batch=("hr",),
+            frozen={"perceptual": partial(build_perceptual, self.losses.perceptual)},
+        )
+
+    def prior_stage(self) -> Stage:
+        """Returns the stage that learns masked tokens of HR images alone."""
+        return Stage(
+            phases=(Phase(("transformer",), partial(prior_loss, self)),),
+            exports=("transformer",),
+            panel=partial(prior_panel, self),
+            needs=("tokenizer",),
+            batch=("hr",),
+        )
+
+    @property
+    def stages(self) -> Mapping[str, Stage]:
+        """Returns the stages in order: tokenizer, prior."""
+        return {"tokenizer": self.tokenizer_stage(), "prior": self.prior_stage()}
+
+
+def tokenizer_loss(
+    method: MaskGITNetworks,
+    params: Params,
+    stats: Params,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+) -> tuple[Scalar, LossResult]:
+    """Returns reconstruction, codebook, commitment, entropy and non-saturating GAN losses."""
+    hr, losses = batch["hr"], method.losses
+    network = method.tokenizer.bind(params["tokenizer"])
+    vectors, codes = network.encode(hr), network.codebook.embedding[...]
+    distances = codebook.distances(vectors, codes)
+    tokens = jnp.argmin(distances, axis=-1).reshape(vectors.shape[:-1])
+    quantized = network.embed(tokens)
+    image = network.decode(codebook.straight_through(vectors, quantized))
+    metrics = {
+        "reconstruction": reconstruction_loss(method, params, image, hr, key),
+        # The same number twice, whose gradients go to the codes and to the encoder.
+        "codebook": codebook.commitment(quantized, vectors),
+        "commitment": codebook.commitment(vectors, quantized),
+        "entropy": entropy(distances, losses.entropy_temperature),
+        "perplexity": codebook.perplexity(tokens, codes.shape[0]),
+    }
+    loss = metrics["reconstruction"] + sum(
+        (getattr(losses, name) * metrics[name] for name in ("codebook", "commitment", "entropy")),
+        jnp.float32(0),
+    )
+    if losses.adversarial_weight > 0:
+        logits = method.discriminator.apply(params["discriminator"], lambda m: m(image))
+        metrics["adversarial"] = gan.nonsaturating_generator(logits)
+        begun = (step >= losses.adversarial_start).astype(jnp.float32)
+        loss += losses.adversarial_weight * begun * metrics["adversarial"]
+    return loss, LossResult(metrics, stats, {"fake": image})
+
+
+def discriminator_loss(
+    method: MaskGITNetworks,
+    params: Params,
+    stats: Params,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+) -> tuple[Scalar, LossResult]:
+    """Returns the non-saturating loss on HR and its reconstruction, with the R1 penalty."""
+
+    def judge(image: jax.Array) -> jax.Array:
+        return method.discriminator.apply(params["discriminator"], lambda m: m(image))
+
+    real, fake = judge(batch["hr"]), judge(batch["fake"])
+    loss = gan.nonsaturating_discriminator(real, fake)
+    metrics = {"discriminator": loss, "real": real.mean(), "fake": fake.mean()}
+    if method.losses.r1 > 0:
+        metrics["r1"] = gan.r1_penalty(judge, batch["hr"])
+        loss += method.losses.r1 * metrics["r1"]
+    return loss, LossResult(metrics, stats, {})
+
+
+def cosine_mask(tokens: Tokens, key: jax.Array, least: float) -> TokenMask:
+    """Returns a mask [B, N] of max(least, cos(π/2·r))·N positions, r ~ U(0, 1), 1 at least."""
+    ratio_key, mask_key = jax.random.split(key)
+    batch, count = tokens.shape
+    ratios = jnp.maximum(least, gamma("cosine")(jax.random.uniform(ratio_key, (batch,))))
+    counts = jnp.maximum(1, jnp.round(ratios * count)).astype(jnp.int32)
+    return random_mask(mask_key, counts, count)
+
+
+def prior_loss(
+    method: MaskGITNetworks,
+    params: Params,
+    stats: Params,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+) -> tuple[Scalar, LossResult]:
+    """Returns the cross-entropy of masked HR tokens given the others (MaskGIT §3.2)."""
+    tokens = method.tokenize(params, batch["hr"]).reshape(batch["hr"].shape[0], -1)
+    mask_key, dropout_key = jax.random.split(key)
+    mask = cosine_mask(tokens, mask_key, method.losses.least_masked)
+    logits = method.logits(params, tokens, mask, key=dropout_key)
+    loss = token_losses.masked_cross_entropy(logits, tokens, mask, method.losses.smoothing)
+    metrics = {
+        "cross_entropy": token_losses.masked_cross_entropy(logits, tokens, mask),
+        "accuracy": token_losses.accuracy(logits, tokens, mask),
+        # Of a prior that knows nothing but how often each token is used in the batch.
+        "unigram_entropy": jnp.log(codebook.perplexity(tokens, method.config.tokenizer.codes)),
+    }
+    return loss, LossResult(metrics, stats, {})
+
+
+def tokenizer_panel(
+    method: MaskGITNetworks, params: Params, batch: Batch, key: jax.Array
+) -> dict[str, jax.Array]:
+    """Returns HR and its reconstruction."""
+    return {
+        "hr": batch["hr"],
+        "output": method.render(params, method.tokenize(params, batch["hr"])),
+    }
+
+
+def prior_panel(
+    method: MaskGITNetworks, params: Params, batch: Batch, key: jax.Array
+) -> dict[str, jax.Array]:
+    """Returns HR, its reconstruction, and half of its tokens with the others predicted."""
+    grid = method.tokenize(params, batch["hr"])
+    tokens = grid.reshape(grid.shape[0], -1)
+    counts = jnp.full(grid.shape[:1], tokens.shape[1] // 2)
+    mask = random_mask(key, counts, tokens.shape[1])
+    keys = jax.random.split(key, grid.shape[0])
+    found = method.fill(params, tokens, ~mask, keys, 8).tokens.reshape(grid.shape)
+    shown = upsample_nearest(
+        jnp.repeat(mask.reshape(*grid.shape, 1), 3, -1).astype(jnp.float32),
+        method.config.tokenizer.factor,
+    )
+    return {
+        "masked": batch["hr"] * (1 - shown),
+        "output": method.render(params, found),
+        "reconstruction": method.render(params, grid),
+        "hr": batch["hr"],
+    }
