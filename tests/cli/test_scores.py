@@ -9,9 +9,12 @@ from typer.testing import CliRunner
 
 import maskgit_sr
 from launch import evaluate as synthetic
-from maskgit_sr import cli, images
+from maskgit_sr import bundles, cli, images
+from maskgit_sr.methods.maskgit_training import MaskGITLosses
 from maskgit_sr.methods.realsrt import RealSRT
+from maskgit_sr.methods.sr_maskgit import Correction
 from tests.cli.commands import refuses, run
+from tests.methods import small
 
 
 def wave(seed, side=96):
@@ -204,6 +207,30 @@ def test_a_method_of_scale_2_without_confidence(sets, subpixel, tmp_path):
     ):
         refuses(message, *with_hr, *args)
     assert not (tmp_path / "c").exists()
+
+
+def test_references_stand_beside_every_score(sets, tmp_path):
+    """What the VQGAN makes of LR and of HR; the latter is no score of LR's consistency."""
+    method = small.build(Correction.name, None, MaskGITLosses())
+    path = tmp_path / "m.safetensors"
+    metadata = bundles.Metadata(method.name, method.describe(), 2)
+    bundles.write(path, small.random_params(method), metadata, exact=method.exact)
+    (tmp_path / "hr").mkdir()
+    for i in range(2):
+        hr = images.read(sets / "hr" / f"{i}_HR.png").color[:33, :40]  # 33 is no multiple of 2
+        images.write(images.from_array(hr), tmp_path / "hr" / f"{i}.png")
+        images.write(images.from_array(hr[:32:2, ::2]), tmp_path / "lr" / f"{i}.png")
+    command = ("evaluate", "--lr", tmp_path / "lr", "--hr", tmp_path / "hr", "-m", path)
+    command += ("--metrics", "psnr_rgb,lr_psnr", "-o", tmp_path / "a.json")
+    found = run(*command)
+    lines = [line.split() for line in found.stdout.splitlines() if line.startswith("VQGAN of")]
+    assert [line[2] for line in lines] == ["LR", "HR"] and lines[1][4] == "–"
+    references = json.loads((tmp_path / "a.json").read_text())["references"]
+    assert references.keys() == {"VQGAN of LR", "VQGAN of HR"}
+    assert references["VQGAN of HR"]["psnr_rgb"]["n"] == 2
+    assert f"{references['VQGAN of LR']['psnr_rgb']['mean']:.4f}" == lines[0][3]
+    assert "lr_psnr" not in references["VQGAN of HR"]
+    assert "VQGAN of HR" in run(*command, "--ablation", "threshold", "--limit", 1).stdout
 
 
 def test_synthetic_sets(sets, subpixel, tmp_path, capsys):
