@@ -29,7 +29,7 @@ def _model(size: str) -> dict[str, object]:
     return dict(
         tokenizer=dict(
             width=32, multipliers=(1, 2, 2, 3), blocks=1, code_width=32, codes=512,
-            groups=0,  # small groups wipe out absolute colour (docs/training_log.md)
+            groups=8,  # of four channels at the finest level, as in the published network
         ),
         transformer=dict(
             codes=512, classes=0, positions=257, dim=128, depth=4, heads=4, inner=512

@@ -120,8 +120,7 @@ def tokenizer_loss(
     if losses.adversarial_weight > 0:
         logits = method.discriminator.apply(params["discriminator"], lambda m: m(image))
         metrics["adversarial"] = gan.nonsaturating_generator(logits)
-        begun = (step >= losses.adversarial_start).astype(jnp.float32)
-        loss += losses.adversarial_weight * begun * metrics["adversarial"]
+        loss += losses.adversarial_weight * _begun(losses, step) * metrics["adversarial"]
     return loss, LossResult(metrics, stats, {"fake": image})
 
 
@@ -133,7 +132,10 @@ def discriminator_loss(
     key: jax.Array,
     step: jax.Array,
 ) -> tuple[Scalar, LossResult]:
-    """Returns the non-saturating loss on HR and its reconstruction, with the R1 penalty."""
+    """Returns the non-saturating loss on HR and its reconstruction, with the R1 penalty.
+
+    It is 0 before the GAN starts.
+    """
 
     def judge(image: jax.Array) -> jax.Array:
         return method.discriminator.apply(params["discriminator"], lambda m: m(image))
@@ -144,7 +146,12 @@ def discriminator_loss(
     if method.losses.r1 > 0:
         metrics["r1"] = gan.r1_penalty(judge, batch["hr"])
         loss += method.losses.r1 * metrics["r1"]
-    return loss, LossResult(metrics, stats, {})
+    return loss * _begun(method.losses, step), LossResult(metrics, stats, {})
+
+
+def _begun(losses: MaskGITLosses, step: jax.Array) -> Scalar:
+    """Returns 1 where the GAN takes part, else 0."""
+    return (step >= losses.adversarial_start).astype(jnp.float32)
 
 
 def cosine_mask(tokens: Tokens, key: jax.Array, least: float) -> TokenMask:

@@ -13,6 +13,7 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.maskgit_training import MaskGITLosses
 from maskgit_sr.methods.sr_maskgit import Correction, Inpainting, remasked
+from maskgit_sr.models.discriminator import DiscriminatorConfig
 from maskgit_sr.models.maskgit_transformer import MaskGITTransformerConfig
 from maskgit_sr.models.maskgit_vqgan import MaskGITVQGANConfig
 from tests.methods import small
@@ -268,6 +269,34 @@ def test_codes_and_encoder_both_get_gradients(correction):
     assert not codes.any() and not np.allclose(encoder, none[1])
     codes, encoder = gradient(entropy=1.0)
     assert codes.any() and not np.allclose(encoder, none[1])
+
+
+def test_the_gan_waits_for_its_start(correction):
+    losses = dataclasses.replace(
+        correction.losses,
+        adversarial_weight=0.5,
+        adversarial_start=3,
+        r1=2.0,
+        discriminator=DiscriminatorConfig(8, 1, norms=False),
+    )
+    method = Correction(correction.config, losses)
+    params, _ = method.init(jax.random.key(0), ("tokenizer", "discriminator"))
+    batch = {"hr": jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))}
+    first, second = method.stages["tokenizer"].phases
+    assert second.groups == ("discriminator",)
+
+    def run(step):
+        loss, result = first.loss(params, {}, batch, jax.random.key(2), jnp.int32(step))
+        judged, found = second.loss(
+            params, {}, batch | result.carry, jax.random.key(2), jnp.int32(step)
+        )
+        return float(loss), float(judged), result.metrics | found.metrics
+
+    before, after = run(2), run(3)
+    assert before[1] == 0
+    both = after[2]
+    assert after[0] - before[0] == pytest.approx(0.5 * float(both["adversarial"]), rel=1e-3)
+    assert after[1] == pytest.approx(float(both["discriminator"] + 2 * both["r1"]), rel=1e-5)
 
 
 # ---------------------------------------------------------------- references and mistakes
