@@ -9,6 +9,7 @@ import pytest
 
 import maskgit_sr
 from maskgit_sr import bundles
+from maskgit_sr.arrays import Execution
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.maskgit_training import MaskGITLosses
@@ -297,6 +298,32 @@ def test_the_gan_waits_for_its_start(correction):
     both = after[2]
     assert after[0] - before[0] == pytest.approx(0.5 * float(both["adversarial"]), rel=1e-3)
     assert after[1] == pytest.approx(float(both["discriminator"] + 2 * both["r1"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_keeps_images_and_losses_in_float32(name):
+    """By shape alone, with every promotion written out (tests/conftest.py)."""
+    whole = build(name)
+    losses = dataclasses.replace(whole.losses, joined=0.5)
+    method = type(whole)(whole.config, losses, Execution(jnp.bfloat16, remat=True))
+    chosen = dict(threshold=0.5) if name == Correction.name else dict(order="halton")
+    lr = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    options = method.options(confidence=True, **chosen)
+    found = jax.eval_shape(lambda *a: method.restore(*a, options), method.shapes(), lr, keys)
+    assert found.image.dtype == found.confidence.dtype == jnp.float32
+    batch = {"lr": lr, "hr": jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)}
+    for stage in method.stages.values():
+        small.check_stage(method, stage, batch)
+
+
+def test_configurations_say_how_many_arrays_they_have(correction):
+    found = {g: len(jax.tree.leaves(tree)) for g, tree in correction.shapes().items()}
+    assert correction.config.transformer.arrays == found["transformer"]
+    assert found["tokenizer"] - 2 <= correction.config.tokenizer.arrays <= found["tokenizer"]
+    plain = dataclasses.replace(correction.config.tokenizer, groups=0)
+    method = build(Correction.name, tokenizer=plain)
+    assert plain.arrays <= len(jax.tree.leaves(method.shapes()["tokenizer"])) <= plain.arrays + 2
 
 
 # ---------------------------------------------------------------- references and mistakes
