@@ -14,7 +14,6 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.maskgit_training import MaskGITLosses
 from maskgit_sr.methods.sr_maskgit import Correction, Inpainting, remasked
-from maskgit_sr.models.discriminator import DiscriminatorConfig
 from maskgit_sr.models.maskgit_transformer import MaskGITTransformerConfig
 from maskgit_sr.models.maskgit_vqgan import MaskGITVQGANConfig
 from tests.methods import small
@@ -207,97 +206,6 @@ def test_tokens_have_the_positions_of_the_prior(params, lr_tokens):
             rows = jnp.concatenate([jnp.full((3, 1), method.mask), rows], axis=1)
         expected = network(rows)[:, int(class_token) :]
         np.testing.assert_array_equal(method.logits(params, lr_tokens), expected)
-
-
-# ---------------------------------------------------------------- training
-
-
-def test_metrics_of_the_token_stages(correction, params):
-    rng = np.random.default_rng(2)
-    batch = {
-        "hr": jnp.asarray(rng.uniform(0, 1, (4, 32, 32, 3)), jnp.float32),
-        "lr": jnp.asarray(rng.uniform(0, 1, (4, 16, 16, 3)), jnp.float32),
-    }
-    hr = np.asarray(correction.tokenize(params, batch["hr"])).reshape(4, -1)
-    lr = np.asarray(correction.tokenize(params, correction.upsample(batch["lr"]))).reshape(4, -1)
-    stages = correction.stages
-    key = jax.random.key(0)
-
-    def metrics(stage, method=correction):
-        loss = method.stages[stage].phases[0].loss
-        value, result = loss(params, {}, batch, key, jnp.int32(0))
-        return float(value), {name: float(x) for name, x in result.metrics.items()}
-
-    value, found = metrics("correction")
-    logits = np.asarray(jax.nn.log_softmax(correction.logits(params, jnp.asarray(lr))))
-    expected = -np.take_along_axis(logits, hr[..., None], -1).mean()
-    assert value == found["cross_entropy"] == pytest.approx(expected, rel=1e-5)
-    assert found["accuracy"] == pytest.approx((logits.argmax(-1) == hr).mean())
-    assert found["copy_accuracy"] == pytest.approx((hr == lr).mean())
-
-    value, found = metrics("prior")
-    share = np.bincount(hr.reshape(-1), minlength=CODES) / hr.size
-    entropy = -np.sum(share[share > 0] * np.log(share[share > 0]))
-    assert found["unigram_entropy"] == pytest.approx(entropy, rel=1e-4)
-    assert value > 0 and value != found["cross_entropy"]  # smoothed
-    assert stages["correction"].continues == ("transformer",)
-
-    losses = dataclasses.replace(correction.losses, joined=0.5)
-    value, found = metrics("correction", Correction(correction.config, losses))
-    assert 0 <= found["joined_accuracy"] <= 1 and np.isfinite(value)
-
-
-def test_codes_and_encoder_both_get_gradients(correction):
-    """Codebook loss moves codes alone, commitment the encoder alone."""
-    params, _ = correction.init(jax.random.key(0), ("tokenizer",))
-    batch = {"hr": jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))}
-
-    def gradient(**factors):
-        losses = dataclasses.replace(
-            correction.losses, **dict(codebook=0.0, commitment=0.0, entropy=0.0) | factors
-        )
-        loss = Correction(correction.config, losses).stages["tokenizer"].phases[0].loss
-        run = jax.grad(lambda p: loss(p, {}, batch, jax.random.key(2), jnp.int32(0))[0])
-        found = jax.jit(run)(params)["tokenizer"]
-        parts = (found["codebook"]["embedding"], found["encoder"]["conv_out"]["kernel"])
-        return [np.asarray(part) for part in parts]
-
-    none = gradient()
-    assert not none[0].any() and none[1].any()  # straight through: the encoder's alone
-    codes, encoder = gradient(codebook=1.0)
-    assert codes.any() and np.allclose(encoder, none[1])
-    codes, encoder = gradient(commitment=1.0)
-    assert not codes.any() and not np.allclose(encoder, none[1])
-    codes, encoder = gradient(entropy=1.0)
-    assert codes.any() and not np.allclose(encoder, none[1])
-
-
-def test_the_gan_waits_for_its_start(correction):
-    losses = dataclasses.replace(
-        correction.losses,
-        adversarial_weight=0.5,
-        adversarial_start=3,
-        r1=2.0,
-        discriminator=DiscriminatorConfig(8, 1, norms=False),
-    )
-    method = Correction(correction.config, losses)
-    params, _ = method.init(jax.random.key(0), ("tokenizer", "discriminator"))
-    batch = {"hr": jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))}
-    first, second = method.stages["tokenizer"].phases
-    assert second.groups == ("discriminator",)
-
-    def run(step):
-        loss, result = first.loss(params, {}, batch, jax.random.key(2), jnp.int32(step))
-        judged, found = second.loss(
-            params, {}, batch | result.carry, jax.random.key(2), jnp.int32(step)
-        )
-        return float(loss), float(judged), result.metrics | found.metrics
-
-    before, after = run(2), run(3)
-    assert before[1] == 0
-    both = after[2]
-    assert after[0] - before[0] == pytest.approx(0.5 * float(both["adversarial"]), rel=1e-3)
-    assert after[1] == pytest.approx(float(both["discriminator"] + 2 * both["r1"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
