@@ -59,7 +59,7 @@ def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
     else:
         token = dict(warmup=100, clip=1.0, weight_decay=0.01)
         found = dict(
-            tokenizer=stage(3000, 8, adam(1e-3, 5e-5, warmup=50, clip=1.0), crop=128, ema=0.99),
+            tokenizer=stage(3000, 8, adam(5e-4, 5e-5, warmup=100, clip=1.0), crop=128, ema=0.99),
             prior=stage(2500, 8, adam(1e-3, 1e-5, **token), crop=128, ema=0.99),
             correction=stage(1500, 8, adam(3e-4, 1e-5, **token), crop=128, ema=0.99),
         )

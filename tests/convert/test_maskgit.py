@@ -192,6 +192,14 @@ def test_transformer_of_another_grid_is_refused(found, grid):
         conversion.from_official(state, sizes.transformer, "file")
 
 
+@pytest.mark.parametrize(("grid", "side"), [(32, 256), (16, 128)])
+@pytest.mark.parametrize("name", [METHOD, "sr_maskgit_inpainting"])
+def test_windows_follow_from_the_published_grid(grid, side, name):
+    method = conversion._build(name, conversion.published(grid))
+    assert method.tile.sides == (side,) and method.tile.overlap == side // 4
+    assert method.exact == {"tokenizer"} and not method.describe()["class_token"]
+
+
 def test_method_without_these_networks_is_refused(tmp_path, files):
     target = tmp_path / "maskgit.safetensors"
     for name, message in (
