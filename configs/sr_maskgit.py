@@ -1,8 +1,10 @@
-"""SR-MaskGIT, ×2: ``configs/sr_maskgit.py:SIZE,method=METHOD,stage=STAGE,hardware=HARDWARE``.
+"""SR-MaskGIT, ×2: ``configs/sr_maskgit.py:SIZE,method=METHOD,control=0,stage=,hardware=``.
 
-SIZE is base (MaskGIT's published networks and schedules, the paper's for the correction) or nano
-(two CPU cores, about an hour for all stages). METHOD is correction (tokenizer, prior, correction)
-or inpainting (tokenizer, prior). One workdir of the correction holds both:
+SIZE is base (MaskGIT's published networks and schedules, the paper's for the correction), small
+(windows of 128 LR pixels; days on one GPU) or nano (two CPU cores, about an hour for all stages).
+METHOD is correction (tokenizer, prior, correction) or inpainting (tokenizer, prior); control=1
+adds a stage at the end, a controlling module, beyond the paper. One workdir of the correction holds
+both:
 
     python -m launch.train --config configs/sr_maskgit.py:nano --workdir W --config.data.root PHOTOS
     python -m launch.export_bundle --workdir W --method sr_maskgit_inpainting --output FILE
@@ -17,15 +19,23 @@ import ml_collections
 
 from configs import common, hardware
 
-SIZES = ("base", "nano")
+SIZES = ("base", "small", "nano")
 METHODS = ("correction", "inpainting")
-SHARES = dict(tokenizer=50.0, prior=30.0, correction=20.0)
+SHARES = dict(tokenizer=45.0, prior=25.0, correction=15.0, control=15.0)
 """Shares of the time box, by stage."""
 
 
 def _model(size: str) -> dict[str, object]:
     if size == "base":  # the method's defaults are the published networks
         return dict(transformer=dict(dropout=0.1))
+    if size == "small":
+        return dict(
+            tokenizer=dict(width=64, code_width=128),
+            transformer=dict(
+                classes=0, positions=257, dim=384, depth=12, heads=6, inner=1536, dropout=0.1
+            ),
+            overlap=32,
+        )
     return dict(
         tokenizer=dict(
             width=32, multipliers=(1, 2, 2, 3), blocks=1, code_width=32, codes=512,
@@ -39,7 +49,7 @@ def _model(size: str) -> dict[str, object]:
 
 
 def _losses(size: str) -> dict[str, object]:
-    if size == "base":
+    if size in ("base", "small"):
         return {}
     return dict(
         pixel="l1", perceptual="lpips_squeeze", perceptual_weight=0.6, adversarial_weight=0.0,
@@ -55,6 +65,15 @@ def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
             tokenizer=stage(1_000_000, 256, adam(1e-4, 1e-4, b1=0.0, b2=0.99)),
             prior=stage(2_000_000, 256, adam(1e-4, 1e-4, **decayed), crop=512),
             correction=stage(3200, 8, adam(1e-6, 1e-6, b1=0.9, b2=0.96), crop=512, ema=0.0),
+            control=stage(20_000, 8, adam(4e-5, 4e-5), crop=512),
+        )
+    elif size == "small":
+        token = dict(b1=0.9, b2=0.96, weight_decay=0.045, warmup=2000, clip=1.0)
+        found = dict(
+            tokenizer=stage(200_000, 32, adam(1e-4, 1e-5, b1=0.0, b2=0.99)),
+            prior=stage(200_000, 64, adam(3e-4, 1e-5, **token)),
+            correction=stage(50_000, 64, adam(1e-4, 1e-6, **token)),
+            control=stage(20_000, 16, adam(4e-5, 4e-6)),
         )
     else:
         token = dict(warmup=100, clip=1.0, weight_decay=0.01)
@@ -62,9 +81,10 @@ def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
             tokenizer=stage(3000, 8, adam(5e-4, 5e-5, warmup=100, clip=1.0), crop=128, ema=0.99),
             prior=stage(2500, 8, adam(1e-3, 1e-5, **token), crop=128, ema=0.99),
             correction=stage(1500, 8, adam(3e-4, 1e-5, **token), crop=128, ema=0.99),
+            control=stage(1000, 4, adam(3e-4, 1e-5, warmup=100, clip=1.0), crop=128, ema=0.99),
         )
-    for name, share in SHARES.items():
-        found[name].share = share
+    for name, stage_config in found.items():
+        stage_config.share = SHARES[name]
     return found
 
 
@@ -74,21 +94,27 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     Raises:
         ValueError: unknown size, method, stage, hardware or option.
     """
-    defaults = {"size": "base", "method": "correction", "stage": "", "hardware": ""}
+    defaults = {
+        "size": "base", "method": "correction", "control": "0", "stage": "", "hardware": ""
+    }  # fmt: skip
     options = common.parse(argument, defaults)
     size, method = options["size"], options["method"]
     if size not in SIZES:
         raise ValueError(f"size: expected one of {', '.join(SIZES)}, found {size!r}")
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, found {method!r}")
+    if (control := options["control"]) not in ("0", "1"):
+        raise ValueError(f"control: expected 0 or 1, found {control!r}")
     config = common.base()
     config.method = f"sr_maskgit_{method}"
     config.name = f"{config.method}-{size}"
-    config.model = ml_collections.ConfigDict(_model(size))
+    config.model = ml_collections.ConfigDict(_model(size) | {"control": control == "1"})
     config.losses = ml_collections.ConfigDict(_losses(size))
     stages = _stages(size)
     if method == "inpainting":
         del stages["correction"]
+    if control == "0":
+        del stages["control"]
     common.choose(config, stages, options["stage"])
     config.data.update(preset="bicubic", margin=0)  # as in the paper
     if size == "nano":

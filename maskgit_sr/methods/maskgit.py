@@ -33,6 +33,7 @@ from maskgit_sr.methods.base import (
     TileSpec,
 )
 from maskgit_sr.methods.image import ImageMethod
+from maskgit_sr.models.control import Control
 from maskgit_sr.models.fields import Range
 from maskgit_sr.models.functional import Network
 from maskgit_sr.models.maskgit_transformer import (
@@ -40,7 +41,7 @@ from maskgit_sr.models.maskgit_transformer import (
     MaskGITTransformerConfig,
     prepend,
 )
-from maskgit_sr.models.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
+from maskgit_sr.models.maskgit_vqgan import MaskGITEncoder, MaskGITVQGAN, MaskGITVQGANConfig
 from maskgit_sr.ops.schedules import gamma
 
 
@@ -54,6 +55,8 @@ class MaskGITConfig:
         class_token: a row stands at position 0 before the tokens, which keeps the positions that
             MaskGIT's prior was trained at. The public correction and inpainting have none.
         overlap: LR pixels that neighbouring windows share.
+        control: a controlling module, as RealSRT's (its §3.3), steers the decoder by the LR image.
+            Beyond the paper, whose results the VQGAN bounds.
 
     Raises:
         ValueError: codes of the networks differ, or the positions are not those of a square grid
@@ -64,6 +67,7 @@ class MaskGITConfig:
     transformer: MaskGITTransformerConfig = MaskGITTransformerConfig()
     class_token: bool = True
     overlap: Annotated[int, Range(0, 1023)] = 64
+    control: bool = False
 
     def __post_init__(self) -> None:
         if self.transformer.codes != self.tokenizer.codes:
@@ -113,6 +117,11 @@ class MaskGITNetworks(ImageMethod):
         self.transformer = Network(
             lambda rngs: MaskGITTransformer(config.transformer, **run, rngs=rngs)
         )
+        if config.control:
+            self.groups = (*self.groups, "control")
+            self.control = Network(
+                lambda rngs: Control(config.tokenizer, encoder=MaskGITEncoder, **run, rngs=rngs)
+            )
 
     def shapes(self) -> Params:
         """Returns the shapes of the bundle's groups."""
@@ -120,7 +129,7 @@ class MaskGITNetworks(ImageMethod):
 
     def init(self, key: jax.Array, groups: tuple[str, ...]) -> tuple[Params, Params]:
         """Returns fresh parameters of ``groups``; each has a key of its own."""
-        known = (*self.groups, "discriminator")
+        known = ("tokenizer", "transformer", "discriminator", "control")
         keys = {group: jax.random.fold_in(key, known.index(group)) for group in groups}
         return {group: getattr(self, group).init(k) for group, k in keys.items()}, {}
 
@@ -147,10 +156,17 @@ class MaskGITNetworks(ImageMethod):
         network = self.tokenizer.bind(params["tokenizer"])
         return network.quantize(network.encode(image))
 
-    def render(self, params: Params, tokens: TokenGrid) -> Image:
-        """Returns the image [B, h·f, w·f, 3], not clipped, of tokens [B, h, w]."""
+    def render(self, params: Params, tokens: TokenGrid, upsampled: Image | None = None) -> Image:
+        """Returns the image [B, h·f, w·f, 3], not clipped, of tokens [B, h, w].
+
+        Args:
+            upsampled: [B, h·f, w·f, 3], the image that steers the decoder; None: none does.
+        """
         network = self.tokenizer.bind(params["tokenizer"])
-        return network.decode(network.embed(tokens))
+        latent = network.embed(tokens)
+        if upsampled is not None:
+            latent = self.control.apply(params["control"], lambda m: m(latent, upsampled))
+        return network.decode(latent)
 
     def logits(
         self,

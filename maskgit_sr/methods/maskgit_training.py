@@ -1,26 +1,36 @@
-"""Stages that learn MaskGIT's VQGAN and its prior of HR tokens."""
+"""Stages of SR-MaskGIT: MaskGIT's VQGAN, its prior of HR tokens, the controlling module."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from maskgit_sr.arrays import Params, Scalar, TokenMask, Tokens
+from maskgit_sr.arrays import (
+    Image,
+    Keys,
+    Params,
+    Scalar,
+    TokenGrid,
+    TokenMask,
+    Tokens,
+)
 from maskgit_sr.losses import adversarial as gan
 from maskgit_sr.losses import token as token_losses
 from maskgit_sr.losses.codebook import entropy
 from maskgit_sr.losses.perceptual import build_perceptual
-from maskgit_sr.methods.base import Batch, LossResult, Phase, Stage
+from maskgit_sr.methods.base import Batch, LossResult, Phase, Restored, RestoreOptions, Stage
 from maskgit_sr.methods.image import ImageLossConfig, reconstruction_loss
 from maskgit_sr.methods.maskgit import MaskGITNetworks
-from maskgit_sr.models import codebook
+from maskgit_sr.models import codebook, control
 from maskgit_sr.models.discriminator import DiscriminatorConfig
 from maskgit_sr.models.fields import Factor, Range
+from maskgit_sr.ops import color
 from maskgit_sr.ops.masking import random_mask
 from maskgit_sr.ops.resize import upsample_nearest
 from maskgit_sr.ops.schedules import gamma
@@ -55,23 +65,52 @@ class MaskGITLosses(ImageLossConfig):
     joined: Annotated[float, Range(0, 1)] = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class MaskGITOptions(RestoreOptions):
+    """Options of both methods.
+
+    Attributes:
+        control: the controlling module steers the decoder, in a bundle that has one.
+    """
+
+    control: bool = True
+
+
 class MaskGITMethod(MaskGITNetworks):
-    """Base of both methods: the stages that they share; a subclass adds `restore`."""
+    """Base of both methods: restoration through tokens, and the stages that they share."""
 
     losses_class: Any = MaskGITLosses
 
-    def tokenizer_stage(self) -> Stage:
-        """Returns the stage that learns the VQGAN from HR images alone."""
-        phases = [Phase(("tokenizer",), partial(tokenizer_loss, self))]
+    def predict(
+        self, params: Params, lr_tokens: TokenGrid, keys: Keys, options: Any
+    ) -> tuple[TokenGrid, Float[Array, "B h w"]]:
+        """Returns the tokens [B, h, w] from those of the enlarged LR image, and their confidence.
+
+        The confidence [B, h, w] is the tokens' probability. For subclasses.
+        """
+        raise NotImplementedError
+
+    def restore(self, params: Params, lr: Image, keys: Keys, options: Any) -> Restored:
+        """Restores LR windows [B, side, side, 3] in [0, 1] at ×2."""
+        upsampled = self.upsample(lr)
+        tokens, probability = self.predict(params, self.tokenize(params, upsampled), keys, options)
+        steered = options.control and self.config.control
+        image = self.render(params, tokens, upsampled if steered else None)
+        image = color.correct(image, lr, options.color_fix)
+        return Restored(image, probability if options.confidence else None, tokens)
+
+    def gan_stage(self, group: str, loss: Callable[..., Any], **more: Any) -> Stage:
+        """Returns a stage of image losses on a group, with the GAN's phase where there is one."""
+        phases = [Phase((group,), partial(loss, self))]
         if self.losses.adversarial_weight > 0:
             phases.append(Phase(("discriminator",), partial(discriminator_loss, self)))
-        return Stage(
-            phases=tuple(phases),
-            exports=("tokenizer",),
-            panel=partial(tokenizer_panel, self),
-            batch=("hr",),
-            frozen={"perceptual": partial(build_perceptual, self.losses.perceptual)},
-        )
+        frozen = {"perceptual": partial(build_perceptual, self.losses.perceptual)}
+        return Stage(phases=tuple(phases), exports=(group,), frozen=frozen, **more)
+
+    def tokenizer_stage(self) -> Stage:
+        """Returns the stage that learns the VQGAN from HR images alone."""
+        panel = partial(tokenizer_panel, self)
+        return self.gan_stage("tokenizer", tokenizer_loss, panel=panel, batch=("hr",))
 
     def prior_stage(self) -> Stage:
         """Returns the stage that learns masked tokens of HR images alone."""
@@ -83,10 +122,27 @@ class MaskGITMethod(MaskGITNetworks):
             batch=("hr",),
         )
 
+    def control_stage(self) -> Stage:
+        """Returns the stage of the controlling module, over the tokens that are predicted."""
+        return self.gan_stage(
+            "control",
+            control_loss,
+            panel=partial(restore_panel, self),
+            needs=("tokenizer", "transformer"),
+            start=lambda params: (
+                params | {"control": control.start(params["control"], params["tokenizer"])}
+            ),
+        )
+
+    def transformer_stages(self) -> dict[str, Stage]:
+        """Returns the stages of the transformer, in order."""
+        return {"prior": self.prior_stage()}
+
     @property
     def stages(self) -> Mapping[str, Stage]:
-        """Returns the stages in order: tokenizer, prior."""
-        return {"tokenizer": self.tokenizer_stage(), "prior": self.prior_stage()}
+        """Returns the stages in order: tokenizer, the transformer's, control if there is one."""
+        stages = {"tokenizer": self.tokenizer_stage(), **self.transformer_stages()}
+        return stages | ({"control": self.control_stage()} if self.config.control else {})
 
 
 def tokenizer_loss(
@@ -105,23 +161,36 @@ def tokenizer_loss(
     tokens = jnp.argmin(distances, axis=-1).reshape(vectors.shape[:-1])
     quantized = network.embed(tokens)
     image = network.decode(codebook.straight_through(vectors, quantized))
-    metrics = {
-        "reconstruction": reconstruction_loss(method, params, image, hr, key),
+    loss, metrics = image_losses(method, params, image, hr, key, step)
+    metrics |= {
         # The same number twice, whose gradients go to the codes and to the encoder.
         "codebook": codebook.commitment(quantized, vectors),
         "commitment": codebook.commitment(vectors, quantized),
         "entropy": entropy(distances, losses.entropy_temperature),
         "perplexity": codebook.perplexity(tokens, codes.shape[0]),
     }
-    loss = metrics["reconstruction"] + sum(
-        (getattr(losses, name) * metrics[name] for name in ("codebook", "commitment", "entropy")),
-        jnp.float32(0),
-    )
+    for name in ("codebook", "commitment", "entropy"):
+        loss += getattr(losses, name) * metrics[name]
+    return loss, LossResult(metrics, stats, {"fake": image})
+
+
+def image_losses(
+    method: MaskGITNetworks,
+    params: Params,
+    image: Image,
+    target: Image,
+    key: jax.Array,
+    step: jax.Array,
+) -> tuple[Scalar, dict[str, Scalar]]:
+    """Returns reconstruction plus non-saturating GAN loss of an image, and both as metrics."""
+    losses = method.losses
+    loss = reconstruction_loss(method, params, image, target, key)
+    metrics = {"reconstruction": loss}
     if losses.adversarial_weight > 0:
         logits = method.discriminator.apply(params["discriminator"], lambda m: m(image))
         metrics["adversarial"] = gan.nonsaturating_generator(logits)
         loss += losses.adversarial_weight * _begun(losses, step) * metrics["adversarial"]
-    return loss, LossResult(metrics, stats, {"fake": image})
+    return loss, metrics
 
 
 def discriminator_loss(
@@ -184,6 +253,39 @@ def prior_loss(
         "unigram_entropy": jnp.log(codebook.perplexity(tokens, method.config.tokenizer.codes)),
     }
     return loss, LossResult(metrics, stats, {})
+
+
+def control_loss(
+    method: MaskGITMethod,
+    params: Params,
+    stats: Params,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+) -> tuple[Scalar, LossResult]:
+    """Returns the image losses of the controlled image of the method's own tokens."""
+    hr, upsampled = batch["hr"], method.upsample(batch["lr"])
+    keys = jax.random.split(key, hr.shape[0])
+    # Predicted tokens, not those of HR: at inference the module gets no others.
+    tokens, _ = method.predict(params, method.tokenize(params, upsampled), keys, method.options())
+    image = method.render(params, jax.lax.stop_gradient(tokens), upsampled)
+    loss, metrics = image_losses(method, params, image, hr, key, step)
+    return loss, LossResult(metrics, stats, {"fake": image})
+
+
+def restore_panel(
+    method: MaskGITMethod, params: Params, batch: Batch, key: jax.Array
+) -> dict[str, jax.Array]:
+    """Returns the VQGAN of LR, the restoration, the VQGAN of HR, and HR."""
+    # Without control before its stage: the group does not exist yet.
+    options = method.options(control="control" in params)
+    keys = jax.random.split(key, batch["lr"].shape[0])
+    return {
+        "lr_tokens": method.render(params, method.tokenize(params, method.upsample(batch["lr"]))),
+        "output": method.restore(params, batch["lr"], keys, options).image,
+        "hr_tokens": method.render(params, method.tokenize(params, batch["hr"])),
+        "hr": batch["hr"],
+    }
 
 
 def tokenizer_panel(

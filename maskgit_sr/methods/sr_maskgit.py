@@ -15,24 +15,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from maskgit_sr.arrays import Confidence, Image, Keys, Params, Scalar, TokenMask, Tokens
+from maskgit_sr.arrays import Confidence, Keys, Params, Scalar, TokenGrid, TokenMask, Tokens
 from maskgit_sr.decoding.masked import blank, decode
 from maskgit_sr.decoding.rules import ConfidenceRule
 from maskgit_sr.losses import token as token_losses
-from maskgit_sr.methods.base import (
-    Batch,
-    LossResult,
-    Phase,
-    Restored,
-    RestoreOptions,
-    Stage,
-    check_choice,
-)
+from maskgit_sr.methods.base import Batch, LossResult, Phase, Stage, check_choice
 from maskgit_sr.methods.maskgit import MaskGITConfig
-from maskgit_sr.methods.maskgit_training import MaskGITMethod, cosine_mask
+from maskgit_sr.methods.maskgit_training import (
+    MaskGITMethod,
+    MaskGITOptions,
+    cosine_mask,
+    restore_panel,
+)
 from maskgit_sr.models.fields import MAX_STEPS, Side
-from maskgit_sr.ops import cells, color
+from maskgit_sr.ops import cells
 from maskgit_sr.ops.schedules import mask_counts
 
 
@@ -45,7 +43,7 @@ def _check_steps(steps: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class CorrectionOptions(RestoreOptions):
+class CorrectionOptions(MaskGITOptions):
     """Options of token correction.
 
     Attributes:
@@ -94,12 +92,12 @@ class Correction(MaskGITMethod):
         tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return tokens, jnp.max(jax.nn.softmax(logits, axis=-1), axis=-1)
 
-    def restore(
-        self, params: Params, lr: Image, keys: Keys, options: CorrectionOptions
-    ) -> Restored:
-        """Restores LR windows [B, side, side, 3] in [0, 1] at ×2."""
-        grid = self.tokenize(params, self.upsample(lr))
-        lr_tokens = grid.reshape(lr.shape[0], -1)
+    def predict(
+        self, params: Params, lr_tokens: TokenGrid, keys: Keys, options: CorrectionOptions
+    ) -> tuple[TokenGrid, Float[Array, "B h w"]]:
+        """Returns the corrected tokens [B, h, w] and their probabilities [B, h, w]."""
+        grid = lr_tokens.shape
+        lr_tokens = lr_tokens.reshape(grid[0], -1)
         tokens, probability = self.correct(params, lr_tokens, options.rows)
         if options.threshold > 0:
             known = probability >= options.threshold
@@ -109,22 +107,18 @@ class Correction(MaskGITMethod):
             assert found.confidence is not None
             tokens = found.tokens
             probability = jnp.where(known, probability, found.confidence)
-        tokens = tokens.reshape(grid.shape)
-        image = color.correct(self.render(params, tokens), lr, options.color_fix)
-        confidence = probability.reshape(grid.shape) if options.confidence else None
-        return Restored(image, confidence, tokens)
+        return tokens.reshape(grid), probability.reshape(grid)
 
-    @property
-    def stages(self) -> Mapping[str, Stage]:
-        """Returns the stages in order: tokenizer, prior, correction, which goes on from it."""
+    def transformer_stages(self) -> dict[str, Stage]:
+        """Returns prior and correction, which goes on from it."""
         correction = Stage(
             phases=(Phase(("transformer",), partial(correction_loss, self)),),
             exports=("transformer",),
-            panel=partial(correction_panel, self),
+            panel=partial(restore_panel, self),
             needs=("tokenizer",),
             continues=("transformer",),
         )
-        return {**super().stages, "correction": correction}
+        return super().transformer_stages() | {"correction": correction}
 
 
 def correction_loss(
@@ -168,20 +162,6 @@ def correction_loss(
     return loss, LossResult(metrics, stats, {})
 
 
-def correction_panel(
-    method: Correction, params: Params, batch: Batch, key: jax.Array
-) -> dict[str, jax.Array]:
-    """Returns the VQGAN of LR, the correction, the VQGAN of HR, and HR."""
-    lr_tokens = method.tokenize(params, method.upsample(batch["lr"]))
-    tokens, _ = method.correct(params, lr_tokens.reshape(lr_tokens.shape[0], -1))
-    return {
-        "lr_tokens": method.render(params, lr_tokens),
-        "output": method.render(params, tokens.reshape(lr_tokens.shape)),
-        "hr_tokens": method.render(params, method.tokenize(params, batch["hr"])),
-        "hr": batch["hr"],
-    }
-
-
 # ---------------------------------------------------------------- inpainting
 
 
@@ -202,7 +182,7 @@ class InpaintingConfig(MaskGITConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class InpaintingOptions(RestoreOptions):
+class InpaintingOptions(MaskGITOptions):
     """Options of inpainting.
 
     Attributes:
@@ -294,15 +274,13 @@ class Inpainting(MaskGITMethod):
         found: tuple[Tokens, Confidence] = jax.lax.fori_loop(0, places.shape[0], fill, carry)
         return found
 
-    def restore(
-        self, params: Params, lr: Image, keys: Keys, options: InpaintingOptions
-    ) -> Restored:
-        """Restores LR windows [B, side, side, 3] in [0, 1] at ×2."""
-        grid = self.tokenize(params, self.upsample(lr))
-        found = self.inpaint(params, grid.reshape(lr.shape[0], -1), keys, options)
-        tokens, probability = (part.reshape(grid.shape) for part in found)
-        image = color.correct(self.render(params, tokens), lr, options.color_fix)
-        return Restored(image, probability if options.confidence else None, tokens)
+    def predict(
+        self, params: Params, lr_tokens: TokenGrid, keys: Keys, options: InpaintingOptions
+    ) -> tuple[TokenGrid, Float[Array, "B h w"]]:
+        """Returns the inpainted tokens [B, h, w] and their probabilities [B, h, w]."""
+        found = self.inpaint(params, lr_tokens.reshape(len(lr_tokens), -1), keys, options)
+        tokens, probability = (part.reshape(lr_tokens.shape) for part in found)
+        return tokens, probability
 
 
 def remasked(steps: int, tokens: int, start: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from flax import nnx
 
 from maskgit_sr.arrays import Image, Latent, Params
 from maskgit_sr.models.layers import AttentionBlock, Feature, ResidualBlock, conv
+from maskgit_sr.models.maskgit_vqgan import MaskGITVQGANConfig
 from maskgit_sr.models.vqgan import Encoder, VQGANConfig
 
 _ZEROS = nnx.initializers.zeros_init()
@@ -19,11 +21,23 @@ class Control(nnx.Module):
     """A trainable copy of the tokenizer's encoder, a fusion block and a zero convolution.
 
     A fresh module changes nothing: its last convolution is zero.
+
+    Args:
+        config: shape of the tokenizer.
+        encoder: class of the tokenizer's encoder.
     """
 
-    def __init__(self, config: VQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False):
+    def __init__(
+        self,
+        config: VQGANConfig | MaskGITVQGANConfig,
+        *,
+        dtype: Any,
+        rngs: nnx.Rngs,
+        remat: bool = False,
+        encoder: Callable[..., Any] = Encoder,
+    ):
         width = 2 * config.code_width
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs, remat=remat)
+        self.encoder = encoder(config, dtype=dtype, rngs=rngs, remat=remat)
         self.fuse_in = ResidualBlock(width, width, groups=config.groups, dtype=dtype, rngs=rngs)
         self.attention = AttentionBlock(width, groups=config.groups, dtype=dtype, rngs=rngs)
         self.fuse_out = ResidualBlock(width, width, groups=config.groups, dtype=dtype, rngs=rngs)

@@ -13,7 +13,7 @@ CONFIGS += [
     (sr_maskgit, f"{size},method={method}")
     for size in sr_maskgit.SIZES
     for method in sr_maskgit.METHODS
-]
+] + [(sr_maskgit, "nano,control=1")]
 
 
 @pytest.mark.parametrize(("module", "argument"), CONFIGS)
@@ -69,8 +69,11 @@ def test_methods_of_sr_maskgit():
     assert sr_maskgit.get_config("nano,method=inpainting").order == ("tokenizer", "prior")
     with pytest.raises(ValueError, match="method: expected one of correction, inpainting, found"):
         sr_maskgit.get_config("nano,method=joined")
-    with pytest.raises(ValueError, match="size: expected one of base, nano, found 'small'"):
-        sr_maskgit.get_config("small")
+    with pytest.raises(ValueError, match="size: expected one of base, small, nano, found 'huge'"):
+        sr_maskgit.get_config("huge")
+    assert sr_maskgit.get_config("nano,control=1").order[-1] == "control"
+    with pytest.raises(ValueError, match="control: expected 0 or 1, found 'yes'"):
+        sr_maskgit.get_config("nano,control=yes")
 
 
 def test_parse():

@@ -43,7 +43,7 @@ def build(name, tiny, losses, **changes):
             discriminator=DiscriminatorConfig(8, 1, norms=False),
             joined=0.5,
         )
-        return registry.METHODS[name](maskgit(name), own)
+        return registry.METHODS[name](maskgit(name, control=name == Correction.name), own)
     if name == RealSRT.name:
         return RealSRT(tiny, losses)
     if name == RealSRTTuned.name:

@@ -86,6 +86,36 @@ def test_codes_and_encoder_both_get_gradients(correction):
     assert codes.any() and not np.allclose(encoder, none[1])
 
 
+def test_control_starts_from_the_tokens_alone(correction):
+    """A fresh module changes nothing; its loss is of the predicted tokens' image."""
+    method = Correction(dataclasses.replace(correction.config, control=True), correction.losses)
+    stage = method.stages["control"]
+    params = small.random_params(method)
+    fresh, _ = method.init(jax.random.key(3), ("control",))
+    params = stage.start(params | fresh)
+    encoder = params["tokenizer"]["encoder"]
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, params["control"]["encoder"], encoder))
+    rng = np.random.default_rng(4)
+    lr = jnp.asarray(rng.uniform(0, 1, (2, 16, 16, 3)), jnp.float32)
+    hr = jnp.asarray(rng.uniform(0, 1, (2, 32, 32, 3)), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def image(params, **options):
+        return method.restore(params, lr, keys, method.options(**options)).image
+
+    plain = image(params, control=False)
+    assert np.array_equal(image(params), plain)
+    loss = stage.phases[0].loss
+    batch, key = {"lr": lr, "hr": hr}, jax.random.key(1)
+    value, result = loss(params, {}, batch, key, jnp.int32(0))
+    assert float(value) == pytest.approx(float(jnp.mean(jnp.square(plain - hr))), rel=1e-5)
+    assert set(result.carry) == {"fake"}
+    zero = params["control"]["zero"] | {"bias": jnp.ones_like(params["control"]["zero"]["bias"])}
+    moved = params | {"control": params["control"] | {"zero": zero}}
+    assert not np.allclose(image(moved), plain)
+    assert np.array_equal(image(moved, control=False), plain)
+
+
 def test_the_gan_waits_for_its_start(correction):
     losses = dataclasses.replace(
         correction.losses,

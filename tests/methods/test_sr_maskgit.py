@@ -256,8 +256,8 @@ def test_references_are_the_tokenizer_alone(name, params):
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        (Correction.name, dict(control=True), "control: sr_maskgit_correction has no such option"),
-        (Correction.name, dict(rule="critic"), "expected one of .*threshold, steps, rows"),
+        (Correction.name, dict(noise=1.0), "noise: sr_maskgit_correction has no such option"),
+        (Correction.name, dict(rule="critic"), "expected one of .*control, threshold, steps, rows"),
         (Correction.name, dict(rows=2), "rows: expected 0 or 1, found 2"),
         (Correction.name, dict(threshold=1.5), "threshold: expected 0 to 1, found 1.5"),
         (Correction.name, dict(threshold=float("nan")), "threshold: expected 0 to 1, found nan"),
