@@ -54,6 +54,9 @@ def _losses(size: str) -> dict[str, object]:
     return dict(
         pixel="l1", perceptual="lpips_squeeze", perceptual_weight=0.6, adversarial_weight=0.0,
         joined=0.25, discriminator=dict(filters=32, layers=3, norms=False),
+        # The codes start near 0 and move by the learning rate: with the published 0.25 the encoder
+        # runs away from them in so few steps (docs/training_log.md).
+        commitment=1.0,
     )  # fmt: skip
 
 
@@ -78,7 +81,7 @@ def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
     else:
         token = dict(warmup=100, clip=1.0, weight_decay=0.01)
         found = dict(
-            tokenizer=stage(3000, 8, adam(5e-4, 5e-5, warmup=100, clip=1.0), crop=128, ema=0.99),
+            tokenizer=stage(3000, 4, adam(1e-3, 5e-5, warmup=100, clip=1.0), crop=128, ema=0.99),
             prior=stage(2500, 8, adam(1e-3, 1e-5, **token), crop=128, ema=0.99),
             correction=stage(1500, 8, adam(3e-4, 1e-5, **token), crop=128, ema=0.99),
             control=stage(1000, 4, adam(3e-4, 1e-5, warmup=100, clip=1.0), crop=128, ema=0.99),
