@@ -1,6 +1,7 @@
 """What the token networks of SR-MaskGIT have learned, on pictures that they were not trained on.
 
     python -m benchmarks.tokens --val VAL [--correction BUNDLE] [--inpainting BUNDLE] [--windows 64]
+        [--panel FILE]
 
 VAL has lr/ and hr/, or hr/ alone, which is then reduced ×2 by bicubic. All whole windows that lie
 side by side in HR are used, up to a number. Three tables:
@@ -11,12 +12,16 @@ side by side in HR are used, up to a number. Three tables:
   of the same tokens, below which a prior must be that knows more than how often each is used;
 - cells: the same of a round of masked cells, their surroundings being HR or LR tokens, as
   inpainting sees them.
+
+FILE gets a picture of some windows spread over VAL, one in a row: enlarged LR, VQGAN of LR, a
+column for each bundle, VQGAN of HR, HR.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,6 +32,7 @@ from etils import epath
 import maskgit_sr
 from benchmarks import common
 from data.validation import validation_pairs
+from maskgit_sr import images
 from maskgit_sr.arrays import Params, Tokens
 from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.losses.token import masked_cross_entropy
@@ -38,6 +44,8 @@ from maskgit_sr.ops.masking import random_mask
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 BATCH = 8
+ROWS = 6
+"""Windows of the panel."""
 
 
 def windows(root: str, side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,15 +71,15 @@ def windows(root: str, side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return hrs, lrs
 
 
-def tokens(method: MaskGITNetworks, params: Params, images: np.ndarray, lr: bool) -> jax.Array:
+def tokens(method: MaskGITNetworks, params: Params, pictures: np.ndarray, lr: bool) -> jax.Array:
     """Returns the tokens [n, N] of windows, enlarged first if they are of LR."""
 
     @jax.jit
     def run(image: jax.Array) -> jax.Array:
         return method.tokenize(params, method.upsample(image) if lr else image)
 
-    parts = [run(jnp.asarray(images[i : i + BATCH])) for i in range(0, len(images), BATCH)]
-    return jnp.concatenate(parts).reshape(len(images), -1)
+    parts = [run(jnp.asarray(pictures[i : i + BATCH])) for i in range(0, len(pictures), BATCH)]
+    return jnp.concatenate(parts).reshape(len(pictures), -1)
 
 
 def by_batch(run: Any, *arrays: Any) -> np.ndarray:
@@ -122,11 +130,32 @@ def prior_tables(method: Inpainting, params: Params, hr: np.ndarray, lr: np.ndar
         print(f"| {name} | {value:.3f} |")
 
 
+def panel(found: Sequence[tuple[Any, Params]], hr: np.ndarray, lr: np.ndarray) -> np.ndarray:
+    """Returns rows of windows, uint8; ``found`` are the methods with their parameters."""
+    rows = np.unique(np.linspace(0, len(hr) - 1, ROWS).astype(int))
+    hr, lr = hr[rows], lr[rows]
+    method, params = found[0]
+    keys = jax.random.split(jax.random.key(0), len(rows))
+
+    @jax.jit
+    def through(image: jax.Array) -> jax.Array:
+        return method.render(params, method.tokenize(params, image))
+
+    enlarged = method.upsample(jnp.asarray(lr))
+    columns = [enlarged, through(enlarged)]
+    for each, own in found:
+        columns.append(jax.jit(partial(each.restore, options=each.options()))(own, lr, keys).image)
+    columns += [through(jnp.asarray(hr)), jnp.asarray(hr)]
+    joined = jnp.concatenate([jnp.concatenate(list(column)) for column in columns], axis=1)
+    return np.asarray(jnp.round(255 * jnp.clip(joined, 0, 1)), np.uint8)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the tables; a user's mistake is one line and code 2."""
     parser = common.parser(__doc__)
     parser.add_argument("--val", required=True, help="folder with lr/ and hr/, or hr/ alone")
     parser.add_argument("--windows", type=common.positive, default=64)
+    parser.add_argument("--panel", help="picture to write")
     for name in ("correction", "inpainting"):
         parser.add_argument(f"--{name}", help="bundle of that method")
     given = parser.parse_args(argv)
@@ -135,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ("correction", Correction, correction_table),
             ("inpainting", Inpainting, prior_tables),
         )
+        found: list[tuple[Any, Params]] = []
         for option, kind, show in tables:
             path = getattr(given, option)
             if path is None:
@@ -146,6 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             hr, lr = windows(given.val, method.tile.sides[0], given.windows)
             print(f"\n{option}: {len(hr)} windows of {hr.shape[1]}x{hr.shape[2]}\n")
             show(method, upscaler.params, hr, lr)
+            found.append((method, upscaler.params))
+        if given.panel and found:
+            images.write(images.from_array(panel(found, hr, lr)), given.panel)
     return 0
 
 

@@ -37,9 +37,12 @@ def numbers(text):
     return {row[0]: row[1:] for row in rows}
 
 
-def test_tables(bundle, val, capsys):
+def test_tables(bundle, val, tmp_path, capsys):
     arguments = ["--val", val, "--correction", bundle(Correction.name)]
-    assert tokens.main([*arguments, "--inpainting", bundle(Inpainting.name)]) == 0
+    panel = tmp_path / "panel.png"
+    arguments += ["--inpainting", bundle(Inpainting.name), "--panel", str(panel)]
+    assert tokens.main(arguments) == 0
+    assert images.read(panel).color.shape == (6 * 32, 6 * 32, 3)
     printed = capsys.readouterr().out
     assert printed.count("8 windows of 32x32") == 2  # four lie side by side in each picture
     found = numbers(printed)
