@@ -38,8 +38,8 @@ def _model(size: str) -> dict[str, object]:
         )
     return dict(
         tokenizer=dict(
-            width=32, multipliers=(1, 2, 2, 3), blocks=1, code_width=32, codes=512,
-            groups=8,  # of four channels at the finest level, as in the published network
+            width=64, multipliers=(1, 1, 1), patch=2, blocks=1, code_width=32, codes=512,
+            groups=0,  # norms of few channels wipe out colours (docs/training_log.md)
         ),
         transformer=dict(
             codes=512, classes=0, positions=257, dim=128, depth=4, heads=4, inner=512
@@ -54,9 +54,8 @@ def _losses(size: str) -> dict[str, object]:
     return dict(
         pixel="l1", perceptual="lpips_squeeze", perceptual_weight=0.6, adversarial_weight=0.0,
         joined=0.25, discriminator=dict(filters=32, layers=3, norms=False),
-        # The codes start near 0 and move by the learning rate: with the published 0.25 the encoder
-        # runs away from them in so few steps (docs/training_log.md).
-        commitment=1.0,
+        # A sharp entropy and codes near 0 take a short training its colours (docs/training_log.md).
+        commitment=1.0, entropy=0.02, entropy_temperature=0.1, code_start="noise",
     )  # fmt: skip
 
 
@@ -81,7 +80,7 @@ def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
     else:
         token = dict(warmup=100, clip=1.0, weight_decay=0.01)
         found = dict(
-            tokenizer=stage(3000, 4, adam(1e-3, 5e-5, warmup=100, clip=1.0), crop=128, ema=0.99),
+            tokenizer=stage(4000, 8, adam(1e-3, 5e-5, warmup=100, clip=1.0), crop=128, ema=0.99),
             prior=stage(2500, 8, adam(1e-3, 1e-5, **token), crop=128, ema=0.99),
             correction=stage(1500, 8, adam(3e-4, 1e-5, **token), crop=128, ema=0.99),
             control=stage(1000, 4, adam(3e-4, 1e-5, warmup=100, clip=1.0), crop=128, ema=0.99),

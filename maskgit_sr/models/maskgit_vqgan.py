@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Image, Latent, TokenGrid, Tokens
 from maskgit_sr.models import codebook
-from maskgit_sr.models.fields import Count, Range, Width
+from maskgit_sr.models.fields import Count, Range, Side, Width
 from maskgit_sr.models.layers import Feature, Upsample, conv, make_norm, run_layer
+from maskgit_sr.ops.resize import depth_to_space, space_to_depth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,8 @@ class MaskGITVQGANConfig:
         code_width: C, width of a code vector.
         codes: K, codebook size.
         groups: number of groups of the group norms (0: no norms).
+        patch: side of the pixel block folded into channels before the first level; 1 (none) in the
+            published network. Small networks learn colours and edges sooner behind it.
 
     Raises:
         ValueError: no level or too many, or a level's width that ``groups`` does not divide.
@@ -39,6 +42,7 @@ class MaskGITVQGANConfig:
     code_width: Width = 256
     codes: Width = 1024
     groups: Count = 32
+    patch: Side = 1
 
     def __post_init__(self) -> None:
         # At most 11, since no side of an image is a multiple of more than a window's 1,024 pixels.
@@ -66,7 +70,7 @@ class MaskGITVQGANConfig:
     @property
     def factor(self) -> int:
         """Returns f: image side over token grid side."""
-        return 2 ** (len(self.multipliers) - 1)
+        return self.patch * 2 ** (len(self.multipliers) - 1)
 
 
 class OutputShortcutBlock(nnx.Module):
@@ -98,13 +102,14 @@ def mean_pool(x: Feature) -> Float[Array, "B h2 w2 C"]:
 
 
 class MaskGITEncoder(nnx.Module):
-    """Encoder of images [B, H, W, 3] to features [B, ⌈H/f⌉, ⌈W/f⌉, C]."""
+    """Encoder of images [B, H, W, 3], sides multiples of ``patch``, to [B, ⌈H/f⌉, ⌈W/f⌉, C]."""
 
     def __init__(
         self, config: MaskGITVQGANConfig, *, dtype: Any, rngs: nnx.Rngs, remat: bool = False
     ):
         self.config, self.remat = config, remat
-        self.conv_in = conv(3, config.width, use_bias=False, dtype=dtype, rngs=rngs)
+        inputs = 3 * config.patch**2
+        self.conv_in = conv(inputs, config.width, use_bias=False, dtype=dtype, rngs=rngs)
         levels = (*config.widths, config.widths[-1])
         self.blocks = _blocks(config.width, levels, config, dtype=dtype, rngs=rngs)
         self.norm_out = make_norm(levels[-1], config.groups)
@@ -114,7 +119,7 @@ class MaskGITEncoder(nnx.Module):
         # After the last block of every level but the coarsest, which the bottom's blocks follow.
         count, levels = self.config.blocks, len(self.config.multipliers)
         pools = range(count, count * levels, count)
-        x = self.conv_in(image)
+        x = self.conv_in(space_to_depth(image, self.config.patch))
         for done, block in enumerate(self.blocks, 1):
             x = run_layer(block, x, remat=self.remat)
             if done in pools:
@@ -137,7 +142,7 @@ class MaskGITDecoder(nnx.Module):
             [Upsample(width, width, dtype=dtype, rngs=rngs) for width in coarse_first[:-1]]
         )
         self.norm_out = make_norm(levels[-1], config.groups)
-        self.conv_out = conv(levels[-1], 3, dtype=dtype, rngs=rngs)
+        self.conv_out = conv(levels[-1], 3 * config.patch**2, dtype=dtype, rngs=rngs)
 
     def body(self, latent: Latent) -> Feature:
         """Returns the last convolution's input."""
@@ -154,7 +159,7 @@ class MaskGITDecoder(nnx.Module):
     def head(self, features: Feature) -> Image:
         """Applies the last convolution, whose gradient sets the adaptive adversarial weight."""
         # Float32: bfloat16 steps near 1 are as coarse as the grey levels of 8 bits.
-        return self.conv_out(features).astype(jnp.float32)
+        return depth_to_space(self.conv_out(features).astype(jnp.float32), self.config.patch)
 
     def __call__(self, latent: Latent) -> Image:
         return self.head(self.body(latent))
