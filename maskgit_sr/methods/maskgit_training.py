@@ -170,9 +170,9 @@ def natural_noise(key: jax.Array, count: int, side: int) -> Image:
     """
     noise_key, contrast_key, color_key = jax.random.split(key, 3)
     luma, chroma = jnp.split(jax.random.normal(noise_key, (count, side, side, 4)), [1], axis=-1)
-    frequency = jnp.hypot(jnp.fft.fftfreq(side)[:, None], jnp.fft.fftfreq(side))
-    gain = 1 / jnp.maximum(frequency, 1 / side)[..., None]
-    spectrum = jnp.fft.fft2(luma + 0.3 * chroma, axes=(1, 2)) * gain
+    frequency = jnp.hypot(*jnp.meshgrid(jnp.fft.fftfreq(side), jnp.fft.fftfreq(side)))
+    gain = (1 / jnp.maximum(frequency, 1 / side)).astype(jnp.complex64)[..., None]
+    spectrum = jnp.fft.fft2(luma + 0.3 * chroma, axes=(1, 2)) * gain[None]
     image = jnp.fft.ifft2(spectrum, axes=(1, 2)).real
     contrast = jax.random.uniform(contrast_key, (count, 1, 1, 1), maxval=0.25)
     mean = jax.random.uniform(color_key, (count, 1, 1, 3))
