@@ -30,7 +30,9 @@ MAX_PASSES = 200
 _ROWS = 32  # of a block: few enough that the zeros of its matrices cost less than its loop
 _REACH = 12  # LR samples after which the inverse of DDᵀ is below 1e-5 of its middle
 _PATIENCE, _PROGRESS = 20, 0.9  # passes in which the excess must fall to this share
-_MAX_MISSING = 2  # times white; photographs need half, and more draws dots around what nothing mends
+_MAX_MISSING = (
+    2  # times white; photographs need half, and more draws dots around what nothing mends
+)
 _FALL, _GROWTH, _MAX_GAIN = 0.98, 1.5, 8.0
 _TOLERANCE = 1e-3  # of a sample's step: the sums are float32
 
@@ -58,8 +60,8 @@ class Consistency:
             return ()
         return (
             f"{self.outside:,} of {self.samples:,} samples differ from the input by more than "
-            f"{self.bound:g} grey levels, by at most {self.largest:.1f}: nothing between black and "
-            "white reduces to such edges",
+            f"{self.bound:g} grey levels, by at most {self.largest:.1f}: black, white or "
+            "rounding leave no room for more",
         )
 
 

@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from maskgit_sr import images
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
+from maskgit_sr.inference import consistency
 from maskgit_sr.inference import options as method_options
 from maskgit_sr.inference.mosaic import Mosaic
 from maskgit_sr.inference.upscaler import Upscaler, finish
@@ -147,6 +148,15 @@ class Service:
             scale = self._upscaler.scale(parameters.scale)
         except UserError as error:
             raise HTTPException(422, str(error)) from None
+        if parameters.consistent is not None:
+            if parameters.format not in ("png", "tiff"):
+                found = parameters.format
+                message = f"consistent: expected format png or tiff, found {found}"
+                raise HTTPException(422, message)
+            if scale < 1:
+                raise HTTPException(
+                    422, f"consistent: expected a scale of at least 1, found {scale:g}"
+                )
         steps, usual = (getattr(some, "steps", 0) for some in (chosen, self._defaults))
         most = max(usual, self.limits.steps or 4 * usual)
         if steps > most:  # a device call cannot be interrupted, so its duration must be limited
@@ -242,14 +252,14 @@ class Service:
             finally:  # also at a time limit, or when the client is gone
                 self._batcher.cancel(image)
             marks += [image.arrived, image.begun or image.arrived, time.monotonic()]
-            finished = await threaded(self._finish, picture, mosaic, wanted)
+            finished, told = await threaded(self._finish, picture, mosaic, wanted)
             kind, quality = wanted.parameters.format.upper(), wanted.parameters.quality
             encoded, notes = await self._codecs.encode(finished, kind, quality)
             marks.append(time.monotonic())
         steps = ("decode", "compile", "queue", "restore", "encode")
         milliseconds = dict(zip(steps, (1000 * np.diff(marks)).tolist(), strict=True))
         mean = None if mosaic.confidence is None else float(mosaic.confidence.mean())
-        return EncodedImage(encoded, (*picture.notes, *notes), milliseconds, mean)
+        return EncodedImage(encoded, (*picture.notes, *told, *notes), milliseconds, mean)
 
     async def _decode(self, body: Body, wanted: RequestOptions) -> Picture:
         limit = self.limits.pixels
@@ -272,18 +282,25 @@ class Service:
         # a confidence map has no alpha, which JPEG could not hold
         target = dataclasses.replace(picture, alpha=None) if map_only else picture
         try:
+            if (bound := wanted.parameters.consistent) is not None:
+                consistency.check(bound, picture.color.dtype, wanted.scale)
             images.check_kind(target, wanted.parameters.format.upper(), scale=wanted.scale)
         except UserError as error:
             raise HTTPException(400, str(error)) from None
         return picture
 
-    def _finish(self, picture: Picture, mosaic: Mosaic, wanted: RequestOptions) -> Picture:
+    def _finish(
+        self, picture: Picture, mosaic: Mosaic, wanted: RequestOptions
+    ) -> tuple[Picture, tuple[str, ...]]:
+        """Returns the image of the response and notes on it."""
         restored = finish(picture, mosaic.color, wanted.scale)
         if wanted.parameters.output == "confidence":
             assert mosaic.confidence is not None
             height, width = restored.color.shape[:2]
-            restored = images.from_confidence(mosaic.confidence, height, width)
-        return restored
+            return images.from_confidence(mosaic.confidence, height, width), ()
+        if (bound := wanted.parameters.consistent) is None:
+            return restored, ()
+        return restored, consistency.enforce(picture, restored, bound).notes
 
     def _factor(self, scale: float) -> float:
         return max(1.0, scale / self._upscaler.method.scale) ** 2
