@@ -112,7 +112,9 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(f"--device: expected one of {', '.join(DEVICES)}, found '{given.device}'")
     if given.consistent is not None:
         if not 0 < given.consistent <= 255:  # false for NaN too
-            raise UserError(f"--consistent: expected 0 to 255, found {given.consistent:g}")
+            raise UserError(
+                f"--consistent: expected more than 0 and at most 255, found {given.consistent:g}"
+            )
         if given.format not in ("png", "tif"):
             raise UserError(f"--consistent: expected --format png or tif, found '{given.format}'")
         if given.scale is not None and given.scale < 1:
