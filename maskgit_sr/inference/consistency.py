@@ -108,7 +108,8 @@ def enforce(picture: Picture, restored: Picture, bound: float) -> Consistency:
         wanted = target[..., channel]
         if wanted.dtype != stored:
             wanted = wanted * np.float32(peak(stored))
-        plane = cast(color[..., channel], stored)
+        # Contiguous: a channel of an image is read and written slowly.
+        plane = np.ascontiguousarray(cast(color[..., channel], stored))
         deviations = _Plane(plane, wanted, bound / step, *axes).solve()
         color[..., channel] = cast(plane, color.dtype)
         largest = max(largest, step * float(deviations.max()))
@@ -127,6 +128,7 @@ class _Block:
     """Consecutive LR samples of an axis, and the matrices between them and the result's.
 
     Attributes:
+        index: its place in the axis.
         rows: the LR samples.
         reads: samples of the result that `reduce` takes.
         reduce: rows of D, [rows, reads].
@@ -135,6 +137,7 @@ class _Block:
         expand: rows of B, [owns, uses].
     """
 
+    index: int
     rows: slice
     reads: slice
     reduce: np.ndarray
@@ -145,7 +148,7 @@ class _Block:
 
 def _blocks(count: int, size: int) -> list[_Block]:
     """Returns the blocks of an axis of `count` LR samples and `size` of the result."""
-    found = []
+    found: list[_Block] = []
     for first in range(0, count, _ROWS):
         last = min(first + _ROWS, count)
         begin, reduce = reduction_weights(size, count, first, last)
@@ -155,6 +158,7 @@ def _blocks(count: int, size: int) -> list[_Block]:
         owns = slice(round(first * size / count), round(last * size / count))
         found.append(
             _Block(
+                len(found),
                 slice(first, last),
                 slice(begin, begin + reduce.shape[1]),
                 reduce,
@@ -169,7 +173,9 @@ def _blocks(count: int, size: int) -> list[_Block]:
 class _Plane:
     """One channel: `plane` [H', W'], changed in place until it reduces to `target` [H, W].
 
-    The only arrays of the result's size are `plane` and a copy of it. All is in samples of `plane`.
+    Worked on in tiles, a block of rows by one of columns, and after the first passes only in those
+    that are still outside and their neighbours. The only arrays of the result's size are `plane`
+    and a copy of it. All is in steps of `plane`.
     """
 
     def __init__(
@@ -185,93 +191,98 @@ class _Plane:
         self._plane, self._start, self._target = plane, plane.copy(), target
         self._peak = peak(plane.dtype)
         self._bound = bound - _TOLERANCE
-        self._rows, self._columns = ([self._cast(b) for b in axis] for axis in (rows, columns))
+        axes = rows, columns
+        self._rows, self._columns = ([self._cast(b) for b in axis] for axis in axes)
+        self._used, self._read = ([_overlaps(a, *n) for a in axes] for n in _NEIGHBOURS)
         # Rounding is noise of 0.29 steps a sample, reduced by the weights: aimed at this far inside
         # the bound, it takes one sample in a thousand out again.
-        spread = [
-            max(np.sqrt((b.reduce**2).sum(1).max()) for b in axis) for axis in (rows, columns)
-        ]
+        spread = [max(np.sqrt((b.reduce**2).sum(1).max()) for b in axis) for axis in axes]
         self._aim = max(0.0, self._bound - 3 * 0.29 * float(np.prod(spread)))
         self._missing = np.zeros(target.shape, self._dtype)
         self._error = np.zeros(target.shape, self._dtype)  # target − reduced
         self._before = np.zeros(target.shape, self._dtype)
         self._gain = np.ones(target.shape, self._dtype)
+        self._excess = np.zeros((len(rows), len(columns)))  # beyond the bound, of each tile
 
     def solve(self) -> np.ndarray:
         """Returns the deviations [H, W] that are left."""
-        every = range(len(self._rows))
+        every = np.ones(self._excess.shape, bool)
         self._reduce(every)
         best, kept, history = np.inf, self._missing, []
         for _ in range(MAX_PASSES):
-            excess = np.maximum(self._deviations(slice(None)) - self._bound, 0)
-            total = float(excess.sum())
+            total = float(self._excess.sum())
             if total == 0:
-                return self._deviations(slice(None))
-            history.append(total)
+                return self._deviations(slice(None), slice(None))
             if total < best:
                 best, kept = total, self._missing.copy()
+            history.append(total)
             recent = history[-1 - _PATIENCE :]
             if len(recent) > _PATIENCE and min(recent) > _PROGRESS * recent[0]:
                 break
-            active = [i for i in every if excess[self._rows[i].rows].any()]
-            for index in active:
-                self._add(self._rows[index].rows)
-            changed = [i for i in every if self._touches(self._rows[i].uses, active, "rows")]
+            active = self._excess > 0
+            self._add(active)
+            changed = self._used[0] @ active @ self._used[1].T
             self._expand(changed)
-            self._reduce(i for i in every if self._touches(self._rows[i].reads, changed, "owns"))
+            self._reduce(self._read[0] @ changed @ self._read[1].T)
         self._missing = kept
         self._expand(every)
         self._reduce(every)
-        return self._deviations(slice(None))
+        return self._deviations(slice(None), slice(None))
 
     def _cast(self, block: _Block) -> _Block:
         reduce, expand = (part.astype(self._dtype) for part in (block.reduce, block.expand))
         return dataclasses.replace(block, reduce=reduce, expand=expand)
 
-    def _touches(self, part: slice, others: Sequence[int], name: str) -> bool:
-        spans: Iterator[slice] = (getattr(self._rows[i], name) for i in others)
-        return any(span.start < part.stop and part.start < span.stop for span in spans)
+    def _tiles(self, chosen: np.ndarray) -> Iterator[tuple[_Block, _Block]]:
+        return ((self._rows[i], self._columns[j]) for i, j in np.argwhere(chosen))
 
-    def _deviations(self, rows: slice) -> np.ndarray:
-        """Returns the deviations of some rows, the reduced result clipped as a file would be."""
-        target = self._target[rows].astype(self._dtype)
-        reduced = np.clip(target - self._error[rows], 0, self._peak)
-        return np.abs(target - reduced)
+    def _deviations(self, *tile: slice) -> np.ndarray:
+        """Returns the deviations of a tile, the reduced result clipped as a file would be."""
+        target = self._target[tile].astype(self._dtype)
+        return np.abs(target - np.clip(target - self._error[tile], 0, self._peak))
 
-    def _add(self, rows: slice) -> None:
-        """Adds what some rows lack beyond the aim to what is missing.
+    def _add(self, chosen: np.ndarray) -> None:
+        """Adds what tiles lack beyond the aim to what is missing.
 
         Where it falls slowly, because clipping takes most of each change, more is added every time;
         where it does not fall, as nothing in range would do, no more than the lack itself.
         """
-        lack = self._error[rows]
-        lack = lack - np.clip(lack, -self._aim, self._aim)
-        lack[self._deviations(rows) <= self._aim] = 0
-        before, gain = self._before[rows], self._gain[rows]
-        falls = (lack * before > 0) & (np.abs(lack) < _FALL * np.abs(before))
-        gain[:] = np.where(falls, np.minimum(gain * _GROWTH, _MAX_GAIN), 1)
-        before[:] = lack
-        missing, most = self._missing[rows], _MAX_MISSING * self._peak
-        np.clip(missing + gain * lack, -most, most, out=missing)
+        for row, column in self._tiles(chosen):
+            tile = row.rows, column.rows
+            lack = self._error[tile] - np.clip(self._error[tile], -self._aim, self._aim)
+            lack[self._deviations(*tile) <= self._aim] = 0
+            before, gain, missing = self._before[tile], self._gain[tile], self._missing[tile]
+            falls = (lack * before > 0) & (np.abs(lack) < _FALL * np.abs(before))
+            gain[:] = np.where(falls, np.minimum(gain * _GROWTH, _MAX_GAIN), 1)
+            before[:] = lack
+            most = _MAX_MISSING * self._peak
+            np.clip(missing + gain * lack, -most, most, out=missing)
 
-    def _expand(self, blocks: Sequence[int]) -> None:
-        """Makes the rows of the result that blocks own."""
-        for index in blocks:
-            block = self._rows[index]
-            missing = self._missing[block.uses]
-            wide = np.concatenate([missing[:, c.uses] @ c.expand.T for c in self._columns], axis=1)
-            change = block.expand @ wide
-            change += self._start[block.owns]
+    def _expand(self, chosen: np.ndarray) -> None:
+        """Makes the tiles of the result."""
+        for row, column in self._tiles(chosen):
+            change = row.expand @ self._missing[row.uses, column.uses] @ column.expand.T
+            change += self._start[row.owns, column.owns]
             np.clip(np.rint(change, out=change), 0, self._peak, out=change)
-            self._plane[block.owns] = change
+            self._plane[row.owns, column.owns] = change
 
-    def _reduce(self, blocks: Iterator[int] | Sequence[int]) -> None:
-        """Compares the reduced result with the target in the rows of blocks."""
-        for index in blocks:
-            block = self._rows[index]
-            narrow = block.reduce @ self._plane[block.reads].astype(self._dtype)
-            for column in self._columns:
-                reduced = narrow[:, column.reads] @ column.reduce.T
-                self._error[block.rows, column.rows] = (
-                    self._target[block.rows, column.rows] - reduced
-                )
+    def _reduce(self, chosen: np.ndarray) -> None:
+        """Compares the reduced result with the target in tiles."""
+        for row, column in self._tiles(chosen):
+            large = self._plane[row.reads, column.reads].astype(self._dtype)
+            tile = row.rows, column.rows
+            self._error[tile] = self._target[tile] - row.reduce @ large @ column.reduce.T
+            over = np.maximum(self._deviations(*tile) - self._bound, 0)
+            self._excess[row.index, column.index] = over.sum()
+
+
+_NEIGHBOURS = ("uses", "rows"), ("reads", "owns")
+
+
+def _overlaps(blocks: Sequence[_Block], taken: str, given: str) -> np.ndarray:
+    """Returns [n, n], True where what a block takes overlaps with what another one gives."""
+    takes, gives = (
+        np.array([(getattr(b, name).start, getattr(b, name).stop) for b in blocks])
+        for name in (taken, given)
+    )
+    return (takes[:, None, 0] < gives[None, :, 1]) & (gives[None, :, 0] < takes[:, None, 1])
