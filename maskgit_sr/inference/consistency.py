@@ -15,7 +15,7 @@ to the other within a pixel: such pixels come as near as they can, and are count
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -29,7 +29,7 @@ from maskgit_sr.ops.resize import reduction_weights
 MAX_PASSES = 200
 _ROWS = 32  # of a block: few enough that the zeros of its matrices cost less than its loop
 _REACH = 12  # LR samples after which the inverse of DDᵀ is below 1e-5 of its middle
-_PATIENCE, _PROGRESS = 20, 0.9  # passes in which the excess must fall to this share
+_PATIENCE, _PROGRESS = 30, 0.9  # passes in which a tile's excess must fall to this share
 _MAX_MISSING = (
     2  # times white; photographs need half, and more draws dots around what nothing mends
 )
@@ -87,7 +87,9 @@ def check(bound: float, dtype: DTypeLike, scale: float) -> None:
         raise UserError(f"consistent: expected a scale of at least 1, found {scale:g}")
 
 
-def enforce(picture: Picture, restored: Picture, bound: float) -> Consistency:
+def enforce(
+    picture: Picture, restored: Picture, bound: float, stop: Callable[[], bool] | None = None
+) -> Consistency:
     """Changes `restored.color` in place, as little as it takes, so that it reduces to `picture`.
 
     Channels are independent; a grey picture has one. Alpha is left alone, and colours that it hides
@@ -97,6 +99,10 @@ def enforce(picture: Picture, restored: Picture, bound: float) -> Consistency:
         picture: the input, [H, W, 3].
         restored: the finished result, no side shorter than the input's.
         bound: largest deviation of any sample, in grey levels of 255; at least `least`.
+        stop: asked before each pass, of which there are at most `MAX_PASSES` a channel.
+
+    Raises:
+        InterruptedError: `stop` said so.
     """
     target, color = visible(picture), restored.color
     stored = _stored(color.dtype)
@@ -110,7 +116,7 @@ def enforce(picture: Picture, restored: Picture, bound: float) -> Consistency:
             wanted = wanted * np.float32(peak(stored))
         # Contiguous: a channel of an image is read and written slowly.
         plane = np.ascontiguousarray(cast(color[..., channel], stored))
-        deviations = _Plane(plane, wanted, bound / step, *axes).solve()
+        deviations = _Plane(plane, wanted, bound / step, *axes).solve(stop)
         color[..., channel] = cast(plane, color.dtype)
         largest = max(largest, step * float(deviations.max()))
         outside += int(np.count_nonzero(deviations > bound / step))
@@ -204,22 +210,25 @@ class _Plane:
         self._gain = np.ones(target.shape, self._dtype)
         self._excess = np.zeros((len(rows), len(columns)))  # beyond the bound, of each tile
 
-    def solve(self) -> np.ndarray:
+    def solve(self, stop: Callable[[], bool] | None = None) -> np.ndarray:
         """Returns the deviations [H, W] that are left."""
         every = np.ones(self._excess.shape, bool)
         self._reduce(every)
-        best, kept, history = np.inf, self._missing, []
+        best, kept = np.inf, self._missing
+        mark, age = np.full(self._excess.shape, np.inf), np.zeros(self._excess.shape, int)
         for _ in range(MAX_PASSES):
+            if stop is not None and stop():
+                raise InterruptedError
             total = float(self._excess.sum())
             if total == 0:
                 return self._deviations(slice(None), slice(None))
             if total < best:
                 best, kept = total, self._missing.copy()
-            history.append(total)
-            recent = history[-1 - _PATIENCE :]
-            if len(recent) > _PATIENCE and min(recent) > _PROGRESS * recent[0]:
+            falls = self._excess < _PROGRESS * mark
+            mark, age = np.where(falls, self._excess, mark), np.where(falls, 0, age + 1)
+            active = (self._excess > 0) & (age < _PATIENCE)
+            if not active.any():
                 break
-            active = self._excess > 0
             self._add(active)
             changed = self._used[0] @ active @ self._used[1].T
             self._expand(changed)

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,8 @@ class Service:
         self._deadlines: set[asyncio.Timeout] = set()
         self._codecs = CodecProcesses(limits.timeout)
         self._pool = ThreadPoolExecutor(max(2, min(4, os.cpu_count() or 2)), "pixels")
+        # of its own, since it may take as long as a request may, and others need theirs
+        self._consistency = ThreadPoolExecutor(1, "consistency")
         self._batcher: Batcher | None = None
 
     @property
@@ -114,7 +117,8 @@ class Service:
         if self._batcher is not None:
             self._batcher.close()
             self._programs.close()
-        self._pool.shutdown(cancel_futures=True)
+        for pool in (self._pool, self._consistency):
+            pool.shutdown(cancel_futures=True)
 
     def info(self) -> dict[str, Any]:
         """Returns a description of model and options as JSON values; the service must be ready."""
@@ -252,7 +256,8 @@ class Service:
             finally:  # also at a time limit, or when the client is gone
                 self._batcher.cancel(image)
             marks += [image.arrived, image.begun or image.arrived, time.monotonic()]
-            finished, told = await threaded(self._finish, picture, mosaic, wanted)
+            finished = await threaded(self._finish, picture, mosaic, wanted)
+            told = await self._consistent(picture, finished, wanted)
             kind, quality = wanted.parameters.format.upper(), wanted.parameters.quality
             encoded, notes = await self._codecs.encode(finished, kind, quality)
             marks.append(time.monotonic())
@@ -289,18 +294,28 @@ class Service:
             raise HTTPException(400, str(error)) from None
         return picture
 
-    def _finish(
-        self, picture: Picture, mosaic: Mosaic, wanted: RequestOptions
-    ) -> tuple[Picture, tuple[str, ...]]:
-        """Returns the image of the response and notes on it."""
+    def _finish(self, picture: Picture, mosaic: Mosaic, wanted: RequestOptions) -> Picture:
         restored = finish(picture, mosaic.color, wanted.scale)
         if wanted.parameters.output == "confidence":
             assert mosaic.confidence is not None
             height, width = restored.color.shape[:2]
-            return images.from_confidence(mosaic.confidence, height, width), ()
-        if (bound := wanted.parameters.consistent) is None:
-            return restored, ()
-        return restored, consistency.enforce(picture, restored, bound).notes
+            restored = images.from_confidence(mosaic.confidence, height, width)
+        return restored
+
+    async def _consistent(
+        self, picture: Picture, finished: Picture, wanted: RequestOptions
+    ) -> tuple[str, ...]:
+        """Changes the image until it returns what was sent, if that was asked for; notes on it."""
+        bound = wanted.parameters.consistent
+        if bound is None or wanted.parameters.output == "confidence":
+            return ()
+        ended = threading.Event()
+        run = asyncio.get_running_loop().run_in_executor
+        work = partial(consistency.enforce, picture, finished, bound, ended.is_set)
+        try:
+            return (await run(self._consistency, work)).notes
+        finally:  # also at a time limit, or when the client is gone
+            ended.set()
 
     def _factor(self, scale: float) -> float:
         return max(1.0, scale / self._upscaler.method.scale) ** 2

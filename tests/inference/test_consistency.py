@@ -193,6 +193,15 @@ def test_bounds_that_cannot_be_kept_are_refused(doubling, dtype, options, messag
         doubling(noise(4, 4, 3, dtype), **options)
 
 
+def test_it_ends_when_it_is_told_to():
+    picture, asked = Picture(noise(9, 7, 3)), []
+    with pytest.raises(InterruptedError):
+        consistency.enforce(
+            picture, Picture(noise(36, 28, 3)), 0.5, lambda: asked.append(1) or len(asked) > 2
+        )
+    assert len(asked) == 3
+
+
 def test_a_note_has_the_figures():
     found = consistency.Consistency(0.5, 12.34, 43, 76800)
     [note] = found.notes
