@@ -272,6 +272,7 @@ class _Plane:
         for row, column in self._tiles(chosen):
             change = row.expand @ self._missing[row.uses, column.uses] @ column.expand.T
             change += self._start[row.owns, column.owns]
+            change += _dither(row.owns, column.owns).astype(self._dtype)
             np.clip(np.rint(change, out=change), 0, self._peak, out=change)
             self._plane[row.owns, column.owns] = change
 
@@ -285,6 +286,17 @@ class _Plane:
             self._excess[row.index, column.index] = over.sum()
 
 
+def _dither(rows: slice, columns: slice) -> np.ndarray:
+    """Returns thresholds within ±0.47 for the rounding of a tile, by its place in the result.
+
+    They change no sample that nothing is added to. Without them equal changes of equal samples
+    would be rounded alike, and their mean could only move by whole steps.
+    """
+    y, x = (np.arange(part.start, part.stop) % 4 for part in (rows, columns))
+    return (_BAYER[y[:, None], x] + 0.5) / 16 - 0.5
+
+
+_BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
 _NEIGHBOURS = ("uses", "rows"), ("reads", "owns")
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maskgit_sr.bundles import Metadata
@@ -87,6 +87,7 @@ def test_what_exceeds_the_bound_is_counted(size, scale, seed):
 
 
 @settings(max_examples=20)
+@example(size=(1, 1), scale=2, seed=63)  # where equal samples must be rounded differently
 @given(
     size=st.tuples(st.integers(1, 24), st.integers(1, 40)),
     scale=st.integers(2, 4),
