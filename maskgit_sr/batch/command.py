@@ -54,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, help="decoding steps (default: the model's)")
     add("--seed", type=int, default=0)
     add("--temperature", type=float, help="randomness of the tokens")
+    add(
+        "--consistent", type=float, metavar="EPS", help="grey levels to which outputs return inputs"
+    )
     add("--color_fix", help="adain | wavelet | none (default: the method's)")
     many: Any = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
     add("--option", help="another option of the method; repeatable", **many)
@@ -107,6 +110,17 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(f"--batch: expected at least 1, found {given.batch}")
     if given.device not in (None, *DEVICES):
         raise UserError(f"--device: expected one of {', '.join(DEVICES)}, found '{given.device}'")
+    if given.consistent is not None:
+        if not 0 < given.consistent <= 255:  # false for NaN too
+            raise UserError(
+                f"--consistent: expected more than 0 and at most 255, found {given.consistent:g}"
+            )
+        if given.format not in ("png", "tif"):
+            raise UserError(f"--consistent: expected --format png or tif, found '{given.format}'")
+        if given.scale is not None and given.scale < 1:
+            raise UserError(
+                f"--consistent: expected a --scale of at least 1, found {given.scale:g}"
+            )
     if not 1 <= given.max_pixels <= MAX_PIXELS:
         raise UserError(f"--max_pixels: expected 1 to {MAX_PIXELS}, found {given.max_pixels}")
 
@@ -146,6 +160,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         device=given.device,
         dtype=given.dtype,
         scale=upscaler.scale(given.scale),
+        consistent=given.consistent,
         seed=given.seed,
         options=chosen,
         max_pixels=given.max_pixels,

@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from maskgit_sr import images
@@ -26,7 +27,7 @@ from maskgit_sr.batch import storage
 from maskgit_sr.batch.listing import Task
 from maskgit_sr.errors import cause, printable
 from maskgit_sr.images import Picture
-from maskgit_sr.inference import load
+from maskgit_sr.inference import consistency, load
 from maskgit_sr.inference.upscaler import Upscaler, finish
 from maskgit_sr.methods.base import TileSpec
 
@@ -45,6 +46,7 @@ class Settings:
         pack: tiles of several images that are restored together; a larger image goes alone.
         options: of `Upscaler.options`.
         max_pixels: of one input.
+        consistent: grey levels to which an output, reduced, returns its input; None: any.
     """
 
     model: str
@@ -58,6 +60,7 @@ class Settings:
     options: dict[str, Any]
     max_pixels: int
     overwrite: bool
+    consistent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ class Read(beam.DoFn):
                 return
             picture = images.from_bytes(storage.read(task.source), limit=settings.max_pixels)
             images.check_kind(picture, _kind(task.target), scale=settings.scale)
+            if settings.consistent is not None:
+                consistency.check(settings.consistent, picture.color.dtype, settings.scale)
         except Exception as error:  # of one image, memory included: the others go on
             yield beam.pvalue.TaggedOutput(_FAILED, _failure(task, cause(error)))
             return
@@ -170,9 +175,16 @@ class Restorer(ModelHandler):
         mosaics = (model.mosaic(decoded.picture, options) for decoded in batch)
         whole = model.complete(mosaics, options, self._settings.seed)
         return [
-            (decoded.task, finish(decoded.picture, mosaic.color, self._settings.scale))
+            (decoded.task, self._finished(decoded, mosaic.color))
             for decoded, mosaic in zip(batch, whole, strict=True)
         ]
+
+    def _finished(self, decoded: DecodedImage, color: np.ndarray) -> Picture:
+        restored = finish(decoded.picture, color, self._settings.scale)
+        if (bound := self._settings.consistent) is not None:
+            reached = consistency.enforce(decoded.picture, restored, bound)
+            _tell(decoded.task.source, reached.notes)
+        return restored
 
     def get_num_bytes(self, batch: Sequence[DecodedImage]) -> int:
         """Returns the bytes of the samples; Beam's default pickles the batch to count them."""

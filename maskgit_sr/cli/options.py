@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,6 +25,13 @@ Temperature = Annotated[
 Strength = Annotated[
     float | None,
     typer.Option(help="How much noise and blocks are removed, 0 to 1. (default: the model's)"),
+]
+Consistent = Annotated[
+    float | None,
+    typer.Option(
+        metavar="EPS",
+        help="Let the result, reduced again, return the input within so many grey levels of 255.",
+    ),
 ]
 MethodOptions = Annotated[
     list[str] | None,
@@ -51,6 +60,23 @@ def check_choice(option: str, value: str | None, choices: tuple[str, ...]) -> No
     """Raises UserError unless the value is None or one of ``choices``."""
     if value is not None and value not in choices:
         raise UserError(f"{option}: expected one of {', '.join(choices)}, found '{value}'")
+
+
+def check_consistent(value: float | None, scale: float | None = None) -> None:
+    """Raises UserError for a bound that no image can have; what its bits allow is for later."""
+    if value is None:
+        return
+    if not 0 < value <= 255:  # false for NaN too
+        raise UserError(f"--consistent: expected more than 0 and at most 255, found {value:g}")
+    if scale is not None and scale < 1:
+        raise UserError(f"--consistent: expected a --scale of at least 1, found {scale:g}")
+
+
+def check_lossless(targets: Iterable[Path]) -> None:
+    """Raises UserError for an output of --consistent whose format changes its samples."""
+    for target in targets:
+        if target.suffix.lower() not in (".png", ".tif", ".tiff"):
+            raise UserError(f"--consistent: expected png or tif, which are lossless: {target}")
 
 
 def check(

@@ -64,16 +64,17 @@ def restore_and_score(
     """Restores every LR image, scores the results and returns the scores.
 
     Args:
-        options: ``seed``, and options of the method.
+        options: ``seed``, maybe ``consistent``, and options of the method.
         keep: folder for the restored images.
         source: origin of the images; seed and all options are stored with it.
         **more: passed to `evaluator.evaluate`.
     """
     from maskgit_sr.evaluation import restoring
 
-    own = {name: value for name, value in options.items() if name != "seed"}
+    general = {name: options[name] for name in ("seed", "consistent") if name in options}
+    own = {name: value for name, value in options.items() if name not in general}
     # as resolved, defaults included, so that the scores tell what was run
-    source = {**source, "seed": options["seed"], **table_of(upscaler.options(**own))}
+    source = {**source, **general, **table_of(upscaler.options(**own))}
     read = restoring.from_model(upscaler, entries, options, keep)
     return score(entries, read, protocol, source=source, **more)
 

@@ -101,6 +101,7 @@ def evaluate(
     steps: options.Steps = None,
     seed: options.Seed = 0,
     temperature: options.Temperature = None,
+    consistent: options.Consistent = None,
     option: options.MethodOptions = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many pictures.")] = None,
     batch: options.Batch = None,
@@ -111,9 +112,12 @@ def evaluate(
     with reporting():
         options.check(steps, seed, temperature, batch, device, dtype)
         options.check_number("--limit", limit, 1)
+        options.check_consistent(consistent)
         given = split(option, steps=steps, temperature=temperature)
         if hr is None and (calibration or ablation):
             raise UserError("--hr: is needed for --calibration and --ablation")
+        if consistent is not None and calibration is not None:
+            raise UserError("--consistent: changes no token, so expected no --calibration")
         import maskgit_sr
 
         chosen = results.protocol(protocol, metrics, border, crop)
@@ -129,7 +133,7 @@ def evaluate(
 
         def run(changed: Mapping[str, Any], system: str, keep: Path | None) -> dict[str, Any]:
             source = {"lr": lr, "hr": hr, "model": model}
-            wanted = {"seed": seed, **own, **changed}
+            wanted = {"seed": seed, "consistent": consistent, **own, **changed}
             more: Any = {"system": system, "source": source, "problems": problems}
             return results.restore_and_score(upscaler, entries, chosen, wanted, keep, **more)
 

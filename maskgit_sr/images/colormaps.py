@@ -1,4 +1,4 @@
-"""Colour maps for errors and confidences.
+"""Colour maps for errors, deviations and confidences.
 
 The ramps are drawn in OKLab (Ottosson, 2020) with lightness rising evenly, so that equal steps of a
 value look equal, in colour and in grey.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 ERROR_PEAK = 64  # of 255; the brightest colour stands for this and all above
+DEVIATION_PEAK = 16  # the same, of standard deviations
 
 
 def ramp(lightness: tuple[float, float], hue: tuple[float, float], chroma: float) -> np.ndarray:
@@ -57,6 +58,17 @@ def error(picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
     # int16, since differences of bytes wrap around.
     difference = np.abs(picture.astype(np.int16) - reference).sum(axis=-1)
     return ERROR[np.minimum(difference * 255 // (3 * ERROR_PEAK), 255)]
+
+
+def deviation(levels: np.ndarray) -> np.ndarray:
+    """Returns standard deviations [H, W], in grey levels of 255, in the colours of `ERROR`.
+
+    The scale is fixed, so that maps can be compared: black is 0, the brightest `DEVIATION_PEAK`.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    return ERROR[np.rint(np.minimum(levels / DEVIATION_PEAK, 1) * 255).astype(np.uint8)]
 
 
 def css(colors: np.ndarray, stops: int = 17) -> str:

@@ -35,11 +35,18 @@ _FORMAT_OF = {f".{f}": f for f in FORMATS} | {".jpeg": "jpg", ".tiff": "tif"}
 
 @dataclass(frozen=True)
 class Job:
-    """One image to restore; `skipped` where `target` exists and existing ones are skipped."""
+    """One image to restore; `skipped` where its outputs exist and existing ones are skipped."""
 
     source: Path
     target: Path
     skipped: bool = False
+
+
+def outputs(target: Path, samples: int = 0) -> tuple[Path, ...]:
+    """Returns the images that are written for an output: itself, or its samples and their map."""
+    if not samples:
+        return (target,)
+    return (*(sample_path(target, n + 1) for n in range(samples)), deviation_path(target))
 
 
 def plan(
@@ -52,6 +59,7 @@ def plan(
     skip_existing: bool = False,
     overwrite: bool = False,
     confidence: bool = False,
+    samples: int = 0,
     passed: PassedOver | None = None,
 ) -> list[Job]:
     """Pairs every input with its output; see the top of this file for the rules.
@@ -67,6 +75,7 @@ def plan(
       skip_existing: mark jobs whose output exists as skipped.
       overwrite: allow existing outputs.
       confidence: `confidence_path` of every output will be written, too.
+      samples: that will be written of every output in its place (`outputs`); 0: the output itself.
       passed: gets what is left out.
 
     Raises:
@@ -105,19 +114,21 @@ def plan(
         )
     else:
         jobs = [(found[0], _named(Path(output), format, suffix))]
-    return _checked(jobs, skip_existing, overwrite, confidence)
+    return _checked(jobs, skip_existing, overwrite, confidence, samples)
 
 
 def pictures(text: str, passed: PassedOver | None = None) -> list[Found]:
     """Returns the images of a file, folder or pattern, sorted; see `inputs.find`.
 
-    Confidence maps beside the images that they belong to are left out.
+    Maps of confidence and deviation beside the images that they belong to are left out.
 
     Raises:
       UserError: nothing there.
     """
     found = listing.find([text], None, passed)
     targets = {confidence_path(f.source) for f in found} if len(found) > 1 else set()
+    firsts = [f.source for f in found if f.source.stem.endswith("_1")]
+    targets |= {deviation_path(path.with_stem(path.stem[:-2])) for path in firsts}
     return [f for f in found if f.source not in targets]
 
 
@@ -136,6 +147,16 @@ def output_name(found: Found, suffix: str, format: str | None, folds: bool = Fal
 def confidence_path(target: Path) -> Path:
     """Returns the path of an output's confidence map: `NAME_confidence.png` beside it."""
     return target.with_name(f"{target.stem}_confidence.png")
+
+
+def sample_path(target: Path, number: int) -> Path:
+    """Returns the path of an output's sample, counted from 1: `NAME_1` with its suffix."""
+    return target.with_name(f"{target.stem}_{number}{target.suffix}")
+
+
+def deviation_path(target: Path) -> Path:
+    """Returns the path of the map of an output's samples: `NAME_std.png` beside them."""
+    return target.with_name(f"{target.stem}_std.png")
 
 
 def _what(found: Sequence[Found], whole_folder: bool) -> str:
@@ -202,14 +223,21 @@ def _named(output: Path, format: str | None, suffix: str | None) -> Path:
 
 
 def _checked(
-    pairs: Sequence[tuple[Found, Path]], skip_existing: bool, overwrite: bool, confidence: bool
+    pairs: Sequence[tuple[Found, Path]],
+    skip_existing: bool,
+    overwrite: bool,
+    confidence: bool,
+    samples: int,
 ) -> list[Job]:
     # Real paths: an output may be a link to an input, or lie in a linked folder.
     sources = {os.path.realpath(found.source): found.source for found, _ in pairs}
     taken: dict[str, Path] = {}
     jobs = []
     for found, target in pairs:
-        for path in (target, confidence_path(target)) if confidence else (target,):
+        images = outputs(target, samples)
+        restored = images[:samples] or images
+        maps = [confidence_path(path) for path in restored] if confidence else []
+        for path in (*images, *maps):
             real = os.path.realpath(path)
             if real in sources:
                 raise UserError(f"{path}: output of {found.source}, but also an input")
@@ -223,5 +251,6 @@ def _checked(
                 raise UserError(f"{path}: expected an output file, found a folder")
             if os.path.lexists(path) and not (skip_existing or overwrite):
                 raise UserError(f"{path}: exists already; use --overwrite or --skip-existing")
-        jobs.append(Job(found.source, target, skip_existing and os.path.lexists(target)))
+        done = skip_existing and all(os.path.lexists(path) for path in images)
+        jobs.append(Job(found.source, target, done))
     return jobs

@@ -19,6 +19,9 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
 from maskgit_sr.images.alpha import visible
 from maskgit_sr.images.samples import monochrome, peak
+from maskgit_sr.inference import consistency as consistencies
+from maskgit_sr.inference.consistency import Consistency
+from maskgit_sr.inference.deviation import MAX_SAMPLES, StandardDeviation
 from maskgit_sr.inference.mosaic import Mosaic, quantize
 from maskgit_sr.methods.base import Method, Restored, RestoreOptions
 
@@ -36,11 +39,13 @@ class Restoration:
         picture: the restored picture.
         confidence: float32 [H, W] in [0, 1] at input size, or None.
         tokens: int32 [window rows, window columns, h, w], or None.
+        consistency: how near it comes to the input, or None if that was not asked for.
     """
 
     picture: Picture
     confidence: np.ndarray | None
     tokens: np.ndarray | None
+    consistency: Consistency | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,21 @@ class Result:
     image: PIL.Image.Image | np.ndarray
     confidence: np.ndarray | None
     tokens: np.ndarray | None
+    consistency: Consistency | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Result of :meth:`Upscaler.samples`.
+
+    Attributes:
+        results: one for each seed.
+        deviation: their standard deviation (`StandardDeviation.map`), float32 [H', W'] in grey
+            levels of 255, at the size of the results.
+    """
+
+    results: list[Result]
+    deviation: np.ndarray
 
 
 class Upscaler:
@@ -83,6 +103,7 @@ class Upscaler:
         scale: float | None = None,
         seed: int = 0,
         confidence: bool | None = None,
+        consistent: float | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> Result:
@@ -93,6 +114,8 @@ class Upscaler:
                 network works. Any other is an antialiased resize of its output.
             seed: seed of all random draws; the same seed gives the same image.
             confidence: True to return the confidence map; None: if the method provides one.
+            consistent: grey levels of 255 within which the result, reduced to the input's size,
+                returns every sample of the input (`inference.consistency`); None: it need not.
             progress: called with (windows done, windows in all).
             **options: the method's own (`Method.options`), such as ``steps`` and ``temperature``
                 of RealSRT; None stands for the default.
@@ -101,44 +124,107 @@ class Upscaler:
             UserError: an array of another dtype or shape, an option that the method lacks, or one
                 out of range.
         """
-        picture = (
-            images.from_array(image) if isinstance(image, np.ndarray) else images.from_pil(image)
-        )
-        restored = self.restore(
-            picture, scale=scale, seed=seed, confidence=confidence, progress=progress, **options
-        )
-        out = (
-            images.to_array(restored.picture, image)
-            if isinstance(image, np.ndarray)
-            else images.to_pil(restored.picture)
-        )
-        return Result(out, restored.confidence, restored.tokens)
+        more: Any = {"confidence": confidence, "consistent": consistent, "progress": progress}
+        restored = self.restore(_picture(image), scale=scale, seed=seed, **more, **options)
+        return _result(restored, image)
+
+    def samples(
+        self,
+        image: PIL.Image.Image | np.ndarray,
+        count: int,
+        *,
+        seed: int = 0,
+        **given: Any,
+    ) -> Samples:
+        """Restores an image ``count`` times, by the seeds ``seed``, ``seed`` + 1 and so on.
+
+        Each result is, bit for bit, that of a call with its seed.
+
+        Args:
+            **given: as of :meth:`__call__`; ``progress`` counts the windows of all results.
+
+        Raises:
+            UserError: as :meth:`draws`.
+        """
+        results, spread = [], StandardDeviation()
+        for restored in self.draws(_picture(image), count, seed=seed, **given):
+            results.append(_result(restored, image))
+            spread.add(restored.picture.color)
+        return Samples(results, spread.map())
 
     def restore(
         self,
         picture: Picture,
         *,
-        scale: float | None = None,
         seed: int = 0,
-        confidence: bool | None = None,
-        progress: Progress | None = None,
-        **options: Any,
+        **given: Any,
     ) -> Restoration:
         """Restores a decoded picture as :meth:`__call__`; keeps dtype, alpha, grey, ICC, EXIF."""
+        [restored] = self._restorations(picture, [seed], **given)
+        return restored
+
+    def draws(
+        self, picture: Picture, count: int, *, seed: int = 0, **given: Any
+    ) -> Iterator[Restoration]:
+        """Yields the restorations of :meth:`samples`, each when it is done, of a decoded picture.
+
+        Raises:
+            UserError: as :meth:`__call__`, a count outside 2 … `MAX_SAMPLES`, or options at which
+                all results would be equal.
+        """
+        if not 2 <= count <= MAX_SAMPLES:
+            raise UserError(f"samples: expected 2 to {MAX_SAMPLES}, found {count}")
+        return self._restorations(picture, range(seed, seed + count), **given)
+
+    def check_stochastic(self, options: RestoreOptions) -> None:
+        """Raises UserError for options at which every seed gives the same image."""
+        if not options.stochastic:
+            values = dataclasses.asdict(options).items()
+            numbers = ", ".join(f"{k} {v:g}" for k, v in values if type(v) in (int, float))
+            raise UserError(
+                f"samples: {self.method.name} draws nothing at random"
+                f"{f' at {numbers}' if numbers else ''}: all would be equal"
+            )
+
+    def _restorations(
+        self,
+        picture: Picture,
+        seeds: Sequence[int],
+        *,
+        scale: float | None = None,
+        confidence: bool | None = None,
+        consistent: float | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Iterator[Restoration]:
+        """Returns a restoration for each seed, in order; what is given is checked at once."""
         scale = self.scale(scale)
+        if consistent is not None:
+            consistencies.check(consistent, picture.color.dtype, scale)
         chosen = self.options(confidence=confidence, **options)
-        mosaic = self.mosaic(picture, chosen)
+        if len(seeds) > 1:
+            self.check_stochastic(chosen)
+        height, width = picture.color.shape[:2]
+        tile = self.method.tile
+        windows = tile.count(height, width, tile.side(height, width))
         done = 0
 
         def tick(count: int) -> None:
             nonlocal done
             done += count
             if progress is not None:
-                progress(done, mosaic.count)
+                progress(done, len(seeds) * windows)
 
-        for _ in self.complete([mosaic], chosen, seed, tick):
-            pass
-        return Restoration(finish(picture, mosaic.color, scale), mosaic.confidence, mosaic.tokens)
+        def restored(mosaic: Mosaic) -> Restoration:
+            finished = finish(picture, mosaic.color, scale)
+            reached = None
+            if consistent is not None:
+                reached = consistencies.enforce(picture, finished, consistent)
+            return Restoration(finished, mosaic.confidence, mosaic.tokens, reached)
+
+        # Made when their turn comes, as each holds an output.
+        mosaics = (self.mosaic(picture, chosen) for _ in seeds)
+        return map(restored, self.complete(mosaics, chosen, seeds, tick))
 
     def scale(self, asked: float | None) -> float:
         """Returns ``asked``, or the method's own scale for None.
@@ -194,7 +280,7 @@ class Upscaler:
         self,
         mosaics: Iterable[Mosaic],
         options: RestoreOptions,
-        seed: int = 0,
+        seed: int | Iterable[int] = 0,
         tick: Callable[[int], None] | None = None,
     ) -> Iterator[Mosaic]:
         """Yields the mosaics in order, each as soon as all its windows were added.
@@ -203,18 +289,22 @@ class Upscaler:
         leave it half empty. It runs while the host blends the windows of the call before.
 
         Args:
+            seed: of all mosaics, or one for each.
             tick: called with the number of windows of each device call.
         """
-        places = ((mosaic, index) for mosaic in mosaics for index in range(mosaic.count))
-        waiting: tuple[list[tuple[Mosaic, int]], Restored] | None = None
+        seeds = itertools.repeat(seed) if isinstance(seed, int) else seed
+        # The mosaics decide where it ends: there may be more seeds.
+        drawn = zip(mosaics, seeds, strict=False)
+        places = ((mosaic, index, own) for mosaic, own in drawn for index in range(mosaic.count))
+        waiting: tuple[list[tuple[Mosaic, int, int]], Restored] | None = None
         # By side: a program takes windows of one side.
         for _, alike in itertools.groupby(places, key=lambda place: place[0].side):
             while part := list(itertools.islice(alike, self.batch)):
-                lr = np.concatenate([mosaic.cut([index]) for mosaic, index in part])
-                indices = np.array([index for _, index in part], np.uint32)
+                lr = np.concatenate([mosaic.cut([index]) for mosaic, index, _ in part])
+                indices = np.array([index for _, index, _ in part], np.uint32)
                 # The low 32 bits are all that JAX's keys take of an integer.
-                seeds = np.full(len(part), seed & 0xFFFFFFFF, np.uint32)
-                started = self.run(lr, indices, seeds, options)
+                keys = np.array([own & 0xFFFFFFFF for _, _, own in part], np.uint32)
+                started = self.run(lr, indices, keys, options)
                 # Only once the next call is started, so that host and device work at the same time.
                 if waiting is not None:
                     yield from _add(*waiting, tick)
@@ -237,11 +327,11 @@ class Upscaler:
 
 
 def _add(
-    places: Sequence[tuple[Mosaic, int]], started: Restored, tick: Callable[[int], None] | None
+    places: Sequence[tuple[Mosaic, int, int]], started: Restored, tick: Callable[[int], None] | None
 ) -> Iterator[Mosaic]:
     """Adds the windows of a device call to their mosaics; yields those that are then complete."""
     restored = fetch(len(places), started)
-    for (mosaic, index), window in zip(places, each(restored), strict=True):
+    for (mosaic, index, _), window in zip(places, each(restored), strict=True):
         mosaic.add(*window)
         if index + 1 == mosaic.count:
             yield mosaic
@@ -258,6 +348,19 @@ def each(restored: Restored) -> Iterator[tuple[Any, ...]]:
     """Yields (image, confidence, tokens) of every window, None for those that are absent."""
     none = [None] * len(restored.image)
     return zip(*(none if part is None else part for part in restored), strict=True)
+
+
+def _picture(image: PIL.Image.Image | np.ndarray) -> Picture:
+    return images.from_array(image) if isinstance(image, np.ndarray) else images.from_pil(image)
+
+
+def _result(restored: Restoration, image: PIL.Image.Image | np.ndarray) -> Result:
+    """Returns a restoration as the type of `image`, which it was made of."""
+    picture = restored.picture
+    out = (
+        images.to_array(picture, image) if isinstance(image, np.ndarray) else images.to_pil(picture)
+    )
+    return Result(out, restored.confidence, restored.tokens, restored.consistency)
 
 
 def finish(picture: Picture, color: np.ndarray, scale: float) -> Picture:

@@ -74,6 +74,35 @@ def downsample_bicubic(image: Float[Array, "B H W C"], scale: int) -> Float[Arra
     return image
 
 
+def reduction_weights(size: int, count: int, first: int, last: int) -> tuple[int, np.ndarray]:
+    """Returns a part of the matrix by which :func:`downsample_bicubic` shrinks an axis.
+
+    The scale ``size / count`` may be any number of at least 1, as MATLAB's ``imresize`` to a size.
+
+    Args:
+        size: samples of the axis.
+        count: samples that it is shrunk to.
+        first: first row of the part.
+        last: row after its last.
+
+    Returns:
+        The first sample that the rows depend on, and their weights, float64 [last − first, span].
+    """
+    scale = size / count
+    centres = (np.arange(first, last) + 0.5) * scale - 0.5
+    taps = np.floor(centres - 2 * scale).astype(int)[:, None] + np.arange(int(4 * scale) + 3)
+    weights = _cubic(np.abs(taps - centres[:, None]) / scale, -0.5)
+    weights /= weights.sum(1, keepdims=True)
+    mirrored = taps % (2 * size)
+    samples = np.minimum(mirrored, 2 * size - 1 - mirrored)
+    used = samples[weights != 0]
+    begin, end = int(used.min()), int(used.max()) + 1
+    matrix = np.zeros((last - first, end - begin))
+    rows = np.broadcast_to(np.arange(last - first)[:, None], taps.shape)
+    np.add.at(matrix, (rows[weights != 0], used - begin), weights[weights != 0])
+    return begin, matrix
+
+
 def upsample_nearest(image: Float[Array, "B H W C"], scale: int = 2) -> Float[Array, "B H2 W2 C"]:
     """Repeats each pixel ``scale``×``scale`` times."""
     b, h, w, c = image.shape

@@ -53,6 +53,7 @@ class Parameters(BaseModel, extra="allow"):
         quality: of JPEG and WebP, 1 to 100.
         output: ``confidence`` for the confidence map, in grey at the size of the output.
         confidence: whether the mean of the map is returned.
+        consistent: grey levels within which the result, reduced, returns the input; None: any.
     """
 
     scale: Annotated[float | None, Field(gt=0, le=MAX_SCALE, allow_inf_nan=False)] = None
@@ -64,6 +65,7 @@ class Parameters(BaseModel, extra="allow"):
     quality: Annotated[int, Field(ge=1, le=100)] = 95
     output: Literal["image", "confidence"] = "image"
     confidence: bool = False
+    consistent: Annotated[float | None, Field(gt=0, le=255, allow_inf_nan=False)] = None
 
 
 class RequestOptions(NamedTuple):

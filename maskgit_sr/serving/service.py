@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from starlette.exceptions import HTTPException
 from maskgit_sr import images
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
+from maskgit_sr.inference import consistency
 from maskgit_sr.inference import options as method_options
 from maskgit_sr.inference.mosaic import Mosaic
 from maskgit_sr.inference.upscaler import Upscaler, finish
@@ -57,6 +59,8 @@ class Service:
         self._deadlines: set[asyncio.Timeout] = set()
         self._codecs = CodecProcesses(limits.timeout)
         self._pool = ThreadPoolExecutor(max(2, min(4, os.cpu_count() or 2)), "pixels")
+        # of its own, since it may take as long as a request may, and others need theirs
+        self._consistency = ThreadPoolExecutor(1, "consistency")
         self._batcher: Batcher | None = None
 
     @property
@@ -113,7 +117,8 @@ class Service:
         if self._batcher is not None:
             self._batcher.close()
             self._programs.close()
-        self._pool.shutdown(cancel_futures=True)
+        for pool in (self._pool, self._consistency):
+            pool.shutdown(cancel_futures=True)
 
     def info(self) -> dict[str, Any]:
         """Returns a description of model and options as JSON values; the service must be ready."""
@@ -147,6 +152,15 @@ class Service:
             scale = self._upscaler.scale(parameters.scale)
         except UserError as error:
             raise HTTPException(422, str(error)) from None
+        if parameters.consistent is not None:
+            if parameters.format not in ("png", "tiff"):
+                found = parameters.format
+                message = f"consistent: expected format png or tiff, found {found}"
+                raise HTTPException(422, message)
+            if scale < 1:
+                raise HTTPException(
+                    422, f"consistent: expected a scale of at least 1, found {scale:g}"
+                )
         steps, usual = (getattr(some, "steps", 0) for some in (chosen, self._defaults))
         most = max(usual, self.limits.steps or 4 * usual)
         if steps > most:  # a device call cannot be interrupted, so its duration must be limited
@@ -243,13 +257,14 @@ class Service:
                 self._batcher.cancel(image)
             marks += [image.arrived, image.begun or image.arrived, time.monotonic()]
             finished = await threaded(self._finish, picture, mosaic, wanted)
+            told = await self._consistent(picture, finished, wanted)
             kind, quality = wanted.parameters.format.upper(), wanted.parameters.quality
             encoded, notes = await self._codecs.encode(finished, kind, quality)
             marks.append(time.monotonic())
         steps = ("decode", "compile", "queue", "restore", "encode")
         milliseconds = dict(zip(steps, (1000 * np.diff(marks)).tolist(), strict=True))
         mean = None if mosaic.confidence is None else float(mosaic.confidence.mean())
-        return EncodedImage(encoded, (*picture.notes, *notes), milliseconds, mean)
+        return EncodedImage(encoded, (*picture.notes, *told, *notes), milliseconds, mean)
 
     async def _decode(self, body: Body, wanted: RequestOptions) -> Picture:
         limit = self.limits.pixels
@@ -272,6 +287,8 @@ class Service:
         # a confidence map has no alpha, which JPEG could not hold
         target = dataclasses.replace(picture, alpha=None) if map_only else picture
         try:
+            if (bound := wanted.parameters.consistent) is not None:
+                consistency.check(bound, picture.color.dtype, wanted.scale)
             images.check_kind(target, wanted.parameters.format.upper(), scale=wanted.scale)
         except UserError as error:
             raise HTTPException(400, str(error)) from None
@@ -284,6 +301,21 @@ class Service:
             height, width = restored.color.shape[:2]
             restored = images.from_confidence(mosaic.confidence, height, width)
         return restored
+
+    async def _consistent(
+        self, picture: Picture, finished: Picture, wanted: RequestOptions
+    ) -> tuple[str, ...]:
+        """Changes the image until it returns what was sent, if that was asked for; notes on it."""
+        bound = wanted.parameters.consistent
+        if bound is None or wanted.parameters.output == "confidence":
+            return ()
+        ended = threading.Event()
+        run = asyncio.get_running_loop().run_in_executor
+        work = partial(consistency.enforce, picture, finished, bound, ended.is_set)
+        try:
+            return (await run(self._consistency, work)).notes
+        finally:  # also at a time limit, or when the client is gone
+            ended.set()
 
     def _factor(self, scale: float) -> float:
         return max(1.0, scale / self._upscaler.method.scale) ** 2

@@ -86,6 +86,7 @@ def test_results_are_those_of_the_upscaler_and_what_fails_is_listed(run, photos,
 @pytest.mark.parametrize(
     ("options", "own"),
     [
+        ({"scale": 2.5, "consistent": 3.0, "seed": 3, "temperature": 1.0}, {}),
         ({"scale": 2.5, "steps": 1, "seed": 3, "temperature": 1.0, "color_fix": "none"}, {}),
         ({}, {"plain": False}),
     ],
@@ -212,6 +213,9 @@ def test_workers_get_names_and_settings_only():
         ("--scale 17", "scale: expected above 0 and at most 16, found 17"),
         ("--steps 0", "steps: expected at least 1, found 0"),
         ("--batch 0", "--batch: expected at least 1, found 0"),
+        ("--consistent nan", "--consistent: expected more than 0 and at most 255, found nan"),
+        ("--consistent 1 --format jpg", "--consistent: expected --format png or tif, found 'jpg'"),
+        ("--consistent 1 --scale 0.5", "--consistent: expected a --scale of at least 1, found 0.5"),
         ("--max_pixels 0", "--max_pixels: expected 1 to 64000000, found 0"),
         ("--color_fix blue", "color_fix: expected one of adain, wavelet, none"),
         ("--model other", "model: expected a path or one of realsrt-nano, realsrt-small, found"),

@@ -67,5 +67,8 @@ class FakeUpscaler(Upscaler):
         large = dataclasses.replace(picture, color=images.resize(picture.color, *size), alpha=alpha)
         sure = np.linspace(0, 1, height * width, dtype=np.float32).reshape(height, width)
         return types.SimpleNamespace(
-            picture=large, confidence=sure if confidence else None, tokens=np.zeros(4, np.int32)
+            picture=large,
+            confidence=sure if confidence else None,
+            tokens=np.zeros(4, np.int32),
+            consistency=None,
         )

@@ -130,6 +130,8 @@ def test_missing_partners_are_told_of_and_cost_exit_code_1(sets, tmp_path):
         ("score --sr near --compare a b", "--compare: takes two files"),
         ("score --compare gone.json b.json", "gone.json: No such file"),
         ("evaluate --lr lr --limit 0", "--limit: expected at least 1"),
+        ("evaluate --lr lr --consistent 0", "--consistent: expected more than 0"),
+        ("evaluate --lr lr --hr hr --calibration c --consistent 1", "--consistent: changes no"),
         ("evaluate --lr lr --ablation parts", "--hr: is needed for"),
         ("evaluate --lr lr --hr hr --ablation x", "--ablation: expected one"),
         ("evaluate --lr lr --hr hr -m gone", "gone"),
@@ -181,6 +183,20 @@ def test_ablation(sets, bundle, tmp_path, monkeypatch):
     assert runs == [("confidence", 1), ("confidence", 2), ("critic", 1), ("critic", 2)]
     # the last step asks no one: with one step there is no difference
     assert curves[0]["summary"] == curves[2]["summary"]
+
+
+def test_evaluate_scores_consistent_results(sets, subpixel, tmp_path):
+    command = ("evaluate", "--lr", sets / "lr", "-m", subpixel, "--option", "noise=0.1")
+    command += ("--metrics", "lr_psnr", "--limit", 1, "-o", tmp_path / "s.json")
+    scores = []
+    for more in ((), ("--consistent", 0.5)):
+        run(*command, *more)
+        found = json.loads((tmp_path / "s.json").read_text())
+        scores.append(found["summary"]["lr_psnr"]["mean"])
+        assert found["source"]["consistent"] == (0.5 if more else None)
+        assert found["source"]["noise"] == 0.1
+    # half a level at every pixel is at least 54.15 dB
+    assert scores[0] < 40 and scores[1] >= 20 * np.log10(255 / 0.5)
 
 
 def test_a_method_of_scale_2_without_confidence(sets, subpixel, tmp_path):

@@ -145,6 +145,30 @@ def test_existing_confidence_map_is_protected_as_well(tree):
     refuses(both, ["in"], "out", confidence=True)
 
 
+def test_samples_and_their_map_are_outputs_as_well(tree):
+    expected = ("out/one_1.png", "out/one_2.png", "out/one_std.png")
+    assert tuple(map(str, files.outputs(Path("out/one.png"), 2))) == expected
+    assert files.outputs(Path("one.tif")) == (Path("one.tif"),)
+    assert str(files.outputs(Path("one.tif"), 2)[-1]) == "one_std.png"
+    (tree / "x_2.jpg").touch()
+    assert pairs(plan(["one.jpg"], "x.jpg", samples=1)) == [("one.jpg", "x.jpg")]
+    refuses("x_2.jpg: exists already", ["one.jpg"], "x.jpg", samples=2)
+    (tree / "x_1_confidence.png").touch()
+    refuses("x_1_confidence.png: exists", ["one.jpg"], "x.jpg", samples=1, confidence=True)
+    # skipped where all is there, not where some is
+    for name in ("x_1.jpg", "x_std.png"):
+        job = plan(["one.jpg"], "x.jpg", samples=2, skip_existing=True)
+        assert not job[0].skipped
+        (tree / name).touch()
+    assert plan(["one.jpg"], "x.jpg", samples=2, skip_existing=True)[0].skipped
+    (tree / "in" / "a_std.png").touch()
+    refuses("in/a_std.png: output of in/a.png, but also", ["in"], "in", samples=2, suffix="")
+    for name in ("in/b_1.png", "in/b_std.png"):
+        (tree / name).touch()
+    found = {str(f.source) for f in files.pictures("in")}
+    assert "in/b_1.png" in found and "in/b_std.png" not in found and "in/a_std.png" in found
+
+
 def test_inputs_that_are_refused(tree):
     refuses("INPUT: expected a file", [], "out")
     refuses("INPUT: no such file or folder", [""], "out")

@@ -4,6 +4,7 @@ import io
 import random
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -94,6 +95,19 @@ def test_options_of_every_type(served):
     assert served.upscaler.calls[-1][1].steps == 12
 
 
+def test_consistent(doubling):
+    data = png(pixels(40, 31) // 4 + 96)
+    answer = doubling.check(data, consistent=0.5, noise=0.1, scale=2.5)
+    assert "x-notes" not in answer.headers
+    assert answer.content != doubling.upscale(data, noise=0.1, scale=2.5).content
+    told = doubling.upscale(RGB, consistent=0.5).headers["x-notes"]  # noise from black to white
+    assert "samples differ from the input by more than 0.5 grey levels" in told
+    message = "consistent: expected 0.5 to 255 grey levels"
+    doubling.refuse(RGB, 400, message, consistent=0.4)
+    deep = png(np.full((4, 4, 3), 30000, np.uint16))
+    assert doubling.upscale(deep, consistent=0.4).status_code == 200
+
+
 def test_info(doubling):
     assert doubling.client.get("/info").json() == {
         "model": "nearest",
@@ -151,12 +165,16 @@ def test_sides_and_options_do_not_mix(doubling):
         (
             {"steps": 4},
             "steps: unknown, expected one of scale, seed, format, quality, output, confidence, "
-            "color_fix, strength, noise",
+            "consistent, color_fix, strength, noise",
         ),
         ({"strength": "much"}, "strength: expected a number, found 'much'"),
         ({"strength": "nan"}, "strength: expected 0 or more, found nan"),
         ({"noise": [0.1, 0.2]}, "noise: expected a number, found \"['0.1', '0.2']\""),
         ({"color_fix": "warm"}, "color_fix: expected one of adain, wavelet, none"),
+        ({"consistent": 0}, "consistent: Input should be greater than 0"),
+        ({"consistent": "nan"}, "consistent: "),
+        ({"consistent": 1, "format": "jpg"}, "consistent: expected format png or tiff, found jpeg"),
+        ({"consistent": 1, "scale": 0.5}, "consistent: expected a scale of at least 1, found 0.5"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0, found '-1'"),
         ({"seed": 2**32}, "seed: Input should be less than"),
     ],
