@@ -96,7 +96,9 @@ def score_references(
     for name, method, kind in upscaler.method.references:
         if any(getattr(entry, kind) is None for entry in entries):
             continue
-        chosen = [n for n in protocol.metrics if kind == "lr" or metrics.SPECS[n].needs != "lr"]
+        chosen = [
+            n for n in protocol.metrics if kind == "lr" or "lr" not in metrics.SPECS[n].images
+        ]
         if not any(metrics.available(name, None) is None for name in chosen):
             continue
         given = [dataclasses.replace(entry, lr=getattr(entry, kind)) for entry in entries]

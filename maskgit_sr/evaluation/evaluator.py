@@ -104,11 +104,11 @@ def evaluate(
     summary = {
         name: statistics.summary([s for row in rows if (s := row["scores"].get(name)) is not None])
         for name, metric in chosen.items()
-        if metric.spec.needs != "set"
+        if not metric.spec.of_set
     }
     # after the loop over images, which only feeds the metrics of a set, such as FID
     for name, metric in chosen.items():
-        if metric.spec.needs == "set":
+        if metric.spec.of_set:
             summary[name] = _of_set(metric, len(rows), lines)
     return {
         "format": FORMAT,
@@ -138,15 +138,14 @@ def _metrics(
     protocol: Protocol, given: Sequence[str], assets: str | Path | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns the metrics that can be measured, and one line for each that cannot."""
-    needed = {"reference": "hr", "lr": "lr", "set": "hr", "none": None}
     possible, lines = [], []
     for name in protocol.metrics:
         if name not in metrics.SPECS:
             expected = ", ".join(metrics.SPECS)
             raise UserError(f"--metrics: expected one of {expected}, found '{name}'")
-        kind = needed[metrics.SPECS[name].needs]
-        if kind is not None and kind not in given:
-            lines.append(f"{name}: left out, it needs --{kind}")
+        lacking = [kind for kind in metrics.SPECS[name].images if kind not in given]
+        if lacking:
+            lines.append(f"{name}: left out, it needs --{' and --'.join(lacking)}")
         elif (missing := metrics.available(name, assets)) is not None:
             lines.append(f"{name}: left out, {missing}")
         else:
@@ -169,10 +168,11 @@ def _row(
             found = _size(sr[0])
             lines.append(f"{sample.name}: {name} needs {smallest} pixels a side, found {found}")
             scores[name] = None
-        elif metric.spec.needs == "set":
-            metric.add(sr, hr)
+            continue
+        others = [{"hr": hr, "lr": lr}[kind] for kind in metric.spec.images]
+        if metric.spec.of_set:
+            metric.add(sr, *others)
         else:
-            others = {"reference": (hr,), "lr": (lr,), "none": ()}[metric.spec.needs]
             value = float(metric(sr, *others)[0])
             # JSON has neither NaN nor infinity
             scores[name] = value if math.isfinite(value) else None

@@ -23,7 +23,7 @@ import numpy as np
 from maskgit_sr import assets as _assets
 from maskgit_sr.arrays import Image
 from maskgit_sr.errors import UserError
-from maskgit_sr.metrics import fid, lpips, lr, networks, niqe
+from maskgit_sr.metrics import fid, inception_score, lpips, lr, networks, niqe
 from maskgit_sr.metrics.pixel import Score, ms_ssim, psnr, ssim
 from maskgit_sr.metrics.spec import SPECS, Spec
 
@@ -32,8 +32,9 @@ from maskgit_sr.metrics.spec import SPECS, Spec
 class Metric:
     """A `Spec` and its score of single images.
 
-    `metric(x, y)` if the spec needs a "reference", `metric(x, lr)` if it needs "lr", `metric(x)` if
-    it needs "none": images [B,H,W,3] in [0,1] -> [B] float32, NaN for images that hold one.
+    `metric(x, y)` if the spec needs a "reference", `metric(x, lr)` if it needs "lr",
+    `metric(x, y, lr)` if it needs "both", `metric(x)` if it needs "none": images [B,H,W,3] in [0,1]
+    -> [B] float32, NaN for images that hold one.
     """
 
     spec: Spec
@@ -47,15 +48,32 @@ class Metric:
         return jnp.where(np.all(whole, axis=0), self.score(*arrays), jnp.nan)
 
 
-class SetMetric(fid.FrechetDistance):
-    """A `Spec` and its score of two sets: `add(x, y)` as images come, then `value()`.
+@dataclass(frozen=True)
+class SetMetric:
+    """A `Spec` and its score of whole sets.
 
-    Memory does not grow with their number. `clear()` begins anew.
+    `add(x, y)` as images come, or `add(x)` if the spec needs "outputs", then `value()`. Memory does
+    not grow with their number. `clear()` begins anew.
     """
 
-    def __init__(self, spec: Spec, features: fid.Features) -> None:
-        super().__init__(features)
-        self.spec = spec
+    spec: Spec
+    score: fid.FrechetDistance | inception_score.InceptionScore
+
+    def add(self, *images: Image) -> None:
+        """Adds images [B,H,W,3] in [0,1], outputs first."""
+        self.score.add(*images)
+
+    def value(self) -> float:
+        """Returns the score of what was added; NaN if an image held one.
+
+        Raises:
+            ValueError: too few images.
+        """
+        return self.score.value()
+
+    def clear(self) -> None:
+        """Forgets all images."""
+        self.score.clear()
 
 
 _PIXEL: dict[str, Callable[..., Score]] = {
@@ -63,7 +81,11 @@ _PIXEL: dict[str, Callable[..., Score]] = {
     for kind, function in (("psnr", psnr), ("ssim", ssim), ("ms_ssim", ms_ssim))
     for color in ("rgb", "y", "luma")
 }
-_LR = {"lr_psnr": lr.lr_psnr, "lr_consistency": lr.lr_consistency}
+_LR: dict[str, Callable[..., Score]] = {
+    "lr_psnr": lr.lr_psnr,
+    "lr_psnr_ntire": lr.lr_psnr_ntire,
+    "lr_consistency": lr.lr_consistency,
+}
 _PIXEL["ms_ssim_luma_sum"] = partial(ms_ssim, color="luma", method="sum")
 
 
@@ -92,8 +114,9 @@ def create(
             border=border if spec.takes_border else 0,
             weights={file: _assets.digest(path) for file, path in files.items()},
         )
-        if spec.needs == "set":
-            metrics[name] = SetMetric(spec, fid.load_features(*files.values()))
+        if spec.of_set:
+            load = fid.load if spec.needs == "set" else inception_score.load
+            metrics[name] = SetMetric(spec, load(*files.values()))
         else:
             metrics[name] = Metric(spec, _score(spec, list(files.values()), assets))
     return metrics

@@ -25,6 +25,7 @@ from maskgit_sr.evaluation import statistics
 from maskgit_sr.evaluation.report import parts
 from maskgit_sr.images import colormaps
 from maskgit_sr.images.encode import MAX_SIDE
+from maskgit_sr.metrics.spec import OF_SETS
 
 Result = Mapping[str, Any]
 Views = Callable[[str], Mapping[str, np.ndarray]]
@@ -115,7 +116,7 @@ def _metrics(results: Sequence[Result]) -> list[dict[str, Any]]:
                 "key": key,
                 "name": _metric_name(key),
                 "digits": 2 if spec["unit"] == "dB" or large else 4,
-                "rows": spec["needs"] != "set",
+                "rows": spec["needs"] not in OF_SETS,
             }
         )
     return listed
