@@ -5,7 +5,8 @@ every number. There is no plain "psnr": a name says its colour.
 
 Images are RGB [B,H,W,3] in [0,1]; scores are [B] float32. Scores of special images:
 
-- equal images: PSNR and LR-PSNR 100 dB, SSIM and MS-SSIM 1, LPIPS, DISTS and LR consistency 0;
+- equal images: PSNR and LR-PSNR 100 dB, SSIM and MS-SSIM 1, LPIPS, DISTS, LR consistency and
+  diversity 0;
 - flat images: as any other, but NIQE is NaN, since nothing is left that has statistics;
 - an image that holds NaN or infinity, anywhere: NaN;
 - an image below `Spec.min_size`: ValueError, with the size that it takes.
@@ -23,7 +24,7 @@ import numpy as np
 from maskgit_sr import assets as _assets
 from maskgit_sr.arrays import Image
 from maskgit_sr.errors import UserError
-from maskgit_sr.metrics import fid, inception_score, lpips, lr, networks, niqe
+from maskgit_sr.metrics import diversity, fid, inception_score, lpips, lr, networks, niqe
 from maskgit_sr.metrics.pixel import Score, ms_ssim, psnr, ssim
 from maskgit_sr.metrics.spec import SPECS, Spec
 
@@ -34,7 +35,7 @@ class Metric:
 
     `metric(x, y)` if the spec needs a "reference", `metric(x, lr)` if it needs "lr",
     `metric(x, y, lr)` if it needs "both", `metric(x)` if it needs "none": images [B,H,W,3] in [0,1]
-    -> [B] float32, NaN for images that hold one.
+    -> [B] float32, NaN for images that hold one. If it needs "samples", x is [B,N,H,W,3].
     """
 
     spec: Spec
@@ -44,7 +45,7 @@ class Metric:
         arrays = [np.asarray(image) for image in images]
         # The whole image, also what a border or NIQE's blocks leave out: broken outputs get no
         # score. By NumPy, which compiles nothing for an image's size.
-        whole = [np.isfinite(array).all((1, 2, 3)) for array in arrays]
+        whole = [np.isfinite(array).all(tuple(range(1, array.ndim))) for array in arrays]
         return jnp.where(np.all(whole, axis=0), self.score(*arrays), jnp.nan)
 
 
@@ -84,6 +85,7 @@ _PIXEL: dict[str, Callable[..., Score]] = {
 _LR: dict[str, Callable[..., Score]] = {
     "lr_psnr": lr.lr_psnr,
     "lr_psnr_ntire": lr.lr_psnr_ntire,
+    "lr_psnr_ntire_worst": diversity.lr_psnr_worst,
     "lr_consistency": lr.lr_consistency,
 }
 _PIXEL["ms_ssim_luma_sum"] = partial(ms_ssim, color="luma", method="sum")
@@ -152,6 +154,8 @@ def _score(spec: Spec, files: list[Path], assets: str | Path | None) -> Callable
     kind, _, variant = spec.name.partition("_")
     if kind == "lpips":
         return lpips.load(variant, assets)  # type: ignore[arg-type]
+    if kind == "diversity":
+        return diversity.load(assets)
     if kind == "niqe":
         return niqe.load(files[0], "y" if variant == "y" else "luma", spec.border)
     if kind == "clipiqa":

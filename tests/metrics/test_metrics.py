@@ -15,7 +15,7 @@ from tests.perceptual.published import image
 
 SAME = {"psnr": 100, "ssim": 1, "ms": 1, "lpips": 0, "dists": 0}
 SINGLE = [name for name, spec in SPECS.items() if not spec.of_set]
-NETWORKS = {"lpips", "dists", "clipiqa", "musiq", "fid", "is"}
+NETWORKS = {"lpips", "dists", "clipiqa", "musiq", "fid", "is", "diversity"}
 
 
 def kind(name):
@@ -47,6 +47,9 @@ def images(spec):
     x[2] = y[2] = 0.5
     x[3, -1, 0, 1] = np.nan
     y[4, 0, -1, 2] = np.inf
+    if spec.of_samples:
+        x = np.stack([x, x], axis=1)
+        x[0, 1] = image(height, width, batch=1, seed=2)[0]
     lr = y[:, ::4, ::4].copy()
     lr[4, 0, -1, 2] = np.inf
     return x, *({"hr": y, "lr": lr}[kind] for kind in spec.images)
@@ -76,7 +79,9 @@ def test_smallest_size(metrics, name):
 
     def call(height, width):
         shape = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-        return jax.eval_shape(score, shape, *[shape] * len(SPECS[name].images)).shape[0]
+        several = jax.ShapeDtypeStruct((1, 2, height, width, 3), jnp.float32)
+        first = several if SPECS[name].of_samples else shape
+        return jax.eval_shape(score, first, *[shape] * len(SPECS[name].images)).shape[0]
 
     assert call(side, side) == call(*least) == 1
     if side > 1:
