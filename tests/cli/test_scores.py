@@ -85,9 +85,7 @@ def test_several_outputs_of_each_picture(sets, subpixel, random_lpips, tmp_path)
     result = json.loads((tmp_path / "a.json").read_text())
     assert result["source"]["samples"] == 2
     rows = [row["scores"] for row in result["images"]]
-    assert all(
-        0 <= row["diversity"] < 10 for row in rows
-    )  # one is the better one nearly everywhere
+    assert all(0 <= row["diversity"] < 10 for row in rows)  # the first is better nearly everywhere
     assert all(row["lr_psnr_ntire_worst"] < row["lr_psnr_ntire"] - 3 for row in rows)
     # of one output there is no diversity, and the mean is over it alone
     run("score", *tools[:2], *hr, "-o", tmp_path / "near.json")
