@@ -12,7 +12,7 @@ import gc
 import typer
 
 from maskgit_sr import errors
-from maskgit_sr.cli import catalogue, export, scores, upscale
+from maskgit_sr.cli import catalogue, classify, export, scores, upscale
 
 app = typer.Typer(
     help="Restore and upscale photographs with masked-token models.",
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command()(upscale.upscale)
 app.command()(scores.score)
 app.command()(scores.evaluate)
+app.command()(classify.classify)
 app.command()(export.export)
 app.command()(catalogue.models)
 app.add_typer(catalogue.convert, name="convert")
