@@ -74,11 +74,12 @@ def study(
         shown = min(trials, scenes)
         typer.echo(f"{path} ({size:.1f} MB): task {task}, {page.QUESTIONS[task]}")
         typer.echo(
-            f"  {scenes} pictures, of which a subject sees {shown} once each for {seconds:g} s, "
+            f"  {scenes} scene{'s'[: scenes != 1]}, of which a subject sees {shown} once for "
+            f"{seconds:g} s, "
             f"beside an output of {' or '.join(systems)}"
         )
         if shown < len(systems):
-            say(f"a subject sees {shown} pictures, but there are {len(systems)} systems")
+            say(f"a subject sees fewer scenes ({shown}) than there are systems ({len(systems)})")
         raise typer.Exit(1 if problems or lost else 0)
 
 

@@ -67,7 +67,7 @@ if (typeof document !== "undefined") {
     for (const side of ["left", "right"]) $(`choose-${side}`).disabled = phase !== "answer";
   }
 
-  // Puts the decoded pictures of a trial into their places, unseen as yet; the scale they are drawn at.
+  // Puts the decoded pictures of a trial into their places, unseen as yet; returns CSS pixels for one of theirs.
   async function place({ scene, system, left }) {
     const { width, height } = study.scenes[scene];
     const pictures = { left: left ? "hr" : system, right: left ? system : "hr" };
@@ -133,7 +133,8 @@ if (typeof document !== "undefined") {
         study: study.study, subject, seed, trial: rows.length + 1, task: study.task, seconds: study.seconds,
         image: study.scenes[trial.scene].name, system: study.systems[trial.system],
         reference_side: trial.left ? "left" : "right", answer: side,
-        shown_ms: Math.round(shown), answer_ms: Math.round(performance.now() - start), scale: scale.toFixed(3),
+        shown_ms: Math.round(shown), answer_ms: Math.round(performance.now() - start),
+        scale: (scale * devicePixelRatio).toFixed(3), // pixels of the screen for one of the picture
       });
     }
     finish(subject, total);
