@@ -56,11 +56,14 @@ def ours(name: str) -> Call:
     metric = metrics.create([name])[name]
     call = metric.add if metric.spec.of_set else metric
 
+    def outputs(sr: np.ndarray) -> np.ndarray:
+        return np.stack([sr, sr[:, ::-1]], axis=1) if metric.spec.of_samples else sr
+
     def given(hr: np.ndarray) -> list[np.ndarray]:
         return [hr if kind == "hr" else hr[:, ::4, ::4] for kind in metric.spec.images]
 
     # np.asarray waits for the device, which a timing must.
-    return lambda sr, hr: np.asarray(call(sr, *given(hr)))
+    return lambda sr, hr: np.asarray(call(outputs(sr), *given(hr)))
 
 
 def _skimage() -> dict[str, Call]:
