@@ -10,7 +10,7 @@ import typer
 from maskgit_sr.cli import options
 from maskgit_sr.cli.messages import bar, plain_table, reporting, say, show
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference.options import parse, split
+from maskgit_sr.inference.options import parse, split, table
 
 
 def classify(
@@ -72,7 +72,9 @@ def classify(
             upscaler = maskgit_sr.load(model, batch=batch, device=device, dtype=dtype)
             own, name = parse(given, upscaler), Path(model).stem
         compared = classification.systems(upscaler, name, seed, **own)
-        source: dict[str, Any] = {"folder": folder, "model": model, "seed": seed, **own}
+        source: dict[str, Any] = {"folder": folder}
+        if upscaler is not None:  # as resolved, defaults included, so that it tells what was run
+            source |= {"model": model, "seed": seed, **table(upscaler.options(**own))}
         with bar("classify", len(entries)) as move:
             result = classification.measure(
                 entries, compared, network, source=source, problems=problems, progress=move
@@ -88,14 +90,14 @@ def classify(
 
 
 def _show(result: dict[str, Any]) -> None:
-    table = plain_table("", "top-1 error ↓", "95 % interval", "top-5 error ↓", "95 % interval")
+    shown = plain_table("", "top-1 error ↓", "95 % interval", "top-5 error ↓", "95 % interval")
     for name, found in result["summary"].items():
         cells = []
         for error in found.values():
             rate, low, high = (error[key] for key in ("rate", "low", "high"))
             cells += ["–", ""] if rate is None else [f"{rate:.3f}", f"{low:.3f} – {high:.3f}"]
-        table.add_row(name, *cells)
-    show(table)
+        shown.add_row(name, *cells)
+    show(shown)
     counts = result["counts"]
     typer.echo(f"{counts['classified']} of {counts['of']} pictures classified")
     typer.echo(f"  {result['protocol']}")

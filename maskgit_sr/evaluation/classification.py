@@ -32,7 +32,7 @@ WEIGHTS = "resnet50.safetensors"
 TOP = 5
 _SHORT = 256  # side that torchvision shrinks to before it cuts 224
 _BATCH = 16
-_LISTED = "ResNet-50 (torchvision, IMAGENET1K_V1), RGB in [0,1] normalised as ImageNet"
+_NETWORK = "torchvision's ResNet, RGB in [0,1] normalised as ImageNet"
 _CUT = (
     f"centre {resnet.SIDE}x{resnet.SIDE} after the shorter side was resized to {_SHORT} (bilinear, "
     f"antialiased); pictures of {resnet.SIDE}x{resnet.SIDE} as they are"
@@ -157,7 +157,7 @@ def measure(
     return {
         "format": FORMAT,
         "kind": KIND,
-        "protocol": f"{_LISTED}; {_CUT}",
+        "protocol": f"{_NETWORK}, weights {classifier.sha256[:8]}; {_CUT}",
         "classifier": {"sha256": classifier.sha256, "classes": classifier.classes},
         "source": source,
         "images": rows,
