@@ -155,6 +155,7 @@ def test_create_by_name():
     assert "border of 2 px cut" in made["psnr_y"].spec.protocol
     assert "no border cut" in made["lr_psnr"].spec.protocol
     assert "no border cut" in SPECS["psnr_y"].protocol
+    assert "pixels in [0,1] (in [-1,1] it is four times" in SPECS["lr_consistency"].protocol
     with pytest.raises(UserError, match="psnr_rgb"):
         create(["psnr"])
     with pytest.raises(UserError, match="border -1"):
