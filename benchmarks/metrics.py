@@ -54,13 +54,16 @@ def pairs(photos: str | None, side: int, count: int) -> Iterator[tuple[np.ndarra
 def ours(name: str) -> Call:
     """Returns the metric called `name` as a function of (output, original)."""
     metric = metrics.create([name])[name]
-    if metric.spec.needs == "set":
-        return metric.add
-    inputs: dict[str, Callable[[np.ndarray], tuple[np.ndarray, ...]]]
-    inputs = {"none": lambda hr: (), "lr": lambda hr: (hr[:, ::4, ::4],)}
-    given = inputs.get(metric.spec.needs, lambda hr: (hr,))
+    call = metric.add if metric.spec.of_set else metric
+
+    def outputs(sr: np.ndarray) -> np.ndarray:
+        return np.stack([sr, sr[:, ::-1]], axis=1) if metric.spec.of_samples else sr
+
+    def given(hr: np.ndarray) -> list[np.ndarray]:
+        return [hr if kind == "hr" else hr[:, ::4, ::4] for kind in metric.spec.images]
+
     # np.asarray waits for the device, which a timing must.
-    return lambda sr, hr: np.asarray(metric(sr, *given(hr)))
+    return lambda sr, hr: np.asarray(call(outputs(sr), *given(hr)))
 
 
 def _skimage() -> dict[str, Call]:

@@ -79,6 +79,9 @@ KNOWN = {
             "pt_inception-2015-12-05-6726825d.pth"
         ),
     ),
+    "resnet50.safetensors": Asset(
+        "torchvision ResNet-50 (IMAGENET1K_V1)", _converted(f"{_TORCH}/resnet50-0676ba61.pth")
+    ),
     "clip_rn50.safetensors": Asset(
         "OpenAI CLIP ResNet-50",
         _converted(

@@ -12,7 +12,7 @@ import gc
 import typer
 
 from maskgit_sr import errors
-from maskgit_sr.cli import catalogue, export, scores, upscale
+from maskgit_sr.cli import catalogue, classify, export, scores, study, upscale
 
 app = typer.Typer(
     help="Restore and upscale photographs with masked-token models.",
@@ -24,6 +24,9 @@ app = typer.Typer(
 app.command()(upscale.upscale)
 app.command()(scores.score)
 app.command()(scores.evaluate)
+app.command()(classify.classify)
+app.command()(study.study)
+app.command("fool-rate")(study.fool_rate)
 app.command()(export.export)
 app.command()(catalogue.models)
 app.add_typer(catalogue.convert, name="convert")

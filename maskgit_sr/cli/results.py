@@ -40,12 +40,18 @@ def protocol(name: str, metrics: str | None, border: int | None, crop: int | Non
 
 
 def score(
-    entries: Sequence[Entry], read: Reader, protocol: Protocol, **more: Any
+    entries: Sequence[Entry], read: Reader, protocol: Protocol, *, samples: int = 1, **more: Any
 ) -> dict[str, Any]:
-    """Scores all entries by `evaluator.evaluate`, which also gets ``more``, and shows a bar."""
+    """Scores all entries by `evaluator.evaluate`, which also gets ``more``, and shows a bar.
+
+    Args:
+        samples: outputs for each input.
+    """
     from maskgit_sr.evaluation import evaluator
 
     given = [kind for kind in ("hr", "lr") if all(getattr(e, kind) is not None for e in entries)]
+    if samples > 1:
+        given.append("more")
     names = [entry.name for entry in entries]
     with bar(more["system"], len(names)) as move:
         return evaluator.evaluate(names, read, protocol, given=given, progress=move, **more)
@@ -59,6 +65,7 @@ def restore_and_score(
     keep: Path | None = None,
     *,
     source: Mapping[str, Any],
+    samples: int = 1,
     **more: Any,
 ) -> dict[str, Any]:
     """Restores every LR image, scores the results and returns the scores.
@@ -67,6 +74,7 @@ def restore_and_score(
         options: ``seed``, maybe ``consistent``, and options of the method.
         keep: folder for the restored images.
         source: origin of the images; seed and all options are stored with it.
+        samples: outputs for each input.
         **more: passed to `evaluator.evaluate`.
     """
     from maskgit_sr.evaluation import restoring
@@ -75,8 +83,10 @@ def restore_and_score(
     own = {name: value for name, value in options.items() if name not in general}
     # as resolved, defaults included, so that the scores tell what was run
     source = {**source, **general, **table_of(upscaler.options(**own))}
-    read = restoring.from_model(upscaler, entries, options, keep)
-    return score(entries, read, protocol, source=source, **more)
+    if samples > 1:
+        source["samples"] = samples
+    read = restoring.from_model(upscaler, entries, options, keep, samples)
+    return score(entries, read, protocol, source=source, samples=samples, **more)
 
 
 def score_references(
@@ -97,7 +107,12 @@ def score_references(
     for name, method, kind in upscaler.method.references:
         if any(getattr(entry, kind) is None for entry in entries):
             continue
-        chosen = [n for n in protocol.metrics if kind == "lr" or metrics.SPECS[n].needs != "lr"]
+        specs = [metrics.SPECS[name] for name in protocol.metrics]
+        chosen = [
+            spec.name
+            for spec in specs
+            if (kind == "lr" or "lr" not in spec.images) and not spec.of_samples
+        ]
         if not any(metrics.available(name, None) is None for name in chosen):
             continue
         given = [dataclasses.replace(entry, lr=getattr(entry, kind)) for entry in entries]
@@ -184,9 +199,11 @@ def table(
             shown.add_row(result["system"], *cells, f"{counts['scored']} of {counts['of']}")
         show(shown)
     protocol, counts = results[0]["protocol"], results[0]["counts"]
+    samples = results[0]["source"].get("samples", 1)
     part = f"centre {protocol['crop']}x{protocol['crop']}" if protocol["crop"] else "whole pictures"
     typer.echo(
         f"{counts['scored']} of {counts['of']} pictures scored; protocol {protocol['name']}: {part}"
+        + (f", means over {samples} outputs each" if samples > 1 else "")
     )
     for name, spec in specs.items():
         typer.echo(f"  {name}: {spec['text']}")

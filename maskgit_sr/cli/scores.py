@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 _HR = typer.Option("--hr", help="Folder (or file) of references.")
 _LR = typer.Option("--lr", help="Folder (or file) of the inputs.")
-_PROTOCOL = typer.Option(metavar="realsrt|osediff|classical", help="What is measured, and how.")
+_PROTOCOL = typer.Option(
+    metavar="realsrt|osediff|classical|sr3|ntire", help="What is measured, and how."
+)
 _METRICS = typer.Option(help="Other metrics than the protocol's: names with commas.")
 _BORDER = typer.Option(help="Pixels that PSNR and SSIM cut from each side.")
 _CROP = typer.Option(help="Score a square of this side from the centre; 0: all.")
@@ -34,7 +36,11 @@ _REPORT = typer.Option(metavar="DIR", help="Write a page with scores and picture
 
 def score(
     sr: Annotated[
-        str | None, typer.Option("--sr", help="Folder (or file) of outputs of any tool.")
+        list[str] | None,
+        typer.Option(
+            "--sr",
+            help="Folder (or file) of outputs of any tool; repeated: several outputs an image.",
+        ),
     ] = None,
     hr: Annotated[str | None, _HR] = None,
     lr: Annotated[str | None, _LR] = None,
@@ -53,22 +59,24 @@ def score(
     """Score pictures that any tool has made, or compare two files of scores."""
     with reporting():
         if compare is not None:
-            if (sr, hr, lr) != (None, None, None):
+            if sr or (hr, lr) != (None, None):
                 raise UserError("--compare: takes two files of scores, and no --sr, --hr or --lr")
             _compare(*compare)
             return
-        if sr is None:
+        if not sr:
             raise UserError("--sr: expected a folder of outputs, found none")
         from maskgit_sr.evaluation import evaluator
 
         chosen = results.protocol(protocol, metrics, border, crop)
-        entries, problems = _matched(sr=sr, hr=hr, lr=lr)
+        entries, problems = _matched(sr, hr, lr)
         result = results.score(
             entries,
             evaluator.from_files(entries),
             chosen,
-            system=Path(sr).resolve().stem,  # resolved, as "." has no name
-            source={"sr": sr, "hr": hr, "lr": lr},
+            system=Path(sr[0]).resolve().stem,  # resolved, as "." has no name
+            source={"sr": ", ".join(sr), "hr": hr, "lr": lr}
+            | ({"samples": len(sr)} if len(sr) > 1 else {}),
+            samples=len(sr),
             problems=problems,
             crop_to_min=crop_to_min,
         )
@@ -103,6 +111,9 @@ def evaluate(
     temperature: options.Temperature = None,
     consistent: options.Consistent = None,
     option: options.MethodOptions = None,
+    samples: Annotated[
+        int, typer.Option(help="Outputs for each picture, by seeds from --seed on.")
+    ] = 1,
     limit: Annotated[int | None, typer.Option(help="Only the first so many pictures.")] = None,
     batch: options.Batch = None,
     device: options.Device = None,
@@ -113,6 +124,8 @@ def evaluate(
         options.check(steps, seed, temperature, batch, device, dtype)
         options.check_number("--limit", limit, 1)
         options.check_consistent(consistent)
+        options.check_number("--samples", samples, 1)
+        options.check_number("--seed", seed + samples - 1, 0, 2**32 - 1)
         given = split(option, steps=steps, temperature=temperature)
         if hr is None and (calibration or ablation):
             raise UserError("--hr: is needed for --calibration and --ablation")
@@ -121,12 +134,16 @@ def evaluate(
         import maskgit_sr
 
         chosen = results.protocol(protocol, metrics, border, crop)
-        entries, problems = _matched(hr=hr, lr=lr)
+        entries, problems = _matched(None, hr, lr)
         entries = entries[:limit]
         # after the pairing, since it loads JAX and the weights: a wrong path is told at once
         upscaler = maskgit_sr.load(model, batch=batch, device=device, dtype=dtype)
         own = parse(given, upscaler)
-        upscaler.options(**own)  # checked before any image is decoded
+        checked = upscaler.options(**own)  # before any image is decoded
+        if samples > 1:
+            upscaler.check_stochastic(checked)
+        if samples > 1 and save is not None:
+            raise UserError("--save: keeps one output for a picture, found --samples")
         if calibration is not None:
             _calibrate(upscaler, entries, calibration, {"seed": seed, **own})
             return
@@ -135,6 +152,7 @@ def evaluate(
             source = {"lr": lr, "hr": hr, "model": model}
             wanted = {"seed": seed, "consistent": consistent, **own, **changed}
             more: Any = {"system": system, "source": source, "problems": problems}
+            more["samples"] = samples
             return results.restore_and_score(upscaler, entries, chosen, wanted, keep, **more)
 
         def references() -> list[dict[str, Any]]:
@@ -153,12 +171,17 @@ def evaluate(
             raise typer.Exit(results.finish(result, entries, output, report, keep, references()))
 
 
-def _matched(**folders: str | None) -> tuple[list[Entry], list[str]]:
+def _matched(
+    sr: Sequence[str] | None, hr: str | None, lr: str | None
+) -> tuple[list[Entry], list[str]]:
     """Returns `pairing.match` of the folders and says what it passed over."""
     from maskgit_sr.images import files, pairing
 
     passed = files.PassedOver()
-    entries, problems = pairing.match(**folders, passed=passed)
+    if sr:
+        entries, problems = pairing.match_samples(sr, hr, lr, passed)
+    else:
+        entries, problems = pairing.match(None, hr, lr, passed)
     for told in passed.lines():
         say(told)
     return entries, problems

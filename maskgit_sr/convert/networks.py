@@ -21,6 +21,9 @@ from safetensors.numpy import save
 from maskgit_sr import assets, paths
 from maskgit_sr.convert import read_torch
 from maskgit_sr.errors import UserError, one_line
+from maskgit_sr.perceptual import resnet
+
+_EXPECTED = {"resnet50.safetensors": resnet.shapes}
 
 
 def read_state(source: Path) -> dict[str, np.ndarray]:
@@ -44,7 +47,8 @@ def convert(sources: Sequence[Path], target: Path) -> int:
 
     Raises:
         UserError: as :func:`read_state`; a name is in two sources; the sources hold no arrays; or
-            the target exists or cannot be written.
+            the target exists or cannot be written. A target that is called as ResNet-50's file
+            takes the state of that network alone, name by name and shape by shape.
     """
     if target.exists():
         raise UserError(f"{target}: exists already")
@@ -56,6 +60,12 @@ def convert(sources: Sequence[Path], target: Path) -> int:
             raise UserError(f"{source}: {twice[0]} is in another source, too")
         arrays |= {name: np.ascontiguousarray(array) for name, array in state.items()}
         origin[source.name] = assets.digest(source)
+    if expected := _EXPECTED.get(target.name):
+        try:
+            resnet.check({name: array.shape for name, array in arrays.items()}, expected())
+        except ValueError as error:
+            names = ", ".join(map(str, sources))
+            raise UserError(f"{names}: not the network of {target.name}: {error}") from None
     if not arrays:
         raise UserError(f"{', '.join(map(str, sources))}: no arrays found")
     paths.write(target, save(arrays, metadata=origin))

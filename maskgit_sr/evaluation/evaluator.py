@@ -34,12 +34,17 @@ _PACKAGES = ("maskgit_sr", "jax", "numpy", "scipy", "pillow", "opencv-python-hea
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The images of one scene; `hr` and `lr` may be None if no metric needs them."""
+    """The images of one scene; `hr` and `lr` may be None if no metric needs them.
+
+    `more` are further outputs of a stochastic system for the same input. Scores of single outputs
+    are then means over all of them.
+    """
 
     name: str
     sr: Picture
     hr: Picture | None = None
     lr: Picture | None = None
+    more: tuple[Picture, ...] = ()
 
 
 Reader = Callable[[int], Sample]
@@ -53,7 +58,8 @@ def from_files(entries: Sequence[Entry]) -> Reader:
     def read(index: int) -> Sample:
         entry = entries[index]
         found = {kind: getattr(entry, kind) for kind in ("sr", "hr", "lr")}
-        return Sample(entry.name, **{k: images.read(path) for k, path in found.items() if path})
+        pictures = {k: images.read(path) for k, path in found.items() if path}
+        return Sample(entry.name, **pictures, more=tuple(map(images.read, entry.more)))
 
     return read
 
@@ -78,8 +84,8 @@ def evaluate(
         read: reads one scene; an error loses this scene only, here as in a metric.
         system: name of the system that made the images.
         source: origin of the images, stored with the scores.
-        given: which of "hr" and "lr" the samples have; metrics that need another are left out, and
-            so are those whose weights are absent, each with a line in `problems`.
+        given: which of "hr", "lr" and "more" the samples have; metrics that need another are left
+            out, and so are those whose weights are absent, each with a line in `problems`.
         problems: lines about scenes that were lost earlier, such as files without a partner.
         crop_to_min: if SR and HR differ in size, crop both at the right and bottom.
 
@@ -104,11 +110,11 @@ def evaluate(
     summary = {
         name: statistics.summary([s for row in rows if (s := row["scores"].get(name)) is not None])
         for name, metric in chosen.items()
-        if metric.spec.needs != "set"
+        if not metric.spec.of_set
     }
     # after the loop over images, which only feeds the metrics of a set, such as FID
     for name, metric in chosen.items():
-        if metric.spec.needs == "set":
+        if metric.spec.of_set:
             summary[name] = _of_set(metric, len(rows), lines)
     return {
         "format": FORMAT,
@@ -138,15 +144,16 @@ def _metrics(
     protocol: Protocol, given: Sequence[str], assets: str | Path | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns the metrics that can be measured, and one line for each that cannot."""
-    needed = {"reference": "hr", "lr": "lr", "set": "hr", "none": None}
     possible, lines = [], []
     for name in protocol.metrics:
         if name not in metrics.SPECS:
             expected = ", ".join(metrics.SPECS)
             raise UserError(f"--metrics: expected one of {expected}, found '{name}'")
-        kind = needed[metrics.SPECS[name].needs]
-        if kind is not None and kind not in given:
-            lines.append(f"{name}: left out, it needs --{kind}")
+        lacking = [kind for kind in metrics.SPECS[name].images if kind not in given]
+        if lacking:
+            lines.append(f"{name}: left out, it needs --{' and --'.join(lacking)}")
+        elif metrics.SPECS[name].of_samples and "more" not in given:
+            lines.append(f"{name}: left out, it needs several outputs for an image")
         elif (missing := metrics.available(name, assets)) is not None:
             lines.append(f"{name}: left out, {missing}")
         else:
@@ -159,26 +166,34 @@ def _metrics(
 def _row(
     sample: Sample, chosen: Mapping[str, Any], protocol: Protocol, crop_to_min: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    sr, hr, lr, notes = _aligned(sample, protocol.crop, crop_to_min)
+    outputs = [sample, *(dataclasses.replace(sample, sr=other) for other in sample.more)]
+    parts = [_aligned(one, protocol.crop, crop_to_min) for one in outputs]
+    srs, (hr, lr) = [part[0] for part in parts], parts[0][1:3]
+    if sizes := {_size(sr[0]) for sr in srs[1:]} - {_size(srs[0][0])}:
+        raise UserError(f"expected outputs of one size, found {_size(srs[0][0])} and {min(sizes)}")
     scores: dict[str, float | None] = {}
     lines = []
     for name, metric in chosen.items():
         # the border is cut from every side before the metric's own minimum applies
         smallest = metric.spec.min_size + 2 * metric.spec.border
-        if min(sr.shape[1:3]) < smallest:
-            found = _size(sr[0])
+        if min(srs[0].shape[1:3]) < smallest:
+            found = _size(srs[0][0])
             lines.append(f"{sample.name}: {name} needs {smallest} pixels a side, found {found}")
             scores[name] = None
-        elif metric.spec.needs == "set":
-            metric.add(sr, hr)
+            continue
+        others = [{"hr": hr, "lr": lr}[kind] for kind in metric.spec.images]
+        if metric.spec.of_set:
+            for sr in srs:
+                metric.add(sr, *others)
         else:
-            others = {"reference": (hr,), "lr": (lr,), "none": ()}[metric.spec.needs]
-            value = float(metric(sr, *others)[0])
+            given = [np.stack(srs, axis=1)] if metric.spec.of_samples else srs
+            value = float(np.mean([metric(sr, *others)[0] for sr in given]))
             # JSON has neither NaN nor infinity
             scores[name] = value if math.isfinite(value) else None
             if scores[name] is None:
                 lines.append(f"{sample.name}: {name} is {value}")
-    height, width = sr.shape[1:3]
+    height, width = srs[0].shape[1:3]
+    notes = list(dict.fromkeys(note for part in parts for note in part[3]))
     row = {"name": sample.name, "height": height, "width": width, "scores": scores, "notes": notes}
     return row, lines
 

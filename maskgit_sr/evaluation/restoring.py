@@ -56,12 +56,15 @@ def from_model(
     entries: Sequence[Entry],
     options: Mapping[str, Any],
     keep: Path | None = None,
+    samples: int = 1,
 ) -> Reader:
     """Returns a reader that restores the `lr` of an entry.
 
     Args:
         options: of `Upscaler.restore`.
-        keep: folder for the outputs, and for their confidence maps if the method provides any.
+        keep: folder for the outputs, and for their confidence maps if the method provides any; of
+            several outputs for an image the first.
+        samples: outputs for each image, by as many seeds from that of `options` on.
     """
     method = upscaler.method
     confidence = keep is not None and "confidence" in method.provides
@@ -80,7 +83,9 @@ def from_model(
             if restored.confidence is not None:
                 grey = images.from_confidence(restored.confidence, *restored.confidence.shape)
                 images.write(grey, files.confidence_path(target))
-        return Sample(entry.name, restored.picture, hr, lr)
+        seeds = (options["seed"] + i for i in range(1, samples))
+        more = (upscaler.restore(lr, **{**options, "seed": seed}).picture for seed in seeds)
+        return Sample(entry.name, restored.picture, hr, lr, tuple(more))
 
     return read
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of a mean over images, and the paired comparison of two systems."""
+"""Intervals of a mean over images and of a share, and the paired comparison of two systems."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
         rng=np.random.default_rng(0),  # fixed, so that the same scores give the same interval
     ).confidence_interval
     return float(found.low), float(found.high)
+
+
+def proportion(count: int, of: int) -> dict[str, float | int | None]:
+    """Returns {rate, low, high, n}: a share and its 95 % interval, Wilson's (1927) score interval.
+
+    The interval supposes independent trials. All but `n` are None where `of` is 0.
+    """
+    if not of:
+        return {"rate": None, "low": None, "high": None, "n": 0}
+    found = stats.binomtest(count, of).proportion_ci(method="wilson")
+    return {"rate": count / of, "low": float(found.low), "high": float(found.high), "n": of}
 
 
 def check_alike(results: Sequence[Mapping[str, Any]]) -> None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Any
 
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import files
@@ -34,13 +35,14 @@ class Entry:
     """Files of one scene.
 
     `name` is the reference's, or the output's where there is none; with its file suffix if another
-    scene has the same without.
+    scene has the same without. `more` are further outputs for the same input.
     """
 
     name: str
     sr: Path | None = None
     hr: Path | None = None
     lr: Path | None = None
+    more: tuple[Path, ...] = ()
 
 
 def scene(name: str) -> str:
@@ -64,8 +66,8 @@ def match(
     """Returns entries in the order of names, and one line for each file without a partner.
 
     Args:
-      sr, hr, lr: folders (searched with their sub-folders), or one file each; those that are None
-        are not looked for.
+      sr, hr, lr: folders (searched with their sub-folders), patterns of files, or one file each;
+        those that are None are not looked for.
       passed: gets what is left out of the folders.
 
     Raises:
@@ -76,14 +78,17 @@ def match(
     if not given:
         raise UserError("expected at least one of --sr, --hr and --lr")
     found = {kind: files.pictures(text, passed) for kind, text in given.items()}
-    single = [kind for kind, text in given.items() if not Path(text).is_dir()]
+    # A pattern of several files is a set, too.
+    single = [
+        kind for kind, text in given.items() if not Path(text).is_dir() and len(found[kind]) == 1
+    ]
     if single and len(single) < len(given):
         raise UserError(
             f"--{single[0]} {given[single[0]]}: is a file, the others are folders; expected all "
             "files or all folders"
         )
     if single:
-        paths = {kind: some[0].source for kind, some in found.items()}
+        paths: dict[str, Any] = {kind: some[0].source for kind, some in found.items()}
         return [Entry(next(iter(paths.values())).stem, **paths)], []
     by_name = {kind: {str(one.name): one.source for one in some} for kind, some in found.items()}
     first, *others = by_name
@@ -95,9 +100,9 @@ def match(
         if missing:
             problems.append(f"{path}: no single partner in --{missing[0]} {given[missing[0]]}")
             continue
-        files_of = {kind: by_name[kind][fits[kind][name]] for kind in others}
+        files_of: dict[str, Any] = {kind: by_name[kind][fits[kind][name]] for kind in others}
         title = _stem(name) if stems[_stem(name)] == 1 else name
-        entries.append(Entry(title, **{first: path}, **files_of))
+        entries.append(Entry(title, **files_of | {first: path}))
     for kind in others:
         taken = set(fits[kind].values())
         problems += [
@@ -111,6 +116,37 @@ def match(
             f"such as {next(iter(by_name[first]))} and {next(iter(by_name[others[0]]))}"
         )
     return entries, problems
+
+
+def match_samples(
+    sr: Sequence[str],
+    hr: str | None = None,
+    lr: str | None = None,
+    passed: PassedOver | None = None,
+) -> tuple[list[Entry], list[str]]:
+    """Returns `match` of several outputs for each input: one of each of the folders `sr`.
+
+    A scene that a folder lacks is left out and told.
+
+    Args:
+      sr: folders, patterns of files, or one file each.
+
+    Raises:
+      UserError: as `match`; or several are given without `hr`, by whose names they are joined.
+    """
+    if len(sr) > 1 and hr is None:
+        raise UserError("--sr: several of them need --hr")
+    found = [match(one, hr, lr, passed) for one in sr]
+    (first, problems), *others = found
+    tables = [{e.name: e.sr for e in entries if e.sr is not None} for entries, _ in others]
+    joined = [
+        replace(entry, more=tuple(table[entry.name] for table in tables))
+        for entry in first
+        if all(entry.name in table for table in tables)
+    ]
+    if not joined:
+        raise UserError(f"--sr {', '.join(sr)}: no name is in all of them")
+    return joined, list(dict.fromkeys([*problems, *(line for _, more in others for line in more)]))
 
 
 def partners(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:

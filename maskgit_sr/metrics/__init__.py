@@ -5,7 +5,8 @@ every number. There is no plain "psnr": a name says its colour.
 
 Images are RGB [B,H,W,3] in [0,1]; scores are [B] float32. Scores of special images:
 
-- equal images: PSNR and LR-PSNR 100 dB, SSIM and MS-SSIM 1, LPIPS, DISTS and LR consistency 0;
+- equal images: PSNR and LR-PSNR 100 dB, SSIM and MS-SSIM 1, LPIPS, DISTS, LR consistency and
+  diversity 0;
 - flat images: as any other, but NIQE is NaN, since nothing is left that has statistics;
 - an image that holds NaN or infinity, anywhere: NaN;
 - an image below `Spec.min_size`: ValueError, with the size that it takes.
@@ -23,7 +24,7 @@ import numpy as np
 from maskgit_sr import assets as _assets
 from maskgit_sr.arrays import Image
 from maskgit_sr.errors import UserError
-from maskgit_sr.metrics import fid, lpips, lr, networks, niqe
+from maskgit_sr.metrics import diversity, fid, inception_score, lpips, lr, networks, niqe
 from maskgit_sr.metrics.pixel import Score, ms_ssim, psnr, ssim
 from maskgit_sr.metrics.spec import SPECS, Spec
 
@@ -32,8 +33,9 @@ from maskgit_sr.metrics.spec import SPECS, Spec
 class Metric:
     """A `Spec` and its score of single images.
 
-    `metric(x, y)` if the spec needs a "reference", `metric(x, lr)` if it needs "lr", `metric(x)` if
-    it needs "none": images [B,H,W,3] in [0,1] -> [B] float32, NaN for images that hold one.
+    `metric(x, y)` if the spec needs a "reference", `metric(x, lr)` if it needs "lr",
+    `metric(x, y, lr)` if it needs "both", `metric(x)` if it needs "none": images [B,H,W,3] in [0,1]
+    -> [B] float32, NaN for images that hold one. If it needs "samples", x is [B,N,H,W,3].
     """
 
     spec: Spec
@@ -43,19 +45,36 @@ class Metric:
         arrays = [np.asarray(image) for image in images]
         # The whole image, also what a border or NIQE's blocks leave out: broken outputs get no
         # score. By NumPy, which compiles nothing for an image's size.
-        whole = [np.isfinite(array).all((1, 2, 3)) for array in arrays]
+        whole = [np.isfinite(array).all(tuple(range(1, array.ndim))) for array in arrays]
         return jnp.where(np.all(whole, axis=0), self.score(*arrays), jnp.nan)
 
 
-class SetMetric(fid.FrechetDistance):
-    """A `Spec` and its score of two sets: `add(x, y)` as images come, then `value()`.
+@dataclass(frozen=True)
+class SetMetric:
+    """A `Spec` and its score of whole sets.
 
-    Memory does not grow with their number. `clear()` begins anew.
+    `add(x, y)` as images come, or `add(x)` if the spec needs "outputs", then `value()`. Memory does
+    not grow with their number. `clear()` begins anew.
     """
 
-    def __init__(self, spec: Spec, features: fid.Features) -> None:
-        super().__init__(features)
-        self.spec = spec
+    spec: Spec
+    score: fid.FrechetDistance | inception_score.InceptionScore
+
+    def add(self, *images: Image) -> None:
+        """Adds images [B,H,W,3] in [0,1], outputs first."""
+        self.score.add(*images)
+
+    def value(self) -> float:
+        """Returns the score of what was added; NaN if an image held one.
+
+        Raises:
+            ValueError: too few images.
+        """
+        return self.score.value()
+
+    def clear(self) -> None:
+        """Forgets all images."""
+        self.score.clear()
 
 
 _PIXEL: dict[str, Callable[..., Score]] = {
@@ -63,7 +82,12 @@ _PIXEL: dict[str, Callable[..., Score]] = {
     for kind, function in (("psnr", psnr), ("ssim", ssim), ("ms_ssim", ms_ssim))
     for color in ("rgb", "y", "luma")
 }
-_LR = {"lr_psnr": lr.lr_psnr, "lr_consistency": lr.lr_consistency}
+_LR: dict[str, Callable[..., Score]] = {
+    "lr_psnr": lr.lr_psnr,
+    "lr_psnr_ntire": lr.lr_psnr_ntire,
+    "lr_psnr_ntire_worst": diversity.lr_psnr_worst,
+    "lr_consistency": lr.lr_consistency,
+}
 _PIXEL["ms_ssim_luma_sum"] = partial(ms_ssim, color="luma", method="sum")
 
 
@@ -92,8 +116,9 @@ def create(
             border=border if spec.takes_border else 0,
             weights={file: _assets.digest(path) for file, path in files.items()},
         )
-        if spec.needs == "set":
-            metrics[name] = SetMetric(spec, fid.load_features(*files.values()))
+        if spec.of_set:
+            load = fid.load if spec.needs == "set" else inception_score.load
+            metrics[name] = SetMetric(spec, load(*files.values()))
         else:
             metrics[name] = Metric(spec, _score(spec, list(files.values()), assets))
     return metrics
@@ -129,6 +154,8 @@ def _score(spec: Spec, files: list[Path], assets: str | Path | None) -> Callable
     kind, _, variant = spec.name.partition("_")
     if kind == "lpips":
         return lpips.load(variant, assets)  # type: ignore[arg-type]
+    if kind == "diversity":
+        return diversity.load(assets)
     if kind == "niqe":
         return niqe.load(files[0], "y" if variant == "y" else "luma", spec.border)
     if kind == "clipiqa":

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from maskgit_sr.arrays import Image
 from maskgit_sr.metrics.networks import inception
 from maskgit_sr.metrics.programs import by_size
-from maskgit_sr.perceptual.published import load
+from maskgit_sr.perceptual import published
 
 Features = Callable[[Image], Float[Array, "B D"]]
 
@@ -99,14 +99,12 @@ class FrechetDistance:
         return frechet_distance(mean1, cov1, mean2, cov2)
 
 
-def load_features(file: Path) -> Features:
-    """Returns pool_3 of Inception-v3 as a function: [B,H,W,3] in [0,1] -> [B,2048].
-
-    `file` is `inception_fid.safetensors`.
+def load(file: Path) -> FrechetDistance:
+    """Returns FID by the features of `inception_fid.safetensors`, pool_3 of Inception-v3.
 
     Raises:
         UserError: the file is not this network.
     """
-    params = load(file, inception.read, inception.features, images=1)
+    params = published.load(file, inception.read, inception.features, images=1)
     apply = by_size(inception.features)
-    return lambda x: apply(params, x)
+    return FrechetDistance(lambda x: apply(params, x))

@@ -57,6 +57,16 @@ PROTOCOLS = {
             border=4,
             text="bicubic x4 sets: PSNR and SSIM on Y without a border of 4",
         ),
+        Protocol(
+            "sr3",
+            ("psnr_rgb", "ssim_rgb", "lr_consistency", "fid", "is"),
+            text="SR3, tables 1 and 2; colour and border are the public re-implementation's",
+        ),
+        Protocol(
+            "ntire",
+            ("lpips_alex", "lr_psnr_ntire", "lr_psnr_ntire_worst", "diversity"),
+            text="NTIRE 2021, learning the SR space: means over ten outputs an image",
+        ),
     )
 }
 

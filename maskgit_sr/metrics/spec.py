@@ -7,7 +7,20 @@ from typing import Any, Literal
 from maskgit_sr.assets import KNOWN
 from maskgit_sr.metrics.pixel import MS_SSIM_SIDE
 
-Needs = Literal["reference", "none", "lr", "set"]
+Needs = Literal["reference", "none", "lr", "both", "samples", "samples_both", "set", "outputs"]
+IMAGES: Mapping[Needs, tuple[Literal["hr", "lr"], ...]] = {
+    "reference": ("hr",),
+    "none": (),
+    "lr": ("lr",),
+    "both": ("hr", "lr"),
+    "samples": ("hr",),
+    "samples_both": ("hr", "lr"),
+    "set": ("hr",),
+    "outputs": (),
+}
+"""The images that a score takes after the output, in this order."""
+OF_SETS = ("set", "outputs")
+"""The `Needs` of scores that are one number for a whole set."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +35,10 @@ class Spec:
         color: colour space that is compared.
         text: the rest of the protocol in words.
         reference: paper, and the implementation that it agrees with.
-        needs: the other image: "reference" the original, "none" there is none, "lr" the
-            low-resolution input, "set" a whole set of images with another.
+        needs: the other images: "reference" the original, "none" there is none, "lr" the
+            low-resolution input, "both" original and input, "samples" the original of several
+            outputs, "samples_both" their original and input, "set" a whole set of images with
+            another, "outputs" a whole set of outputs alone.
         range: of pixel values.
         resize: kernel by which images are resized first, or "none".
         border: pixels cut from each side before scoring.
@@ -48,6 +63,21 @@ class Spec:
     weights: Mapping[str, str | None] = field(default_factory=dict, hash=False)
 
     @property
+    def images(self) -> tuple[Literal["hr", "lr"], ...]:
+        """Returns what it takes after the output, in this order."""
+        return IMAGES[self.needs]
+
+    @property
+    def of_samples(self) -> bool:
+        """Returns True if it takes several outputs for an image, [B,N,H,W,3]."""
+        return self.needs in ("samples", "samples_both")
+
+    @property
+    def of_set(self) -> bool:
+        """Returns True if it is one number for a whole set."""
+        return self.needs in OF_SETS
+
+    @property
     def protocol(self) -> str:
         """Returns the protocol as one line for a report."""
         cut = f"border of {self.border} px cut" if self.border else "no border cut"
@@ -67,6 +97,10 @@ _MS_SSIM = "Wang et al. 2003, equation 7; pytorch-msssim"
 _MS_SSIM_SUM = "Wang et al. 2003; the authors' MATLAB script with method 'wtd_sum'"
 _LPIPS = "Zhang et al. 2018 (arXiv:1801.03924); lpips 0.1"
 _SHRUNK = "output by MATLAB's antialiased bicubic to the size of LR, unrounded"
+_NTIRE = "Lugmayr et al. 2021 (NTIRE challenge on learning the SR space); its measure.py"
+_NTIRE_PSNR = f"{_PEAK}; 8-bit output against the original, both cut to multiples of 8 pixels"
+_BOTH_SHRUNK = "both by MATLAB's antialiased bicubic, rounded to 8 bits after each axis"
+_INCEPTION = "to 299x299, bilinear without antialiasing"
 
 
 def _spec(
@@ -104,6 +138,11 @@ def _pixel(name: str, color: str, text: str, reference: str) -> Spec:
     unit, side = ("dB", 1) if text == _PEAK else ("", MS_SSIM_SIDE if _SCALES in text else 11)
     more: dict[str, Any] = dict(unit=unit, color=color, takes_border=True)
     return _spec(name, "higher", side, text, reference, **more)
+
+
+def _ntire(name: str, text: str, needs: Needs) -> Spec:
+    more: dict[str, Any] = dict(unit="dB", range="[0,255]", resize=_BOTH_SHRUNK)
+    return _spec(name, "higher", 8, text, _NTIRE, needs=needs, **more)
 
 
 SPECS = {
@@ -159,11 +198,24 @@ SPECS = {
             "lr_consistency",
             "lower",
             1,
-            "mean squared error",
+            "mean squared error of pixels in [0,1] (in [-1,1] it is four times as large)",
             "Saharia et al. 2023 (SR3), table 1, which does not state the range",
             unit="1e-5",
             needs="lr",
             resize=_SHRUNK,
+        ),
+        _ntire("lr_psnr_ntire", _NTIRE_PSNR, needs="both"),
+        _ntire("lr_psnr_ntire_worst", f"{_NTIRE_PSNR}; worst output", needs="samples_both"),
+        _spec(
+            "diversity",
+            "higher",
+            32,
+            "100 (g - l) / g: g LPIPS v0.1 (AlexNet) of the best output, l that of the best output "
+            "at each pixel, images cut to multiples of 8 pixels",
+            _NTIRE,
+            "lpips_alex.safetensors",
+            unit="%",
+            needs="samples",
         ),
         _spec(
             "fid",
@@ -173,7 +225,18 @@ SPECS = {
             "Heusel et al. 2017 (arXiv:1706.08500); pytorch-fid",
             "inception_fid.safetensors",
             needs="set",
-            resize="to 299x299, bilinear without antialiasing",
+            resize=_INCEPTION,
+        ),
+        _spec(
+            "is",
+            "higher",
+            1,
+            "1008 classes of Inception-v3 (2015-12-05), logits without bias; mean of 10 parts of "
+            "the set, image i in part i mod 10",
+            "Salimans et al. 2016 (arXiv:1606.03498); the authors' code but for the resizing",
+            "inception_fid.safetensors",
+            needs="outputs",
+            resize=_INCEPTION,
         ),
     )
 }

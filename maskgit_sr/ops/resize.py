@@ -41,12 +41,18 @@ def upsample_bicubic(
     return jnp.einsum("xw,bywc->byxc", columns, image, precision="highest")
 
 
-def downsample_bicubic(image: Float[Array, "B H W C"], scale: int) -> Float[Array, "B H2 W2 C"]:
+def downsample_bicubic(
+    image: Float[Array, "B H W C"], scale: int, *, levels: int | None = None
+) -> Float[Array, "B H2 W2 C"]:
     """Shrinks bicubically as MATLAB's ``imresize``, by which papers make LR images.
 
     Antialiased: the kernel (a = −0.5) is ``scale`` times as wide. The border is mirrored with its
-    edge pixels repeated. Values may leave [0, 1]; they are neither clipped nor rounded. A NumPy
-    array gives a NumPy array, and nothing is compiled for its size.
+    edge pixels repeated. Values may leave [0, 1]; they are neither clipped nor rounded unless
+    ``levels`` is given. A NumPy array gives a NumPy array, and nothing is compiled for its size.
+
+    Args:
+        levels: highest of integer values, at which they are clipped and rounded after each axis, as
+            MATLAB does to images of integers.
 
     Raises:
         ValueError: ``scale`` is below 1, or a side is no multiple of it.
@@ -71,6 +77,8 @@ def downsample_bicubic(image: Float[Array, "B H W C"], scale: int) -> Float[Arra
             weight * padded[(*before, slice(tap, tap + stop, scale))]
             for tap, weight in enumerate(weights.tolist())
         )
+        if levels is not None:
+            image = image.clip(0, levels).round()
     return image
 
 

@@ -5,16 +5,19 @@ import unicodedata
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import maskgit_sr
 from launch import evaluate as synthetic
+from maskgit_sr import assets as known
 from maskgit_sr import bundles, cli, images
 from maskgit_sr.methods.maskgit_training import MaskGITLosses
 from maskgit_sr.methods.realsrt import RealSRT
 from maskgit_sr.methods.sr_maskgit import Correction
 from tests.cli.commands import refuses, run
 from tests.methods import small
+from tests.perceptual.perceptual_nets import alex_tensors
 
 
 def wave(seed, side=96):
@@ -60,6 +63,49 @@ def test_score_and_compare(sets, tmp_path):
     found = run("score", "--compare", tmp_path / "far.json", tmp_path / "near.json")
     line = next(line for line in found.stdout.splitlines() if line.startswith("psnr_rgb"))
     assert "4 of 4" in line and "+1" in line
+
+
+@pytest.fixture
+def random_lpips(tmp_path, monkeypatch):
+    """Random weights where LPIPS' are looked for."""
+    (tmp_path / "assets").mkdir()
+    save_file(alex_tensors(), tmp_path / "assets" / "lpips_alex.safetensors")
+    monkeypatch.setenv(known.ENV, str(tmp_path / "assets"))
+
+
+def test_several_outputs_of_each_picture(sets, subpixel, random_lpips, tmp_path):
+    """The folders of two tools as outputs of one, and a model's own at several seeds."""
+    hr = ("--hr", sets / "hr", "--lr", sets / "lr", "--protocol", "ntire")
+    tools = ("--sr", sets / "near", "--sr", sets / "far")
+    found = run("score", *tools, *hr, "-o", tmp_path / "a.json")
+    assert "4 of 4 pictures scored; protocol ntire: whole pictures, means over 2 outputs each" in (
+        " ".join(found.stdout.split())
+    )
+    assert "l that of the best output at each pixel" in found.stdout
+    result = json.loads((tmp_path / "a.json").read_text())
+    assert result["source"]["samples"] == 2
+    rows = [row["scores"] for row in result["images"]]
+    assert all(0 <= row["diversity"] < 10 for row in rows)  # the first is better nearly everywhere
+    assert all(row["lr_psnr_ntire_worst"] < row["lr_psnr_ntire"] - 3 for row in rows)
+    # of one output there is no diversity, and the mean is over it alone
+    run("score", *tools[:2], *hr, "-o", tmp_path / "near.json")
+    near = json.loads((tmp_path / "near.json").read_text())
+    assert [line.split(":")[0] for line in near["problems"]] == ["lr_psnr_ntire_worst", "diversity"]
+    mean = (near["images"][0]["scores"]["lr_psnr_ntire"] + rows[0]["lr_psnr_ntire_worst"]) / 2
+    assert rows[0]["lr_psnr_ntire"] == pytest.approx(mean, rel=1e-5)
+
+    for i in range(2):
+        lr = images.resize(images.read(sets / "hr" / f"{i}_HR.png").color, 48, 48)
+        images.write(images.from_array(lr), tmp_path / "lr" / f"{i}_HR.png")
+    command = ("evaluate", "-m", subpixel, "--lr", tmp_path / "lr", "--samples", 3, *hr[:2])
+    command += ("--protocol", "ntire", "-o", tmp_path / "b.json", "--option")
+    run(*command, "noise=0.05", code=1)
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert result["source"]["samples"] == 3 and result["counts"]["scored"] == 2
+    assert all(row["scores"]["diversity"] > 1 for row in result["images"])
+    refuses("samples: subpixel draws nothing at random", *command, "noise=0")
+    refuses("--save: keeps one output", *command, "noise=1", "--save", tmp_path / "kept")
+    refuses("--samples: expected at least 1", *command, "noise=1", "--samples", 0)
 
 
 def test_names_sizes_and_colours_as_real_sets_have_them(subpixel, tmp_path):
@@ -127,6 +173,7 @@ def test_missing_partners_are_told_of_and_cost_exit_code_1(sets, tmp_path):
         ("score --sr near --hr hr --metrics psnr", "--metrics: expected one of"),
         ("score --sr near --hr hr --metrics ,", "--metrics: expected names"),
         ("score --sr near --hr hr --border -1", "--border: expected at least"),
+        ("score --sr near --sr far --lr lr", "--sr: several of them need --hr"),
         ("score --sr near --compare a b", "--compare: takes two files"),
         ("score --compare gone.json b.json", "gone.json: No such file"),
         ("evaluate --lr lr --limit 0", "--limit: expected at least 1"),

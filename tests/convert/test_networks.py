@@ -6,6 +6,7 @@ from safetensors.numpy import load_file
 
 from maskgit_sr.convert import networks
 from maskgit_sr.errors import UserError
+from maskgit_sr.perceptual import resnet
 
 
 @pytest.fixture
@@ -44,6 +45,29 @@ def test_refusals(states, capsys, names, words):
     assert words in capsys.readouterr().err
     assert not (states / "x.safetensors").exists()
     assert networks.main(names[:1]) == 2
+
+
+def test_resnet50_is_taken_name_by_name(tmp_path, capsys, monkeypatch):
+    """The state of torchvision as its file has it, of reduced width; counters are left out."""
+    torch = pytest.importorskip("torch")
+    shapes = resnet.shapes(width=2, classes=5)
+    monkeypatch.setattr(networks, "_EXPECTED", {"resnet50.safetensors": lambda: shapes})
+    state = {name: torch.full(shape, 0.5) for name, shape in shapes.items()}
+    torch.save(state | {"bn1.num_batches_tracked": torch.tensor(7)}, tmp_path / "r.pth")
+    target = tmp_path / "resnet50.safetensors"
+    assert networks.main([str(tmp_path / "r.pth"), str(target)]) == 0
+    assert {name: array.shape for name, array in load_file(target).items()} == shapes
+    target.unlink()
+    for change, message in (
+        ({"fc.weight": torch.zeros(5, 8)}, "fc.weight: expected shape (5, 64), found (5, 8)"),
+        ({"layer1.3.conv1.weight": torch.zeros(1)}, "unknown layer1.3.conv1.weight"),
+    ):
+        torch.save(state | change, tmp_path / "r.pth")
+        with pytest.raises(SystemExit, match="2"):
+            networks.main([str(tmp_path / "r.pth"), str(target)])
+        error = capsys.readouterr().err
+        assert f"not the network of resnet50.safetensors: {message}" in error
+        assert error.count("\n") == 1 and not target.exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

@@ -14,7 +14,8 @@ from maskgit_sr.evaluation.evaluator import Sample
 from maskgit_sr.images import pairing
 from maskgit_sr.methods.subpixel import Subpixel
 from maskgit_sr.metrics import protocols
-from maskgit_sr.metrics.fid import frechet_distance
+from maskgit_sr.metrics.fid import FrechetDistance, frechet_distance
+from maskgit_sr.metrics.inception_score import InceptionScore
 
 PIXELS = protocols.find("classical").changed(metrics=("psnr_rgb", "psnr_y", "ssim_y"), border=0)
 
@@ -154,11 +155,12 @@ def test_whatever_goes_wrong_with_one_scene_costs_that_scene(error):
 
 @pytest.fixture
 def means_for_features(monkeypatch):
-    """FID over the pictures' mean colours."""
+    """FID and IS over the pictures' mean colours."""
+    colours = lambda x: x.mean((1, 2))  # noqa: E731
+    scores = {"fid": FrechetDistance(colours), "is": InceptionScore(colours)}
 
     def create(names, **_):
-        features = lambda x: x.mean((1, 2))  # noqa: E731
-        return {name: metrics.SetMetric(metrics.SPECS[name], features) for name in names}
+        return {name: metrics.SetMetric(metrics.SPECS[name], scores[name]) for name in names}
 
     monkeypatch.setattr(evaluator.metrics, "available", lambda *_: None)
     monkeypatch.setattr(evaluator.metrics, "create", create)
@@ -190,6 +192,15 @@ def test_a_score_of_the_set_that_there_is_none_of_is_told(means_for_features):
     found = evaluator.evaluate("ab", read, means_for_features, system="test", source={})
     assert found["summary"]["fid"]["mean"] is None and found["problems"] == ["fid is nan"]
     json.dumps(found, allow_nan=False)
+
+
+def test_a_score_of_the_outputs_alone_needs_no_other_set(means_for_features):
+    protocol = means_for_features.changed(metrics=("is", "fid"))
+    found = run(*((picture(i),) for i in range(11)), protocol=protocol, given=())
+    assert found["problems"] == ["fid: left out, it needs --hr"]
+    # parts of one or two images, which are all but alike
+    assert found["summary"]["is"]["mean"] == pytest.approx(1, abs=0.01)
+    assert found["summary"]["is"]["n"] == 11
 
 
 SR, HR = picture(1, 64, 80), picture(2, 64, 80)

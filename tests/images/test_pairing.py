@@ -128,6 +128,28 @@ def test_outputs_alone(tmp_path):
     assert names(found) == [("a", "a.png", None, None), ("b", "b.png", None, None)]
 
 
+def test_several_outputs_of_each_scene(tmp_path):
+    """In folders, or in one with a number behind the name of the reference."""
+    hr = folder(tmp_path / "hr", "1.png", "2.png", "3.png")
+    one = folder(tmp_path / "a", "1.png", "2.png", "3.png")
+    two = folder(tmp_path / "b", "1_x4.png", "3_x4.png")
+    entries, problems = pairing.match_samples([one, two, one], hr)
+    found = [(e.name, e.sr.parent.name, [p.parent.name for p in e.more]) for e in entries]
+    assert found == [("1", "a", ["b", "a"]), ("3", "a", ["b", "a"])]
+    assert len(problems) == 1 and problems[0].endswith(f"2.png: no single partner in --sr {two}")
+    all_in_one = folder(tmp_path / "c", *(f"{i}_x4_{k}.png" for i in (1, 2, 3) for k in "01"))
+    entries, problems = pairing.match_samples([f"{all_in_one}/*_{k}.png" for k in "01"], hr)
+    found = [(e.sr.name, *(path.name for path in e.more)) for e in entries]
+    assert not problems and found == [(f"{i}_x4_0.png", f"{i}_x4_1.png") for i in (1, 2, 3)]
+    assert pairing.match_samples([one], hr) == pairing.match(one, hr)
+    with pytest.raises(UserError, match="--sr: several of them need --hr"):
+        pairing.match_samples([one, two], None, hr)
+    (tmp_path / "b" / "3_x4.png").unlink()
+    other = folder(tmp_path / "d", "2.png")
+    with pytest.raises(UserError, match="no name is in all of them"):
+        pairing.match_samples([two, other], hr)
+
+
 def test_mistakes(tmp_path):
     hr, sr = folder(tmp_path / "hr", "1.png"), folder(tmp_path / "sr", "2.png")
     for given, message in (

@@ -14,8 +14,8 @@ from maskgit_sr.metrics import SPECS, available, create, niqe, psnr, ssim
 from tests.perceptual.published import image
 
 SAME = {"psnr": 100, "ssim": 1, "ms": 1, "lpips": 0, "dists": 0}
-SINGLE = [name for name, spec in SPECS.items() if spec.needs != "set"]
-NETWORKS = {"lpips", "dists", "clipiqa", "musiq", "fid"}
+SINGLE = [name for name, spec in SPECS.items() if not spec.of_set]
+NETWORKS = {"lpips", "dists", "clipiqa", "musiq", "fid", "is", "diversity"}
 
 
 def kind(name):
@@ -36,25 +36,30 @@ def nothing(tmp_path, monkeypatch):
 
 
 def images(spec):
-    """[5,H,W,3] twice: an ordinary pair, equal ones, flat ones, a NaN in x, one in the other."""
+    """[5,H,W,3], and others: an ordinary pair, equal ones, flat ones, a NaN in x, one in another.
+
+    x, the reference if it takes one, and LR if it takes that.
+    """
     height = 96 if kind(spec.name) == "niqe" else max(spec.min_size, 32)
     width = max(spec.min_size, 32)
     x, y = image(height, width, batch=5), image(height, width, batch=5, seed=1)
     y[1] = x[1]
     x[2] = y[2] = 0.5
-    if spec.needs == "lr":
-        y = y[:, ::4, ::4].copy()
     x[3, -1, 0, 1] = np.nan
     y[4, 0, -1, 2] = np.inf
-    return x, y
+    if spec.of_samples:
+        x = np.stack([x, x], axis=1)
+        x[0, 1] = image(height, width, batch=1, seed=2)[0]
+    lr = y[:, ::4, ::4].copy()
+    lr[4, 0, -1, 2] = np.inf
+    return x, *({"hr": y, "lr": lr}[kind] for kind in spec.images)
 
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_special_images(metrics, name):
     spec = metrics[name].spec
-    x, y = images(spec)
-    alone = spec.needs == "none"
-    scores = metrics[name](x) if alone else metrics[name](x, y)
+    alone = not spec.images
+    scores = metrics[name](*images(spec))
     ordinary, same, flat, broken, other = np.asarray(scores)
     assert np.isfinite(ordinary) and np.isnan(broken)
     assert np.isfinite(other) if alone else np.isnan(other)
@@ -74,8 +79,9 @@ def test_smallest_size(metrics, name):
 
     def call(height, width):
         shape = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-        both = SPECS[name].needs != "none"
-        return jax.eval_shape(score, shape, *[shape] * both).shape[0]
+        several = jax.ShapeDtypeStruct((1, 2, height, width, 3), jnp.float32)
+        first = several if SPECS[name].of_samples else shape
+        return jax.eval_shape(score, first, *[shape] * len(SPECS[name].images)).shape[0]
 
     assert call(side, side) == call(*least) == 1
     if side > 1:
@@ -96,6 +102,20 @@ def test_fid_of_sets(metrics):
     fid.clear()
     with pytest.raises(ValueError, match="at least 2 images a set, found 0"):
         fid.value()
+
+
+def test_inception_score_of_a_set(metrics):
+    """Random weights see four classes, in which ten equal images do not differ."""
+    score = metrics["is"]
+    x = image(32, 40, batch=10)
+    score.add(np.repeat(x[:1], 10, axis=0))
+    np.testing.assert_allclose(score.value(), 1, rtol=1e-6)
+    score.clear()
+    for i in range(0, 20, 5):
+        score.add(x[i % 10 :][:5] * (1 - i / 40))
+    assert 1 < score.value() <= 4
+    with pytest.raises(TypeError):
+        score.add(x, x)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -135,6 +155,7 @@ def test_create_by_name():
     assert "border of 2 px cut" in made["psnr_y"].spec.protocol
     assert "no border cut" in made["lr_psnr"].spec.protocol
     assert "no border cut" in SPECS["psnr_y"].protocol
+    assert "pixels in [0,1] (in [-1,1] it is four times" in SPECS["lr_consistency"].protocol
     with pytest.raises(UserError, match="psnr_rgb"):
         create(["psnr"])
     with pytest.raises(UserError, match="border -1"):
@@ -142,5 +163,5 @@ def test_create_by_name():
 
 
 def test_prompts_differ(metrics):
-    x, _ = images(SPECS["clipiqa"])
+    (x,) = images(SPECS["clipiqa"])
     assert (metrics["clipiqa"](x) != metrics["clipiqa_pyiqa"](x)).all()

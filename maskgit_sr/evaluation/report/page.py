@@ -7,24 +7,19 @@ parts; the page runs no other script and loads nothing (by its Content-Security-
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.evaluation import statistics
 from maskgit_sr.evaluation.report import parts
 from maskgit_sr.images import colormaps
-from maskgit_sr.images.encode import MAX_SIDE
+from maskgit_sr.metrics.spec import OF_SETS
 
 Result = Mapping[str, Any]
 Views = Callable[[str], Mapping[str, np.ndarray]]
@@ -67,11 +62,9 @@ def _page(results: Sequence[Result], views: Views, quality: int) -> Iterator[str
     metrics = _metrics(results)
     names = list(dict.fromkeys(row["name"] for result in results for row in result["images"]))
     script = _part("page.js")
-    # the page's policy admits this script by its hash, and no other
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     ours, *peers = (parts.escape(result["system"]) for result in results)
     values = {
-        "script_hash": f"'sha256-{digest}'",
+        "script_hash": parts.script_hash(script),
         "heading": ours,
         "lead": f'<p class="lead">beside {", ".join(peers)}</p>' if peers else "",
         "facts": parts.facts(results),
@@ -87,9 +80,7 @@ def _page(results: Sequence[Result], views: Views, quality: int) -> Iterator[str
         "script": script,
         "data": parts.data(_data(results, metrics, names)),
     }
-    # in one pass, so that braces inside a value are not replaced
-    page = re.sub(r"{{(\w+)}}", lambda found: str(values[found[1]]), _part("page.html"))
-    head, tail = page.split("<!-- pictures -->\n")
+    head, tail = parts.filled(_part("page.html"), values).split("<!-- pictures -->\n")
     yield head
     for index, name in enumerate(names):
         yield from _pictures(index, views(name), quality)
@@ -115,7 +106,7 @@ def _metrics(results: Sequence[Result]) -> list[dict[str, Any]]:
                 "key": key,
                 "name": _metric_name(key),
                 "digits": 2 if spec["unit"] == "dB" or large else 4,
-                "rows": spec["needs"] != "set",
+                "rows": spec["needs"] not in OF_SETS,
             }
         )
     return listed
@@ -189,22 +180,9 @@ def _pictures(index: int, views: Mapping[str, np.ndarray], quality: int) -> Iter
             text = parts.writable(text)
             size = {"width": width, "height": height}
             listed.append({"label": text, "kind": kind, "id": identifier, **size})
-            yield _element(identifier, image, lossy)
+            yield parts.picture(identifier, image, lossy)
     # a stable sort: images come first, and each kind keeps its order
     listed.sort(key=lambda one: one["kind"] != "picture")
     height, width = (0, 0) if full is None else full.shape[:2]
     data = parts.data({"width": width, "height": height, "pictures": listed})
     yield f'<script type="application/json" id="views-{index}">{data}</script>\n'
-
-
-def _element(key: str, picture: np.ndarray, quality: int | None) -> str:
-    """Returns an image as a data URI that nothing decodes yet; lossless if `quality` is None."""
-    # a WebP has at most 16,383 pixels a side
-    kind = "WEBP" if max(picture.shape) <= MAX_SIDE["WEBP"] else "PNG"
-    options: dict[str, Any] = {"lossless": True} if quality is None else {"quality": quality}
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, kind, **(options if kind == "WEBP" else {}))
-    data = base64.b64encode(buffer.getbuffer()).decode()
-    return (
-        f'<script type="text/plain" id="{key}">data:image/{kind.lower()};base64,{data}</script>\n'
-    )

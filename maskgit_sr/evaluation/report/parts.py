@@ -1,11 +1,20 @@
-"""Static parts of a report's page: head, problems, table of means."""
+"""Static parts of a report's page, and what every page needs: text, pictures, the script."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
+import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from maskgit_sr.images.encode import MAX_SIDE
 
 Result = Mapping[str, Any]
 
@@ -137,3 +146,33 @@ def data(value: Any) -> str:
     """Returns JSON in ASCII that cannot end a script element, nor begin another or a comment."""
     # JSON.parse knows no NaN
     return json.dumps(value, allow_nan=False).replace("<", r"\u003c")
+
+
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """Returns a template with each {{name}} replaced by its value."""
+    # in one pass, so that braces inside a value are not replaced
+    return re.sub(r"{{(\w+)}}", lambda found: str(values[found[1]]), template)
+
+
+def script_hash(script: str) -> str:
+    """Returns the source by which a page's policy admits this script, and no other."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def picture(key: str, array: np.ndarray, quality: int | None) -> str:
+    """Returns uint8 [H, W, 3] as an element with a data URI that nothing decodes yet.
+
+    Args:
+        key: id of the element.
+        quality: of the WebP, 0 to 100; None: without loss.
+    """
+    # a WebP has at most 16,383 pixels a side
+    kind = "WEBP" if max(array.shape) <= MAX_SIDE["WEBP"] else "PNG"
+    options: dict[str, Any] = {"lossless": True} if quality is None else {"quality": quality}
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, **(options if kind == "WEBP" else {}))
+    data = base64.b64encode(buffer.getbuffer()).decode()
+    return (
+        f'<script type="text/plain" id="{key}">data:image/{kind.lower()};base64,{data}</script>\n'
+    )

@@ -24,9 +24,11 @@ _MIDDLE = ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e")
 
 
 def read(file: Path) -> Params:
-    """Returns the network without classifier, batch normalisation folded into the convolutions."""
+    """Returns the network, batch normalisation folded into the convolutions."""
     tree = read_torch(file)
-    return {name: _fold(block) for name, block in tree.items() if name not in ("fc", "AuxLogits")}
+    classifier = {name: tree.pop(name) for name in ("fc",) if name in tree}
+    tree.pop("AuxLogits", None)  # of torchvision's training
+    return {name: _fold(block) for name, block in tree.items()} | classifier
 
 
 def _fold(block: Params) -> Params:
@@ -41,6 +43,20 @@ def features(params: Params, x: Image) -> Float[Array, "B 2048"]:
     shape = (x.shape[0], SIDE, SIDE, 3)
     # Without antialiasing, as pytorch-fid, whose scores these are to be compared with.
     return trunk(params, 2 * jax.image.resize(x, shape, "linear", antialias=False) - 1)
+
+
+def logits(params: Params, x: Image) -> Float[Array, "B 1008"]:
+    """Returns the classifier's logits, without its bias, of images [B,H,W,3] in [0,1].
+
+    Salimans et al. 2016 (arXiv:1606.03498) left the bias out of the Inception Score.
+
+    Raises:
+        ValueError: the file came without the classifier.
+    """
+    if "fc" not in params:
+        raise ValueError("no classifier fc.weight, which the published file has")
+    # HIGHEST, as in `trunk`.
+    return jnp.matmul(features(params, x), params["fc"]["weight"].T, precision="highest")
 
 
 def trunk(params: Params, x: Array) -> Array:

@@ -1,0 +1,1 @@
+"""Forced-choice study of people, and the fool rates of its answers."""
