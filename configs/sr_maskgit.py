@@ -21,7 +21,7 @@ from configs import common, hardware
 
 SIZES = ("base", "small", "nano")
 METHODS = ("correction", "inpainting")
-SHARES = dict(tokenizer=45.0, prior=25.0, correction=15.0, control=15.0)
+SHARES = dict(tokenizer=40.0, prior=25.0, correction=20.0, control=15.0)
 """Shares of the time box, by stage."""
 
 
@@ -38,13 +38,14 @@ def _model(size: str) -> dict[str, object]:
         )
     return dict(
         tokenizer=dict(
-            width=64, multipliers=(1, 1, 1), patch=2, blocks=1, code_width=32, codes=512,
+            # f 4: of the tokens of 8 pixels 97 % are the same for HR and its ×2 reduction.
+            width=64, multipliers=(1, 1), patch=2, blocks=2, code_width=32, codes=512,
             groups=0,  # norms of few channels wipe out colours (docs/training_log.md)
         ),
         transformer=dict(
             codes=512, classes=0, positions=257, dim=128, depth=4, heads=4, inner=512
         ),
-        overlap=16,
+        overlap=8,
     )  # fmt: skip
 
 
@@ -80,10 +81,10 @@ def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
     else:
         token = dict(warmup=100, clip=1.0, weight_decay=0.01)
         found = dict(
-            tokenizer=stage(4000, 8, adam(1e-3, 5e-5, warmup=100, clip=1.0), crop=128, ema=0.99),
-            prior=stage(2500, 8, adam(1e-3, 1e-5, **token), crop=128, ema=0.99),
-            correction=stage(1500, 8, adam(3e-4, 1e-5, **token), crop=128, ema=0.99),
-            control=stage(1000, 4, adam(3e-4, 1e-5, warmup=100, clip=1.0), crop=128, ema=0.99),
+            tokenizer=stage(4000, 16, adam(1e-3, 5e-5, warmup=100, clip=1.0), crop=64, ema=0.99),
+            prior=stage(2500, 8, adam(1e-3, 1e-5, **token), crop=64, ema=0.99),
+            correction=stage(1500, 8, adam(3e-4, 1e-5, **token), crop=64, ema=0.99),
+            control=stage(1000, 8, adam(3e-4, 1e-5, warmup=100, clip=1.0), crop=64, ema=0.99),
         )
     for name, stage_config in found.items():
         stage_config.share = SHARES[name]
