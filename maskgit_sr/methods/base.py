@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, UInt
 
 from maskgit_sr.arrays import Execution, Image, Keys, Params, Scalar, TokenGrid
 from maskgit_sr.models.fields import Factor, Range, Side, fit, least_arrays
@@ -138,6 +139,38 @@ class TileSpec:
         """Returns the number of windows of ``side`` that cover an image of H × W LR pixels."""
         axes = (plan_axis(length, side, side - self.overlap) for length in (height, width))
         return math.prod(len(axis.starts) for axis in axes)
+
+
+Indices = UInt[Array, "B"]
+
+
+class Windows(NamedTuple):
+    """What windows draw their random numbers by.
+
+    Attributes:
+        keys: of the windows' images, [B].
+        indices: of each window in its image, in row-major order, uint32 [B].
+        origins: row and column of each window's first pixel in its image, in LR pixels, int32
+            [B, 2]; negative where the window begins in the padding.
+    """
+
+    keys: Keys
+    indices: Indices
+    origins: Int[Array, "B 2"]
+
+    @classmethod
+    def of(cls, keys: Keys, places: Int[Array, "B 3"]) -> Windows:
+        """Returns windows at ``places``: index, row and column of each, see `Mosaic.places`."""
+        return cls(keys, places[:, 0].astype(jnp.uint32), places[:, 1:])
+
+    @classmethod
+    def alone(cls, keys: Keys) -> Windows:
+        """Returns windows that are images of their own."""
+        return cls.of(keys, jnp.zeros((*keys.shape, 3), jnp.int32))
+
+    def own_keys(self) -> Keys:
+        """Returns a key for each window."""
+        return jax.vmap(jax.random.fold_in)(self.keys, self.indices)
 
 
 class Restored(NamedTuple):
@@ -300,6 +333,11 @@ class Method(Protocol):
     ) -> Restored:
         """Restores LR windows [B, side, side, 3] in [0, 1]; ``keys`` has one for each, [B]."""
 
+    def restore_windows(
+        self, params: Params, lr: Float[Array, "B H W 3"], windows: Windows, options: Any
+    ) -> Restored:
+        """Restores windows of larger images, which tell where they lie; see `restore`."""
+
     def describe(self) -> dict[str, Any]:
         """Returns the settings of networks and decoding as JSON: enough to `build` the method."""
 
@@ -359,6 +397,20 @@ class MethodBase:
     def continued_stats(self, params: Params) -> Params:
         """Returns nothing: there are no statistics."""
         return {}
+
+    def restore_windows(
+        self, params: Params, lr: Image, windows: Windows, options: Any
+    ) -> Restored:
+        """Restores windows with a key of its own for each.
+
+        A method whose random numbers belong to places in the image overrides it, so that windows
+        agree where they overlap.
+        """
+        return self.restore(params, lr, windows.own_keys(), options)
+
+    def restore(self, params: Params, lr: Image, keys: Keys, options: Any) -> Restored:
+        """Restores LR windows; see `Method.restore`."""
+        raise NotImplementedError
 
     def options(self, /, **given: Any) -> Any:
         """Returns the options, None standing for a default; raises as `make_options` does."""

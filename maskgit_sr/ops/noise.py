@@ -1,0 +1,53 @@
+"""Gaussian noise that is a function of key, absolute position and step.
+
+Windows of one image then see the same noise where they overlap, whatever their order, their batch
+and their device.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from maskgit_sr.arrays import Keys
+
+BLOCK = 32
+"""Side in pixels of the blocks that noise is drawn in. A window takes every block that it touches:
+smaller ones waste less beside it, larger ones need fewer keys."""
+
+
+def noise_at(
+    keys: Keys,
+    origins: Int[Array, "B 2"],
+    height: int,
+    width: int,
+    channels: int,
+    step: jax.Array | int,
+) -> Float[Array, "B H W C"]:
+    """Returns standard normal noise [B, H, W, C] for windows at ``origins``.
+
+    Args:
+        keys: of the windows' images.
+        origins: row and column, in the image, of each window's first pixel; may be negative.
+        step: of a sampler; each has noise of its own.
+    """
+
+    def one(key: jax.Array, origin: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(key, step)
+        first = origin // BLOCK  # rounds down, for negative origins too
+        # One block more than fits: a window rarely begins where a block does.
+        rows, columns = (jnp.arange(-(-side // BLOCK) + 1) for side in (height, width))
+
+        def block(row: jax.Array, column: jax.Array) -> jax.Array:
+            place = jax.random.fold_in(jax.random.fold_in(key, row), column)
+            return jax.random.normal(place, (BLOCK, BLOCK, channels))
+
+        draw = jax.vmap(jax.vmap(block, (None, 0)), (0, None))
+        blocks = draw(first[0] + rows, first[1] + columns)
+        whole = blocks.swapaxes(1, 2).reshape(len(rows) * BLOCK, len(columns) * BLOCK, channels)
+        corner = origin - first * BLOCK
+        start = (corner[0], corner[1], jnp.int32(0))
+        return jax.lax.dynamic_slice(whole, start, (height, width, channels))
+
+    return jax.vmap(one)(keys, origins)
