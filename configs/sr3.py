@@ -68,6 +68,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.data.update(preset="bicubic", margin=0)  # as in the paper
     if size == "nano":
         config.update(log_every=25, panel_every=500, validate_every=500, checkpoint_every=250)
-        config.data.update(cache=True, workers=0, validation_limit=8)
+        config.data.update(cache=True, workers=0, validation_limit=4)
     hardware.apply(config, options["hardware"])
     return config

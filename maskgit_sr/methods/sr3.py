@@ -96,7 +96,7 @@ class SR3Config:
     unet: UNetConfig = UNetConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     target: str = "image"
-    deviation: Annotated[float, Range(1e-3, 1)] = 0.06
+    deviation: Annotated[float, Range(1e-3, 1)] = 0.05
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, TARGETS)
@@ -300,6 +300,7 @@ class SR3(SR3Base):
         context = network.context(2 * condition - 1)
         shifts = network.shifts(jnp.asarray(coefficients.levels))
         first = options.steps - options.consistency
+        _, h, w, c = condition.shape
 
         def denoise(y: Image, step: jax.Array) -> Image:
             shift = jax.lax.dynamic_slice_in_dim(shifts, step, 1)
@@ -307,7 +308,7 @@ class SR3(SR3Base):
             return found
 
         def noise(step: jax.Array) -> Image:
-            return noise_at(keys, origins * self.scale, *condition.shape[1:], step)
+            return noise_at(keys, origins * self.scale, (h, w, c), step)
 
         def project(clean: Image, step: jax.Array) -> Image:
             image = self.decode(clean, condition)
@@ -408,5 +409,5 @@ def panel(method: SR3Base, params: Params, batch: Batch, key: jax.Array) -> dict
     """Returns the enlarged LR image, the output and HR."""
     keys = jax.random.split(key, batch["lr"].shape[0])
     options = method.options(**(PREVIEW if isinstance(method, SR3) else {}))
-    found: Restored = method.restore(params, batch["lr"], keys, options)  # type: ignore[attr-defined]
+    found: Restored = method.restore(params, batch["lr"], keys, options)
     return {"bicubic": method.upsample(batch["lr"]), "output": found.image, "hr": batch["hr"]}

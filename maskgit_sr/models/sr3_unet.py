@@ -114,7 +114,7 @@ class Block(nnx.Module):
         self.norm2 = GroupNorm(outputs, groups=config.groups, eps=1e-5)
         # Zero, so that a fresh block is its shortcut (DDPM).
         self.conv2 = make(outputs, outputs, kernel_init=nnx.initializers.zeros)
-        self.shortcut = make(inputs, outputs, 1) if inputs != outputs else None
+        self.shortcut = make(inputs, outputs, size=1) if inputs != outputs else None
         self.attention = Attention(outputs, groups=config.groups, **options) if attend else None
 
     def __call__(self, x: Feature, shift: Shifts, key: jax.Array | None) -> Feature:
@@ -204,6 +204,7 @@ class UNet(nnx.Module):
     def context(self, condition: Image) -> Feature:
         """Returns the condition's share [B, H, W, C] of the first convolution, with its bias."""
         kernel = self.conv_in.kernel[...][:, :, :3].astype(self.dtype)
+        assert self.conv_in.bias is not None
         bias = self.conv_in.bias[...].astype(self.dtype)
         return convolve3x3(condition.astype(self.dtype), kernel) + bias[None, None, None]
 
@@ -232,14 +233,14 @@ class UNet(nnx.Module):
         kernel = self.conv_in.kernel[...][:, :, 3:].astype(self.dtype)
         x = convolve3x3(y.astype(self.dtype), kernel) + context
         skips = [x]
-        for layer in self.downs:
-            x = run(layer, x)
+        for down in self.downs:
+            x = run(down, x)
             skips.append(x)
-        for layer in self.middle:
-            x = run(layer, x)
-        for layer in self.ups:
-            if isinstance(layer, Block):
+        for block in self.middle:
+            x = run(block, x)
+        for up in self.ups:
+            if isinstance(up, Block):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
-            x = run(layer, x)
+            x = run(up, x)
         # Float32: the state of a sampler is.
         return self.conv_out(jax.nn.swish(self.norm_out(x))).astype(jnp.float32)

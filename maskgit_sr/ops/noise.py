@@ -20,18 +20,19 @@ smaller ones waste less beside it, larger ones need fewer keys."""
 def noise_at(
     keys: Keys,
     origins: Int[Array, "B 2"],
-    height: int,
-    width: int,
-    channels: int,
+    shape: tuple[int, int, int],
     step: jax.Array | int,
 ) -> Float[Array, "B H W C"]:
-    """Returns standard normal noise [B, H, W, C] for windows at ``origins``.
+    """Returns standard normal noise [B, *shape] for windows at ``origins``.
 
     Args:
         keys: of the windows' images.
         origins: row and column, in the image, of each window's first pixel; may be negative.
+        shape: of a window, (H, W, C).
         step: of a sampler; each has noise of its own.
     """
+
+    height, width, channels = shape
 
     def one(key: jax.Array, origin: jax.Array) -> jax.Array:
         key = jax.random.fold_in(key, step)
