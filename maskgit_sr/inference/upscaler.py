@@ -20,7 +20,7 @@ from maskgit_sr.images import Picture
 from maskgit_sr.images.alpha import visible
 from maskgit_sr.images.samples import monochrome, peak
 from maskgit_sr.inference.mosaic import Mosaic, quantize
-from maskgit_sr.methods.base import Method, Restored, RestoreOptions
+from maskgit_sr.methods.base import Method, Restored, RestoreOptions, Windows
 
 MAX_SCALE = 16.0
 MAX_PROGRAMS = 16
@@ -171,15 +171,15 @@ class Upscaler:
         return Mosaic(visible(picture), method.tile, method.scale, confidence=options.confidence)
 
     def run(
-        self, lr: np.ndarray, indices: np.ndarray, seeds: np.ndarray, options: RestoreOptions
+        self, lr: np.ndarray, places: np.ndarray, seeds: np.ndarray, options: RestoreOptions
     ) -> Restored:
         """Starts the restoration of at most `batch` windows; the results stay on the device.
 
         Args:
             lr: float32 [n, side, side, 3] in [0, 1]; padded to `batch` by the last window.
-            indices: uint32 [n], the window's index in its own image.
-            seeds: uint32 [n], the same for all windows of an image; a window's key is folded from
-                that of its seed and the index.
+            places: int32 [n, 3], where each window lies in its own image; see `Mosaic.places`.
+            seeds: uint32 [n], the same for all windows of an image; what a method draws is a
+                function of its seed and the window's place.
 
         Returns:
             Arrays of `batch` windows, of which the first n are valid.
@@ -187,7 +187,7 @@ class Upscaler:
         # Padded, since another batch size would compile another program.
         take = np.minimum(np.arange(self.batch), len(lr) - 1)
         static, traced = options.split()
-        arguments = jax.device_put((lr[take], indices[take], seeds[take], traced), self.device)
+        arguments = jax.device_put((lr[take], places[take], seeds[take], traced), self.device)
         return self._compile(static)(self.params, *arguments)
 
     def complete(
@@ -205,16 +205,16 @@ class Upscaler:
         Args:
             tick: called with the number of windows of each device call.
         """
-        places = ((mosaic, index) for mosaic in mosaics for index in range(mosaic.count))
+        order = ((mosaic, index) for mosaic in mosaics for index in range(mosaic.count))
         waiting: tuple[list[tuple[Mosaic, int]], Restored] | None = None
         # By side: a program takes windows of one side.
-        for _, alike in itertools.groupby(places, key=lambda place: place[0].side):
+        for _, alike in itertools.groupby(order, key=lambda place: place[0].side):
             while part := list(itertools.islice(alike, self.batch)):
                 lr = np.concatenate([mosaic.cut([index]) for mosaic, index in part])
-                indices = np.array([index for _, index in part], np.uint32)
+                places = np.concatenate([mosaic.places([index]) for mosaic, index in part])
                 # The low 32 bits are all that JAX's keys take of an integer.
                 seeds = np.full(len(part), seed & 0xFFFFFFFF, np.uint32)
-                started = self.run(lr, indices, seeds, options)
+                started = self.run(lr, places, seeds, options)
                 # Only once the next call is started, so that host and device work at the same time.
                 if waiting is not None:
                     yield from _add(*waiting, tick)
@@ -226,12 +226,12 @@ class Upscaler:
         """Returns the jitted restoration with ``options``, whose traced fields are arguments."""
 
         def run(
-            params: Params, lr: jax.Array, indices: jax.Array, seeds: jax.Array, traced: Any
+            params: Params, lr: jax.Array, places: jax.Array, seeds: jax.Array, traced: Any
         ) -> Restored:
-            # By the index in the image, so that a window's place in a batch changes nothing. Made
+            # By the place in the image, so that a window's place in a batch changes nothing. Made
             # here, because outside each step of it would be a program to compile.
-            keys = jax.vmap(jax.random.fold_in)(jax.vmap(jax.random.key)(seeds), indices)
-            return self.method.restore(params, lr, keys, options.bind(traced))
+            windows = Windows.of(jax.vmap(jax.random.key)(seeds), places)
+            return self.method.restore_windows(params, lr, windows, options.bind(traced))
 
         return jax.jit(run)
 

@@ -105,17 +105,28 @@ class Block(nnx.Module):
     All of it residual, and followed by attention where there is one.
     """
 
-    def __init__(self, inputs: int, outputs: int, config: UNetConfig, attend: bool, **options: Any):
-        make = partial(conv, **options)
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        config: UNetConfig,
+        attend: bool,
+        *,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        make = partial(conv, dtype=dtype, rngs=rngs)
         self.dropout, self.outputs = config.dropout, outputs
         self.norm1 = GroupNorm(inputs, groups=config.groups, eps=1e-5)
         self.conv1 = make(inputs, outputs)
-        self.level = nnx.Linear(config.width, outputs, rngs=options["rngs"])
+        self.level = nnx.Linear(config.width, outputs, rngs=rngs)
         self.norm2 = GroupNorm(outputs, groups=config.groups, eps=1e-5)
         # Zero, so that a fresh block is its shortcut (DDPM).
         self.conv2 = make(outputs, outputs, kernel_init=nnx.initializers.zeros)
-        self.shortcut = make(inputs, outputs, size=1) if inputs != outputs else None
-        self.attention = Attention(outputs, groups=config.groups, **options) if attend else None
+        self.shortcut = make(inputs, outputs, 1) if inputs != outputs else None
+        self.attention = None
+        if attend:
+            self.attention = Attention(outputs, groups=config.groups, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Feature, shift: Shifts, key: jax.Array | None) -> Feature:
         y = self.conv1(jax.nn.swish(self.norm1(x)))
