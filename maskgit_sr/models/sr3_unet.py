@@ -124,9 +124,8 @@ class Block(nnx.Module):
         # Zero, so that a fresh block is its shortcut (DDPM).
         self.conv2 = make(outputs, outputs, kernel_init=nnx.initializers.zeros)
         self.shortcut = make(inputs, outputs, 1) if inputs != outputs else None
-        self.attention = None
-        if attend:
-            self.attention = Attention(outputs, groups=config.groups, dtype=dtype, rngs=rngs)
+        attention = partial(Attention, groups=config.groups, dtype=dtype, rngs=rngs)
+        self.attention = attention(outputs) if attend else None
 
     def __call__(self, x: Feature, shift: Shifts, key: jax.Array | None) -> Feature:
         y = self.conv1(jax.nn.swish(self.norm1(x)))
