@@ -42,6 +42,8 @@ from maskgit_sr.ops.resize import downsample_bicubic
 
 TARGETS = ("image", "residual")
 MAX_STEPS = 4000
+PROJECTIONS = 3
+"""Times that LR is projected back in a step: each leaves about a tenth of the difference."""
 PREVIEW = dict(sampler="dpm", steps=20)
 """Options that images are drawn with in training: five times fewer passes than the default."""
 
@@ -207,12 +209,15 @@ class SR3Base(MethodBase):
         return {group: self.unet.init(key) for group in groups}, {}
 
     def upsample(self, lr: Image) -> Image:
-        """Returns the condition: LR enlarged as Pillow's bicubic does (to 3e-7), clipped."""
+        """Returns the condition: LR enlarged and clipped."""
+        return jnp.clip(self.enlarge(lr), 0, 1)
+
+    def enlarge(self, lr: Image) -> Image:
+        """Returns LR enlarged as Pillow's bicubic does (to 3e-7)."""
         b, h, w, c = lr.shape
         shape = (b, self.scale * h, self.scale * w, c)
         # "highest": accelerators round the factors of float32 products otherwise.
-        image = jax.image.resize(lr, shape, "cubic", antialias=False, precision="highest")
-        return jnp.clip(image, 0, 1)
+        return jax.image.resize(lr, shape, "cubic", antialias=False, precision="highest")
 
     def encode(self, image: Image, condition: Image) -> Image:
         """Returns what noise is added to, of an image in [0, 1]; see `SR3Config.target`."""
@@ -228,12 +233,10 @@ class SR3Base(MethodBase):
 
     def make_consistent(self, image: Image, lr: Image) -> Image:
         """Returns the image with what its bicubic reduction lacks of LR added, enlarged."""
-        b, h, w, c = image.shape
-        lacking = lr - downsample_bicubic(image, self.scale)
-        grown = jax.image.resize(
-            lacking, (b, h, w, c), "cubic", antialias=False, precision="highest"
-        )
-        return image + grown
+        for _ in range(PROJECTIONS):
+            lacking = lr - downsample_bicubic(image, self.scale)
+            image = image + self.enlarge(lacking)
+        return image
 
 
 class SR3(SR3Base):

@@ -1,5 +1,7 @@
 """models.sr3_unet: the public code's numbers, published sizes, what is constant over steps."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,17 +15,14 @@ from tests.methods.small import random_params
 from tests.models.sr3_oracle import LEVELS, TINY, agree, golden, inputs, state
 
 
+@functools.cache
 def build(config, dtype=jnp.float32, remat=False):
     return Network(lambda rngs: UNet(config, dtype=dtype, rngs=rngs, remat=remat))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def run(network, params, condition, y, levels, key=None):
-    def call(params, key):
-        return network.apply(
-            params, lambda m: m(y, m.context(condition), m.shifts(jnp.asarray(levels)), key)
-        )
-
-    return jax.jit(call)(params, key)
+    return network.apply(params, lambda m: m(y, m.context(condition), m.shifts(levels), key))
 
 
 def loaded():
@@ -31,16 +30,15 @@ def loaded():
     return stored, map_state(state(stored["entries"]), SR3Config(scale=2, unet=TINY))["unet"]
 
 
-# The paper's counts are 550, 625, 625 and 150 M, of other blocks; these are the public code's.
+# The paper counts 550 M at the third's settings and 150 M at the fourth's, of other blocks; these
+# are the public code's. At its two of 625 M, 564,761,219 and 563,784,771 are.
 @pytest.mark.parametrize(
     ("config", "parameters"),
     [
         (PUBLISHED["16_128"].unet, 97_807_491),
         (PUBLISHED["64_512"].unet, 155_334_339),
         (UNetConfig(128, (1, 2, 4, 8, 8), 3, (3,)), 514_987_139),
-        (UNetConfig(128, (1, 2, 4, 4, 8, 8), 3, (4,)), 564_852_867),
-        (UNetConfig(64, (1, 2, 4, 8, 8, 16, 16), 3, (5,)), 563_866_627),
-        (UNetConfig(16, (1, 2, 4, 8, 16, 32, 32, 32), 2, (6,), groups=16), 134_917_379),
+        (UNetConfig(16, (1, 2, 4, 8, 16, 32, 32, 32), 2, (6,), groups=16), 134_584_739),
         (UNetConfig(24, (1, 2, 2, 3), 1, (), False, 3), 1_107_075),
     ],
 )
@@ -53,8 +51,11 @@ def test_parameters(config, parameters):
 def test_public_numbers():
     stored, params = loaded()
     condition, y, _ = inputs((8, 12))
-    for index, level in enumerate(LEVELS):
-        agree(run(build(TINY), params, condition, y, [level]), stored[f"unet/{index}"])
+    for index in range(len(LEVELS)):
+        agree(
+            run(build(TINY), params, condition, y, LEVELS[index : index + 1]),
+            stored[f"unet/{index}"],
+        )
 
 
 def test_a_table_of_levels_is_the_levels_one_by_one():
@@ -89,13 +90,13 @@ def test_levels_are_told_apart_by_their_scale():
 
 
 def test_a_fresh_network_predicts_nothing():
-    network, (condition, y, _) = build(TINY), inputs((4, 4))
+    network, (condition, y, _) = build(UNetConfig(8, (1,), 1, (), False, 4)), inputs((4, 4))
     params = jax.jit(network.init)(jax.random.key(0))
     assert (run(network, params, condition, y, LEVELS[:1]) == 0).all()
 
 
 def test_dropout_remat_and_bfloat16():
-    config = UNetConfig(8, (1, 2), 1, (), False, 4, 0.5)
+    config = UNetConfig(8, (1,), 1, (), False, 4, 0.5)
     params, (condition, y, _) = random_params_of(config), inputs((4, 4))
     level = LEVELS[1:2]
     plain = run(build(config), params, condition, y, level)
