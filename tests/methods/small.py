@@ -39,7 +39,7 @@ def build(name, tiny, losses, **changes):
         own = DistilLosses(**{name: getattr(losses, name) for name in kept})
         return Structure(StructureMethodConfig(TileSpec((8, 16), 4), network), own)
     if name in (SR3.name, SR3Regression.name):
-        return registry.METHODS[name](sr3())
+        return registry.METHODS[name](sr3(tile=TileSpec((8,), 4, 0.0)))
     if name in (Correction.name, Inpainting.name):
         own = MaskGITLosses(
             perceptual="none",

@@ -118,15 +118,16 @@ def test_batch_and_order_change_nothing(upscaler):
 
 @pytest.mark.parametrize("target", ["image", "residual"])
 def test_consistency_returns_the_input(target):
-    given = np.clip(pixels(16, 16) // 4 + 96, 0, 255).astype(np.float32) / 255
+    y, x = np.mgrid[:16, :16][..., None] / 5
+    given = (0.5 + 0.1 * np.sin(x + y) * np.cos(y - np.arange(3))).astype(np.float32)
     upscaler = known(target=target)
 
     def distance(**options):
         image = upscaler(given, sampler="dpm", steps=4, **options).image
-        return np.abs(downsample_bicubic(image[None], 2)[0] - given)[2:-2, 2:-2].mean() * 255
+        return np.abs(downsample_bicubic(image[None], 2)[0] - given).mean() * 255
 
     plain, last, more = (distance(consistency=count) for count in (0, 1, 3))
-    assert plain > 10 and last < 0.02 * plain and more < 0.02 * plain
+    assert plain > 10 and last < 0.1 and more < 0.1
 
 
 def test_the_regression_is_one_pass_and_has_no_sampler():
