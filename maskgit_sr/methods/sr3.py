@@ -273,16 +273,14 @@ class SR3(SR3Base):
         trained, kind, steps = self.config.schedule.gammas, options.schedule, options.steps
         if kind == "respaced":
             return schedules.respaced(trained, steps)
-        end = options.beta_end or schedules.fitting_end(
-            kind, steps, options.beta_start, trained[-1]
-        )
-        found = schedules.gammas(kind, steps, options.beta_start, end)
-        fitting = schedules.fitting_end(kind, steps, options.beta_start, trained[-1])
-        schedules.check_end(
-            found,
-            f"schedule: {kind}, {steps} steps, β {options.beta_start:g} to {end:g}"
-            f" ({fitting:.3g} would fit),",
-        )
+        start, what = options.beta_start, f"schedule: {kind}, {steps} steps,"
+        fitting = end = 0.5
+        if kind not in schedules.ENDLESS:
+            fitting = schedules.fitting_end(kind, steps, start, trained[-1])
+            end = options.beta_end or fitting
+            what += f" β {start:g} to {end:g} ({fitting:.3g} would fit),"
+        found = schedules.gammas(kind, steps, start, end)
+        schedules.check_end(found, what)
         return found
 
     def generate(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 KINDS = ("linear", "quad", "cosine", "const", "jsd", "warmup10", "warmup50")
+ENDLESS = ("cosine", "jsd")
+"""Kinds that have no ends to choose."""
 LARGEST_END = 0.005
 """Largest γ_T of a schedule to sample from: samplers start from noise alone, and an image leaves
 √γ_T of itself in what the network was trained to see there."""
@@ -75,7 +77,7 @@ def respaced(gammas: np.ndarray, steps: int) -> np.ndarray:
 def fitting_end(kind: str, steps: int, start: float, gamma: float) -> float:
     """Returns the β_T with which a schedule of ``steps`` ends at γ_T = ``gamma``, to 1e-6 of it.
 
-    Fewer steps need a larger one. Of kinds without ends this is meaningless.
+    Fewer steps need a larger one. Not for `ENDLESS` kinds.
     """
     low, high = 0.0, 1.0
     for _ in range(60):
