@@ -9,7 +9,8 @@ levels, beside two predictors that know nothing of the image: 0, and the best li
 data's variance; then the deviation over seeds where HR is textured and where it is flat. `curve`
 prints LPIPS and PSNR by steps for each sampler. `speed` takes turns, in one process and with the
 same weights: examples a second of training, seconds of a restoration (ancestral, small variance).
-CHECKOUT is one of Janspiry/Image-Super-Resolution-via-Iterative-Refinement, and needs PyTorch.
+Seconds are of the CPU, over all threads, so that other programs do not count. CHECKOUT is one of
+Janspiry/Image-Super-Resolution-via-Iterative-Refinement, and needs PyTorch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import importlib.util
 import itertools
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -286,10 +286,10 @@ def speed(method: SR3, params: Params, checkout: str, batch: int, side: int, ste
             module.super_resolution(first[:1])
 
     pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any], float]] = {
-        f"training, examples a second, batch {batch} of {side}²": (
+        f"training, examples a CPU second, batch {batch} of {side}²": (
             ours_train, public_train, batch,
         ),
-        f"restoration of {side}², {steps} steps, s": (
+        f"restoration of {side}², {steps} steps, CPU s": (
             lambda: jax.block_until_ready(run(params, window)), public_restore, 0,
         ),
     }  # fmt: skip
@@ -298,9 +298,7 @@ def speed(method: SR3, params: Params, checkout: str, batch: int, side: int, ste
         least = [float("inf")] * 2
         for turn in range(4):  # the first compiles
             for index, call in enumerate((ours, public)):
-                start = time.perf_counter()
-                call()
-                taken = time.perf_counter() - start
+                taken = common.timed(call).cpu
                 least[index] = min(least[index], taken) if turn else least[index]
         shown = [count / value if count else value for value in least]
         rows.append((name, *(f"{value:.3g}" for value in shown), f"{least[1] / least[0]:.2f}"))
