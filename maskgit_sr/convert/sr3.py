@@ -21,7 +21,8 @@ from maskgit_sr.convert import read_torch
 from maskgit_sr.convert.realsrt import Entry
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods.base import TileSpec
-from maskgit_sr.methods.sr3 import SR3, SR3Config
+from maskgit_sr.methods.sr3 import SR3
+from maskgit_sr.methods.sr3_base import SR3Config
 from maskgit_sr.models.functional import count, flatten, unflatten
 from maskgit_sr.models.sr3_unet import UNetConfig
 

@@ -19,8 +19,8 @@ import numpy as np
 from jax import export as jax_export
 
 from maskgit_sr.inference.upscaler import Upscaler
-from maskgit_sr.methods.base import Windows
 from maskgit_sr.models.functional import flatten, unflatten
+from maskgit_sr.ops.noise import Windows
 
 _FORMAT_VERSION = 3
 

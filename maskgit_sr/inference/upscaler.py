@@ -20,7 +20,8 @@ from maskgit_sr.images import Picture
 from maskgit_sr.images.alpha import visible
 from maskgit_sr.images.samples import monochrome, peak
 from maskgit_sr.inference.mosaic import Mosaic, quantize
-from maskgit_sr.methods.base import Method, Restored, RestoreOptions, Windows
+from maskgit_sr.methods.base import Method, Restored, RestoreOptions
+from maskgit_sr.ops.noise import Windows
 
 MAX_SCALE = 16.0
 MAX_PROGRAMS = 16

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Execution, Image, Keys, Params, Scalar, TokenGrid
 from maskgit_sr.models.fields import Factor, Range, Side, fit, least_arrays
 from maskgit_sr.models.fields import from_mapping as from_mapping
 from maskgit_sr.ops.color import COLOR_FIXES
+from maskgit_sr.ops.noise import Windows
 from maskgit_sr.ops.tiles import plan_axis
 
 Batch = Mapping[str, jax.Array]
@@ -139,38 +139,6 @@ class TileSpec:
         """Returns the number of windows of ``side`` that cover an image of H × W LR pixels."""
         axes = (plan_axis(length, side, side - self.overlap) for length in (height, width))
         return math.prod(len(axis.starts) for axis in axes)
-
-
-Indices = UInt[Array, "B"]
-
-
-class Windows(NamedTuple):
-    """What windows draw their random numbers by.
-
-    Attributes:
-        keys: of the windows' images, [B].
-        indices: of each window in its image, in row-major order, uint32 [B].
-        origins: row and column of each window's first pixel in its image, in LR pixels, int32
-            [B, 2]; negative where the window begins in the padding.
-    """
-
-    keys: Keys
-    indices: Indices
-    origins: Int[Array, "B 2"]
-
-    @classmethod
-    def of(cls, keys: Keys, places: Int[Array, "B 3"]) -> Windows:
-        """Returns windows at ``places``: index, row and column of each, see `Mosaic.places`."""
-        return cls(keys, places[:, 0].astype(jnp.uint32), places[:, 1:])
-
-    @classmethod
-    def alone(cls, keys: Keys) -> Windows:
-        """Returns windows that are images of their own."""
-        return cls.of(keys, jnp.zeros((*keys.shape, 3), jnp.int32))
-
-    def own_keys(self) -> Keys:
-        """Returns a key for each window."""
-        return jax.vmap(jax.random.fold_in)(self.keys, self.indices)
 
 
 class Restored(NamedTuple):

@@ -7,7 +7,8 @@ import pytest
 from maskgit_sr import bundles
 from maskgit_sr.convert import sr3
 from maskgit_sr.errors import UserError
-from maskgit_sr.methods.sr3 import SR3, SR3Config
+from maskgit_sr.methods.sr3 import SR3
+from maskgit_sr.methods.sr3_base import SR3Config
 from maskgit_sr.models.functional import flatten
 from tests.cli.commands import refuses
 from tests.models.sr3_oracle import TINY, golden, state

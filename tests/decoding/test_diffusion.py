@@ -7,7 +7,7 @@ import pytest
 
 from maskgit_sr.convert.sr3 import map_state
 from maskgit_sr.decoding.diffusion import SAMPLERS, Table, sample, table
-from maskgit_sr.methods.sr3 import SR3Config
+from maskgit_sr.methods.sr3_base import SR3Config
 from maskgit_sr.models.functional import Network
 from maskgit_sr.models.sr3_unet import UNet
 from maskgit_sr.ops import diffusion

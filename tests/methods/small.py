@@ -11,7 +11,8 @@ from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.methods.maskgit_training import MaskGITLosses
 from maskgit_sr.methods.realsrt import RealSRT
 from maskgit_sr.methods.realsrt_variants import RealSRTTuned, TunedLosses
-from maskgit_sr.methods.sr3 import SR3, SR3Config, SR3Regression
+from maskgit_sr.methods.sr3 import SR3, SR3Regression
+from maskgit_sr.methods.sr3_base import SR3Config
 from maskgit_sr.methods.sr_maskgit import Correction, Inpainting
 from maskgit_sr.methods.structure import DistilLosses, Structure, StructureMethodConfig
 from maskgit_sr.methods.subpixel import Subpixel, SubpixelConfig

@@ -11,9 +11,10 @@ from maskgit_sr import images
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference.upscaler import Upscaler
-from maskgit_sr.methods.base import Windows
-from maskgit_sr.methods.sr3 import SR3, ScheduleConfig, SR3Losses, SR3Regression
+from maskgit_sr.methods.sr3 import SR3, SR3Regression
+from maskgit_sr.methods.sr3_base import ScheduleConfig, SR3Losses
 from maskgit_sr.models.sr3_unet import UNetConfig
+from maskgit_sr.ops.noise import Windows
 from maskgit_sr.ops.resize import downsample_bicubic
 from tests.methods import small
 

@@ -15,7 +15,7 @@ from maskgit_sr.convert.sr3 import map_state
 from maskgit_sr.decoding.diffusion import sample, table
 from maskgit_sr.losses.diffusion import Level, diffuse
 from maskgit_sr.losses.pixel import PIXEL_LOSSES
-from maskgit_sr.methods.sr3 import SR3Config
+from maskgit_sr.methods.sr3_base import SR3Config
 from maskgit_sr.models.functional import Network
 from maskgit_sr.models.sr3_unet import UNet, UNetConfig
 from maskgit_sr.ops import diffusion

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from maskgit_sr.convert.sr3 import PUBLISHED, map_state
-from maskgit_sr.methods.sr3 import SR3Config
+from maskgit_sr.methods.sr3_base import SR3Config
 from maskgit_sr.models.functional import Network, count
 from maskgit_sr.models.sr3_unet import UNet, UNetConfig
 from tests.methods.small import random_params
