@@ -91,10 +91,11 @@ def test_windows_draw_the_same_noise_where_they_overlap(upscaler):
     keys = jax.vmap(jax.random.key)(jnp.zeros(3, jnp.uint32))
     places = jnp.array([(0, 0, 4), (5, 0, 4), (0, 0, 8)], jnp.int32)
     found = run(upscaler.params, lr, Windows.of(keys, places))
-    np.testing.assert_array_equal(found[0], found[1])  # its index is nothing to it
+    # Its index is nothing to it; examples of a batch may be rounded apart.
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
     assert jnp.abs(found[0] - found[2]).max() > 0.05
     alone = run(upscaler.params, lr[:1], Windows.of(keys[:1], places[:1]))
-    np.testing.assert_allclose(alone[0], found[0], atol=1e-5)
+    np.testing.assert_allclose(alone[0], found[0], atol=1e-4)
 
 
 def test_an_image_in_windows_has_no_seams():
