@@ -50,13 +50,13 @@ def upscaler(given: argparse.Namespace) -> Works:
     device = None if given.device == "gpu" else "cpu"
     model = maskgit_sr.load(given.model, batch=given.batch, dtype=given.dtype, device=device)
     lr, options = tiles(given.tiles, model.method.tile.sides[-1]), model.options()
-    zeros = np.zeros(given.batch, np.uint32)
+    places, seeds = np.zeros((given.batch, 3), np.int32), np.zeros(given.batch, np.uint32)
 
     def restore() -> None:
         for begin in range(0, len(lr), given.batch):
             part = lr[begin : begin + given.batch]
-            first = zeros[: len(part)]
-            jax.device_get(model.run(part, first, first, options))
+            count = len(part)
+            jax.device_get(model.run(part, places[:count], seeds[:count], options))
 
     image = common.photograph(given.side)
     return {"tiles": restore, "image": lambda: model(image)}

@@ -88,11 +88,12 @@ def options_of(upscaler: Upscaler) -> RealSRTOptions:
 def restored(upscaler: Upscaler, tiles: np.ndarray) -> np.ndarray:
     """Returns restored tiles; a batch is fetched while the next ones are computed."""
     options, batch = options_of(upscaler), upscaler.batch
-    indices = np.arange(len(tiles), dtype=np.uint32)
+    places, seeds = np.zeros((len(tiles), 3), np.int32), np.zeros(len(tiles), np.uint32)
+    places[:, 0] = np.arange(len(tiles))
     started = []
     for begin in range(0, len(tiles), batch):
         part = slice(begin, begin + batch)
-        run = upscaler.run(tiles[part], indices[part], 0 * indices[part], options)
+        run = upscaler.run(tiles[part], places[part], seeds[part], options)
         started.append((len(tiles[part]), run))
     return np.concatenate([fetch(*part).image for part in started])
 
@@ -237,10 +238,8 @@ def inside(upscaler: Upscaler, limits: roofline.Limits, dtype: str, repeats: int
         return started()
 
     take_apart(method, options, upscaler.params, jax.device_put(tiles), keys, run)
-    indices = np.arange(batch, dtype=np.uint32)
-    taken = common.seconds(
-        lambda: upscaler.run(tiles, indices, 0 * indices, options).image, repeats
-    )
+    places, seeds = np.zeros((batch, 3), np.int32), np.zeros(batch, np.uint32)
+    taken = common.seconds(lambda: upscaler.run(tiles, places, seeds, options).image, repeats)
     add("all of it", 1, taken, batch * work_of_a_tile(upscaler))
     return rows
 

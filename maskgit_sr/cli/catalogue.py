@@ -63,6 +63,27 @@ def convert_compact(
         _print_summary(compact.convert(source, target, overwrite=overwrite))
 
 
+@convert.command("sr3")
+def convert_sr3(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Checkpoint, ..._gen.pth.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Bundle to write.")],
+    config: Annotated[
+        str, typer.Option(help="Configuration that it is of: 16_128 or 64_512.")
+    ] = "16_128",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST.")] = False,
+) -> None:
+    """Convert a checkpoint of SR3's public re-implementation."""
+    with reporting():
+        _check_paths(source, target, overwrite)
+        from maskgit_sr.convert import sr3
+
+        if config not in sr3.PUBLISHED:
+            names = ", ".join(sr3.PUBLISHED)
+            raise UserError(f"--config: expected one of {names}, found {config!r}")
+        found = sr3.PUBLISHED[config]
+        _print_summary(sr3.convert(source, target, overwrite=overwrite, config=found))
+
+
 @convert.command("maskgit")
 def convert_maskgit(
     tokenizer: Annotated[

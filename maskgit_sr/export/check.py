@@ -43,7 +43,10 @@ def check(program: Program, format: str, folder: Path) -> dict[str, Any]:
             run(without, LOADER, str(folder), str(given), str(made), *seed)
         else:
             mosaics = {name: _mosaic(program, image) for name, image in images.items()}
-            tiles = {name: mosaic.cut(range(mosaic.count)) for name, mosaic in mosaics.items()}
+            tiles = {}
+            for name, mosaic in mosaics.items():
+                tiles[name] = mosaic.cut(range(mosaic.count))
+                tiles[f"{name}/places"] = mosaic.places(range(mosaic.count))
             np.savez(given, **tiles)  # type: ignore[arg-type]
             without = "flax", "tensorflow", "maskgit_sr"
             run(without, folder / "run.py", str(given), str(made), "1", *seed)

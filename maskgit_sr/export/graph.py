@@ -16,7 +16,7 @@ from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.ops.tiles import window
 
 Tiles = Callable[[Any, Any, Any], dict[str, Any]]
-"""(float32 [n, side, side, 3] in [0, 1], seed uint32 [], index of each in its image uint32 [n]) →
+"""(float32 [n, side, side, 3] in [0, 1], seed uint32 [], `Mosaic.places` of each int32 [n, 3]) →
 outputs by name: image, not clipped, and confidence and tokens if the method has them. A concrete
 function, whose `structured_outputs` have their shapes."""
 
@@ -145,6 +145,8 @@ def to_grey(samples: Any) -> Any:
 def restore_tiles(tiles: Tiles, lr: Any, seed: Any, largest: int) -> dict[str, Any]:
     """Restores any number of tiles as the first tiles of one image, in calls of at most `largest`.
 
+    Where they lie in it is not known: each is taken for the one at its corner.
+
     An empty batch makes no call; the shapes of its outputs are known all the same.
     """
     total = tf.shape(lr)[0]
@@ -152,7 +154,8 @@ def restore_tiles(tiles: Tiles, lr: Any, seed: Any, largest: int) -> dict[str, A
     def body(done: Any, arrays: Any) -> Any:
         count = portion(total - done, largest)
         spread = tf.range(done, done + count)
-        parts = tiles(lr[done : done + count], seed, tf.cast(spread, tf.uint32))
+        places = tf.stack([spread, tf.zeros_like(spread), tf.zeros_like(spread)], 1)
+        parts = tiles(lr[done : done + count], seed, places)
         return done + count, {
             name: array.scatter(spread, parts[name]) for name, array in arrays.items()
         }
@@ -214,8 +217,10 @@ def restore_image(
             places = reflect(spread[:, None] * step + offsets - columns.before, width)
             cut = tf.transpose(tf.gather(lines, places, axis=1), [1, 0, 2, 3])
             # row-major as in the upscaler, since the index is part of a window's seed
-            indices = tf.cast(row * columns.count + spread, tf.uint32)
-            restored = tiles(tf.cast(cut, tf.float32) / peak(color.dtype), seed, indices)
+            top = tf.fill([tf.size(spread)], row * step - rows.before)
+            left = spread * step - columns.before
+            where = tf.stack([row * columns.count + spread, top, left], 1)
+            restored = tiles(tf.cast(cut, tf.float32) / peak(color.dtype), seed, where)
             if "confidence" in blends:
                 cells = restored["confidence"][..., None]
                 for axis in (1, 2):

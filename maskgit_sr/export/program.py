@@ -20,8 +20,9 @@ from jax import export as jax_export
 
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.models.functional import flatten, unflatten
+from maskgit_sr.ops.noise import Windows
 
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Program:
         exported: by window side, ascending: (parameters by name, lr float32 [b, side, side, 3] in
             [0, 1]) → outputs by name: `image` [b, scale·side, scale·side, 3], not clipped, and
             `confidence` [b, h, w] and `tokens` [b, h, w] if the method has them. A stochastic
-            program takes two more arguments: a seed, uint32 scalar, and uint32 [b], the index of
-            each window in its own image.
+            program takes two more arguments: a seed, uint32 scalar, and int32 [b, 3], where each
+            window lies in its own image: index, row and column (`Mosaic.places`).
         params: float32 arrays by name.
         info: the content of `maskgit_sr.json`.
         upscaler: the model that was lowered.
@@ -63,19 +64,19 @@ def lower(
     params = {name: np.asarray(leaf, np.float32) for name, leaf in flatten(upscaler.params).items()}
 
     def restore(flat: dict[str, jax.Array], lr: jax.Array, *drawn: jax.Array) -> Any:
-        if drawn:
-            seed, indices = drawn
-            # as in the upscaler, so that the same seed gives the same image
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
-        else:  # nothing is sampled, so the keys do not become part of the program
-            keys = jnp.broadcast_to(jax.random.key(0), lr.shape[:1])
-        restored = method.restore(unflatten(flat), lr, keys, chosen)
+        # as in the upscaler, so that the same seed gives the same image; where nothing is sampled,
+        # neither becomes part of the program
+        seed, places = drawn or (0, jnp.zeros((lr.shape[0], 3), jnp.int32))
+        keys = jnp.broadcast_to(jax.random.key(seed), lr.shape[:1])
+        windows = Windows.of(keys, places)
+        restored = method.restore_windows(unflatten(flat), lr, windows, chosen)
         return {name: part for name, part in restored._asdict().items() if part is not None}
 
     # symbolic, so that one program serves any number of windows
     (batch,) = jax_export.symbolic_shape("b")
-    drawn = (jax.ShapeDtypeStruct(shape, jnp.uint32) for shape in ((), (batch,)))
-    arguments = tuple(drawn) if chosen.stochastic else ()
+    seed = jax.ShapeDtypeStruct((), jnp.uint32)
+    places = jax.ShapeDtypeStruct((batch, 3), jnp.int32)
+    arguments = (seed, places) if chosen.stochastic else ()
     exported = {
         side: jax_export.export(jax.jit(restore), platforms=platforms)(
             {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in params.items()},

@@ -50,7 +50,7 @@ class Artifact(tf.Module):
             specs = [
                 tf.TensorSpec([None, side, side, 3], tf.float32),
                 tf.TensorSpec([], tf.uint32),
-                tf.TensorSpec([None], tf.uint32),
+                tf.TensorSpec([None, 3], tf.int32),
             ]
             call = tf.function(partial(self._call, exported, module), input_signature=specs)
             self._networks.append(call.get_concrete_function())
@@ -74,8 +74,8 @@ class Artifact(tf.Module):
         ]
         return tf.function(restore, input_signature=specs, autograph=False).get_concrete_function()
 
-    def _call(self, exported: Any, module: bytes, lr: Any, seed: Any, indices: Any) -> Any:
-        arguments = [*self._params, lr, seed, indices]
+    def _call(self, exported: Any, module: bytes, lr: Any, seed: Any, places: Any) -> Any:
+        arguments = [*self._params, lr, seed, places]
         # an exported program lacks the arguments that it does not use
         results = xla.call_module(
             [arguments[index] for index in exported.module_kept_var_idx],

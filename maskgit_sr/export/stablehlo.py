@@ -43,7 +43,8 @@ _OUTPUTS = {
     "tokens": "`tokens` int32 [b, h, w]",
 }
 _DRAWN = """
-`seed` is a uint32 scalar, `indices` uint32 [b]: the index of each tile in its image, row by row."""
+`seed` is a uint32 scalar, `places` int32 [b, 3]: index of each tile in its image, row by row, and
+row and column of its first pixel there, negative in padding."""
 
 
 def write(program: Program, folder: Path) -> None:
@@ -62,7 +63,7 @@ def write(program: Program, folder: Path) -> None:
         "options": ", ".join(f"{name} {value}" for name, value in info["options"].items()),
         "platforms": ", ".join(info["platforms"]),
         "outputs": ",\n".join(_OUTPUTS[name] for name in info["outputs"]).format_map(info),
-        "more": ", seed, indices" if program.stochastic else "",
+        "more": ", seed, places" if program.stochastic else "",
         "drawn": _DRAWN if program.stochastic else "",
     }
     (folder / "README.md").write_text(_CARD.format(**values), encoding="utf-8")

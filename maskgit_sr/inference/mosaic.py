@@ -45,6 +45,7 @@ class Mosaic:
         stride = self.side - tile.overlap
         rows, columns = (plan_axis(length, self.side, stride) for length in (height, width))
         self._padded = pad_reflect(color, rows, columns)
+        self._padding = rows.before, columns.before
         self._corners = [(top, left) for top in rows.starts for left in columns.starts]
         self._grid = len(rows.starts), len(columns.starts)
         weights = window(self.side * scale, tile.overlap * scale, tile.variance)
@@ -62,6 +63,16 @@ class Mosaic:
         side = self.side
         windows = np.stack([self._padded[y : y + side, x : x + side] for y, x in corners])
         return unit(windows)
+
+    def places(self, indices: Sequence[int]) -> np.ndarray:
+        """Returns where windows lie, int32 [n, 3]: index, and row and column of the first pixel.
+
+        Rows and columns are those of the input, so that they are negative in its padding.
+        """
+        above, before = self._padding
+        corners = (self._corners[index] for index in indices)
+        found = [(i, y - above, x - before) for i, (y, x) in zip(indices, corners, strict=True)]
+        return np.array(found, np.int32)
 
     def add(
         self,

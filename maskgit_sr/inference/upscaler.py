@@ -24,6 +24,7 @@ from maskgit_sr.inference.consistency import Consistency
 from maskgit_sr.inference.deviation import MAX_SAMPLES, StandardDeviation
 from maskgit_sr.inference.mosaic import Mosaic, quantize
 from maskgit_sr.methods.base import Method, Restored, RestoreOptions
+from maskgit_sr.ops.noise import Windows
 
 MAX_SCALE = 16.0
 MAX_PROGRAMS = 16
@@ -257,15 +258,15 @@ class Upscaler:
         return Mosaic(visible(picture), method.tile, method.scale, confidence=options.confidence)
 
     def run(
-        self, lr: np.ndarray, indices: np.ndarray, seeds: np.ndarray, options: RestoreOptions
+        self, lr: np.ndarray, places: np.ndarray, seeds: np.ndarray, options: RestoreOptions
     ) -> Restored:
         """Starts the restoration of at most `batch` windows; the results stay on the device.
 
         Args:
             lr: float32 [n, side, side, 3] in [0, 1]; padded to `batch` by the last window.
-            indices: uint32 [n], the window's index in its own image.
-            seeds: uint32 [n], the same for all windows of an image; a window's key is folded from
-                that of its seed and the index.
+            places: int32 [n, 3], where each window lies in its own image; see `Mosaic.places`.
+            seeds: uint32 [n], the same for all windows of an image; what a method draws is a
+                function of its seed and the window's place.
 
         Returns:
             Arrays of `batch` windows, of which the first n are valid.
@@ -273,7 +274,7 @@ class Upscaler:
         # Padded, since another batch size would compile another program.
         take = np.minimum(np.arange(self.batch), len(lr) - 1)
         static, traced = options.split()
-        arguments = jax.device_put((lr[take], indices[take], seeds[take], traced), self.device)
+        arguments = jax.device_put((lr[take], places[take], seeds[take], traced), self.device)
         return self._compile(static)(self.params, *arguments)
 
     def complete(
@@ -295,16 +296,16 @@ class Upscaler:
         seeds = itertools.repeat(seed) if isinstance(seed, int) else seed
         # The mosaics decide where it ends: there may be more seeds.
         drawn = zip(mosaics, seeds, strict=False)
-        places = ((mosaic, index, own) for mosaic, own in drawn for index in range(mosaic.count))
+        order = ((mosaic, index, own) for mosaic, own in drawn for index in range(mosaic.count))
         waiting: tuple[list[tuple[Mosaic, int, int]], Restored] | None = None
         # By side: a program takes windows of one side.
-        for _, alike in itertools.groupby(places, key=lambda place: place[0].side):
+        for _, alike in itertools.groupby(order, key=lambda place: place[0].side):
             while part := list(itertools.islice(alike, self.batch)):
                 lr = np.concatenate([mosaic.cut([index]) for mosaic, index, _ in part])
-                indices = np.array([index for _, index, _ in part], np.uint32)
+                places = np.concatenate([mosaic.places([index]) for mosaic, index, _ in part])
                 # The low 32 bits are all that JAX's keys take of an integer.
                 keys = np.array([own & 0xFFFFFFFF for _, _, own in part], np.uint32)
-                started = self.run(lr, indices, keys, options)
+                started = self.run(lr, places, keys, options)
                 # Only once the next call is started, so that host and device work at the same time.
                 if waiting is not None:
                     yield from _add(*waiting, tick)
@@ -316,12 +317,12 @@ class Upscaler:
         """Returns the jitted restoration with ``options``, whose traced fields are arguments."""
 
         def run(
-            params: Params, lr: jax.Array, indices: jax.Array, seeds: jax.Array, traced: Any
+            params: Params, lr: jax.Array, places: jax.Array, seeds: jax.Array, traced: Any
         ) -> Restored:
-            # By the index in the image, so that a window's place in a batch changes nothing. Made
+            # By the place in the image, so that a window's place in a batch changes nothing. Made
             # here, because outside each step of it would be a program to compile.
-            keys = jax.vmap(jax.random.fold_in)(jax.vmap(jax.random.key)(seeds), indices)
-            return self.method.restore(params, lr, keys, options.bind(traced))
+            windows = Windows.of(jax.vmap(jax.random.key)(seeds), places)
+            return self.method.restore_windows(params, lr, windows, options.bind(traced))
 
         return jax.jit(run)
 

@@ -19,6 +19,7 @@ from maskgit_sr.arrays import Execution, Image, Keys, Params, Scalar, TokenGrid
 from maskgit_sr.models.fields import Factor, Range, Side, fit, least_arrays
 from maskgit_sr.models.fields import from_mapping as from_mapping
 from maskgit_sr.ops.color import COLOR_FIXES
+from maskgit_sr.ops.noise import Windows
 from maskgit_sr.ops.tiles import plan_axis
 
 Batch = Mapping[str, jax.Array]
@@ -300,6 +301,11 @@ class Method(Protocol):
     ) -> Restored:
         """Restores LR windows [B, side, side, 3] in [0, 1]; ``keys`` has one for each, [B]."""
 
+    def restore_windows(
+        self, params: Params, lr: Float[Array, "B H W 3"], windows: Windows, options: Any
+    ) -> Restored:
+        """Restores windows of larger images, which tell where they lie; see `restore`."""
+
     def describe(self) -> dict[str, Any]:
         """Returns the settings of networks and decoding as JSON: enough to `build` the method."""
 
@@ -359,6 +365,20 @@ class MethodBase:
     def continued_stats(self, params: Params) -> Params:
         """Returns nothing: there are no statistics."""
         return {}
+
+    def restore_windows(
+        self, params: Params, lr: Image, windows: Windows, options: Any
+    ) -> Restored:
+        """Restores windows with a key of its own for each.
+
+        A method whose random numbers belong to places in the image overrides it, so that windows
+        agree where they overlap.
+        """
+        return self.restore(params, lr, windows.own_keys(), options)
+
+    def restore(self, params: Params, lr: Image, keys: Keys, options: Any) -> Restored:
+        """Restores LR windows; see `Method.restore`."""
+        raise NotImplementedError
 
     def options(self, /, **given: Any) -> Any:
         """Returns the options, None standing for a default; raises as `make_options` does."""

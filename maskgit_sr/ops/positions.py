@@ -1,8 +1,12 @@
-"""Fixed two-dimensional sine/cosine positions."""
+"""Fixed sine/cosine embeddings: two-dimensional positions, and single numbers."""
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
+
+Vector = Float[Array, "B"]
 
 
 def sincos_2d(height: int, width: int, features: int) -> np.ndarray:
@@ -24,3 +28,10 @@ def sincos_2d(height: int, width: int, features: int) -> np.ndarray:
 
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     return np.concatenate([encode(columns), encode(rows)], axis=1).astype(np.float32)
+
+
+def sincos(values: Vector, features: int) -> Float[Array, "B D"]:
+    """Returns [sin, cos] of values · 10000^(−k / (D/2)), k = 0 … D/2 − 1, float32 [B, D]."""
+    frequencies = np.exp(-np.log(1e4) * np.arange(features // 2) / (features // 2))
+    angles = values.astype(jnp.float32)[:, None] * jnp.asarray(frequencies, jnp.float32)[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

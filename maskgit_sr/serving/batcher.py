@@ -216,9 +216,9 @@ class Batcher:
             image.begun = image.begun or started
         try:
             lr = np.concatenate([image.mosaic.cut([index]) for image, index in turns])
-            indices = np.array([index for _, index in turns], np.uint32)
+            places = np.concatenate([image.mosaic.places([index]) for image, index in turns])
             seeds = np.array([image.seed for image, _ in turns], np.uint32)
-            restored = self._upscaler.run(lr, indices, seeds, turns[0][0].options)
+            restored = self._upscaler.run(lr, places, seeds, turns[0][0].options)
         except Exception as error:  # of any kind: the thread goes on for the other images
             self._fail(turns, error)
             return None

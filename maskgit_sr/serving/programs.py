@@ -53,5 +53,6 @@ class Programs:
 
     def _compile(self, options: RestoreOptions, side: int) -> None:
         # the shapes of a device call of the batcher, or it would be another program
-        lr, zero = np.zeros((1, side, side, 3), np.float32), np.zeros(1, np.uint32)
-        jax.block_until_ready(self._upscaler.run(lr, zero, zero, options))
+        lr, place = np.zeros((1, side, side, 3), np.float32), np.zeros((1, 3), np.int32)
+        seed = np.zeros(1, np.uint32)
+        jax.block_until_ready(self._upscaler.run(lr, place, seed, options))

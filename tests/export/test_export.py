@@ -151,9 +151,9 @@ def test_the_command_tells_what_it_checked(saved, upscaler):
 
 def test_tiles(saved, upscaler):
     seeds = np.zeros(1, np.uint32)
-    options, index = upscaler.options(steps=1), np.zeros(1, np.uint32)
+    options, place = upscaler.options(steps=1), np.zeros((1, 3), np.int32)
     for number, tile in enumerate(TILES):
-        [parts] = each(upscaler.run(tile[None] / np.float32(255), index, seeds, options))
+        [parts] = each(upscaler.run(tile[None] / np.float32(255), place, seeds, options))
         image, confidence, tokens = map(np.asarray, parts)
         for name in ("tiles", "tiles_uint8"):
             found = {k: saved.arrays[f"{name}/{k}"][number] for k in SHAPES}

@@ -123,6 +123,6 @@ def test_run_py_restores_a_file_with_a_seed(stablehlo, upscaler, tmp_path):
     assert not np.array_equal(several["a/image"], one["image"])
     seeds, options = np.array([7], np.uint32), upscaler.options(**NOISE)
     for index, tile in enumerate(tiles):
-        place = np.array([index], np.uint32)
+        place = np.array([[index, 0, 0]], np.int32)
         restored = upscaler.run(tile[None] / np.float32(255), place, seeds, options)
         np.testing.assert_allclose(several["a/image"][index], restored.image[0], atol=1e-4)

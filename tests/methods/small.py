@@ -11,12 +11,15 @@ from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.methods.maskgit_training import MaskGITLosses
 from maskgit_sr.methods.realsrt import RealSRT
 from maskgit_sr.methods.realsrt_variants import RealSRTTuned, TunedLosses
+from maskgit_sr.methods.sr3 import SR3, SR3Regression
+from maskgit_sr.methods.sr3_base import SR3Config
 from maskgit_sr.methods.sr_maskgit import Correction, Inpainting
 from maskgit_sr.methods.structure import DistilLosses, Structure, StructureMethodConfig
 from maskgit_sr.methods.subpixel import Subpixel, SubpixelConfig
 from maskgit_sr.models.discriminator import DiscriminatorConfig
 from maskgit_sr.models.maskgit_transformer import MaskGITTransformerConfig
 from maskgit_sr.models.maskgit_vqgan import MaskGITVQGANConfig
+from maskgit_sr.models.sr3_unet import UNetConfig
 from maskgit_sr.models.structure import StructureConfig
 from maskgit_sr.training import weights
 
@@ -36,6 +39,8 @@ def build(name, tiny, losses, **changes):
         kept = {f.name for f in dataclasses.fields(DistilLosses)} & fields(losses).keys()
         own = DistilLosses(**{name: getattr(losses, name) for name in kept})
         return Structure(StructureMethodConfig(TileSpec((8, 16), 4), network), own)
+    if name in (SR3.name, SR3Regression.name):
+        return registry.METHODS[name](sr3(tile=TileSpec((8,), 4, 0.0)))
     if name in (Correction.name, Inpainting.name):
         own = MaskGITLosses(
             perceptual="none",
@@ -49,6 +54,16 @@ def build(name, tiny, losses, **changes):
     if name == RealSRTTuned.name:
         return RealSRTTuned(tiny, TunedLosses(**fields(losses)))
     raise AssertionError(f"{name}: give it a small configuration here")
+
+
+def sr3(**changes):
+    """×2, 8- and 16-pixel LR windows, two levels."""
+    settings = dict(
+        scale=2,
+        tile=TileSpec((8, 16), 4, 0.0),
+        unet=UNetConfig(8, (1, 2), 1, (), False, 4, 0.0),
+    )
+    return SR3Config(**settings | changes)
 
 
 def maskgit(name=Inpainting.name, **changes):

@@ -37,6 +37,9 @@ class Nearest:
     def options(self, **given):
         return make_options(NearestOptions, self.name, self.provides, given)
 
+    def restore_windows(self, params, lr, windows, options):
+        return self.restore(params, lr, windows.own_keys(), options)
+
     def restore(self, params, lr, keys, options):
         image = upsample_nearest(lr, 4) if options.plain else 1 - upsample_nearest(lr, 4)
         if options.temperature:
@@ -63,13 +66,13 @@ class Watched(Upscaler):
         self.gate, self.entered = threading.Event(), threading.Event()
         self.reset()
 
-    def run(self, lr, indices, seeds, options):
+    def run(self, lr, places, seeds, options):
         self.calls.append((lr, options))
         self.entered.set()
         assert self.gate.wait(30)
         if self.breaks(lr):
             raise RuntimeError("the device\nis broken")
-        return super().run(lr, indices, seeds, options)
+        return super().run(lr, places, seeds, options)
 
     def reset(self):
         """Forgets the calls, and neither holds up nor breaks the next."""

@@ -31,10 +31,10 @@ def test_new_options_hold_up_nobody_else():
     gate = threading.Event()
     run = upscaler.run
 
-    def slow(lr, indices, seeds, options):
+    def slow(lr, places, seeds, options):
         if options.noise and threading.current_thread().name.startswith("compiler"):
             assert gate.wait(LONG)
-        return run(lr, indices, seeds, options)
+        return run(lr, places, seeds, options)
 
     upscaler.run = slow
     with serve(upscaler) as served, ThreadPoolExecutor(PENDING) as pool:

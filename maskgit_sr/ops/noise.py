@@ -1,0 +1,88 @@
+"""What windows draw by; Gaussian noise as a function of key, absolute position and step.
+
+Windows of one image then see the same noise where they overlap, whatever their order, their batch
+and their device.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt
+
+from maskgit_sr.arrays import Keys
+
+BLOCK = 32
+"""Side in pixels of the blocks that noise is drawn in. A window takes every block that it touches:
+smaller ones waste less beside it, larger ones need fewer keys."""
+
+
+Indices = UInt[Array, "B"]
+
+
+class Windows(NamedTuple):
+    """What windows draw their random numbers by.
+
+    Attributes:
+        keys: of the windows' images, [B].
+        indices: of each window in its image, in row-major order, uint32 [B].
+        origins: row and column of each window's first pixel in its image, in LR pixels, int32
+            [B, 2]; negative where the window begins in the padding.
+    """
+
+    keys: Keys
+    indices: Indices
+    origins: Int[Array, "B 2"]
+
+    @classmethod
+    def of(cls, keys: Keys, places: Int[Array, "B 3"]) -> Windows:
+        """Returns windows at ``places``: index, row and column of each, see `Mosaic.places`."""
+        return cls(keys, places[:, 0].astype(jnp.uint32), places[:, 1:])
+
+    @classmethod
+    def alone(cls, keys: Keys) -> Windows:
+        """Returns windows that are images of their own."""
+        return cls.of(keys, jnp.zeros((*keys.shape, 3), jnp.int32))
+
+    def own_keys(self) -> Keys:
+        """Returns a key for each window."""
+        return jax.vmap(jax.random.fold_in)(self.keys, self.indices)
+
+
+def noise_at(
+    keys: Keys,
+    origins: Int[Array, "B 2"],
+    shape: tuple[int, int, int],
+    step: jax.Array | int,
+) -> Float[Array, "B H W C"]:
+    """Returns standard normal noise [B, *shape] for windows at ``origins``.
+
+    Args:
+        keys: of the windows' images.
+        origins: row and column, in the image, of each window's first pixel; may be negative.
+        shape: of a window, (H, W, C).
+        step: of a sampler; each has noise of its own.
+    """
+
+    height, width, channels = shape
+
+    def one(key: jax.Array, origin: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(key, step)
+        first = origin // BLOCK  # rounds down, for negative origins too
+        # One block more than fits: a window rarely begins where a block does.
+        rows, columns = (jnp.arange(-(-side // BLOCK) + 1) for side in (height, width))
+
+        def block(row: jax.Array, column: jax.Array) -> jax.Array:
+            place = jax.random.fold_in(jax.random.fold_in(key, row), column)
+            return jax.random.normal(place, (BLOCK, BLOCK, channels))
+
+        draw = jax.vmap(jax.vmap(block, (None, 0)), (0, None))
+        blocks = draw(first[0] + rows, first[1] + columns)
+        whole = blocks.swapaxes(1, 2).reshape(len(rows) * BLOCK, len(columns) * BLOCK, channels)
+        corner = origin - first * BLOCK
+        start = (corner[0], corner[1], jnp.int32(0))
+        return jax.lax.dynamic_slice(whole, start, (height, width, channels))
+
+    return jax.vmap(one)(keys, origins)
