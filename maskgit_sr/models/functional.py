@@ -25,7 +25,7 @@ class _Keys:
     """The keys of `nnx.Rngs(key)`, counted in Python.
 
     nnx counts in an array. Under a trace each of its updates looks through all operations so far,
-    which makes building a network quadratic in its arrays: ITER took 18 s, and takes 2.
+    which makes building a network quadratic in its arrays: a large one took 18 s, and takes 2.
     """
 
     def __init__(self, key: jax.Array):
