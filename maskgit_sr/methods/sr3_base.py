@@ -31,9 +31,9 @@ class ScheduleConfig:
 
     Attributes:
         kind: as in `maskgit_sr.ops.diffusion.betas`.
-        steps: T.
+        steps: T, the number of noise levels.
         start: β_1, the re-implementation's, as the paper gives none.
-        end: β_T.
+        end: β_T, the last of the schedule.
 
     Raises:
         ValueError: an unknown kind, an end out of range, or a schedule that does not end in noise.

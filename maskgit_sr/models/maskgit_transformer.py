@@ -34,7 +34,7 @@ class MaskGITTransformerConfig:
         classes: rows between the image tokens and the mask; 0 for networks without classes.
         positions: rows of the table of positions: 1 + N, the first for the class.
         dim: D, model width.
-        depth: layers.
+        depth: number of layers.
         heads: attention heads per layer.
         inner: width inside a layer's MLP.
         dropout: rate on attention weights, on both outputs of a layer and on the embeddings,
