@@ -100,13 +100,15 @@ def test_codes_and_encoder_both_get_gradients(correction):
     params, _ = correction.init(jax.random.key(0), ("tokenizer",))
     batch = {"hr": jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))}
 
-    def gradient(**factors):
-        losses = dataclasses.replace(
-            correction.losses, **dict(codebook=0.0, commitment=0.0, entropy=0.0) | factors
-        )
+    @jax.jit  # of the factors too, since each program takes seconds to compile
+    def compiled(params, factors):
+        losses = dataclasses.replace(correction.losses, **factors)
         loss = Correction(correction.config, losses).stages["tokenizer"].phases[0].loss
-        run = jax.grad(lambda p: loss(p, {}, batch, jax.random.key(2), jnp.int32(0))[0])
-        found = jax.jit(run)(params)["tokenizer"]
+        return jax.grad(lambda p: loss(p, {}, batch, jax.random.key(2), jnp.int32(0))[0])(params)
+
+    def gradient(**factors):
+        found = compiled(params, dict(codebook=0.0, commitment=0.0, entropy=0.0) | factors)
+        found = found["tokenizer"]
         parts = (found["codebook"]["embedding"], found["encoder"]["conv_out"]["kernel"])
         return [np.asarray(part) for part in parts]
 
