@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import ml_collections
 
@@ -162,6 +162,12 @@ def parse(argument: str | None, defaults: dict[str, str]) -> dict[str, str]:
     return options
 
 
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raises ValueError if ``value`` is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
+
+
 def choose(
     config: ml_collections.ConfigDict, stages: Mapping[str, ml_collections.ConfigDict], stage: str
 ) -> None:
@@ -170,7 +176,7 @@ def choose(
     Raises:
         ValueError: an unknown stage.
     """
-    if stage and stage not in stages:
-        raise ValueError(f"stage: expected one of {', '.join(stages)}, found {stage!r}")
+    if stage:
+        check_choice("stage", stage, stages)
     config.stages = ml_collections.ConfigDict(dict(stages))
     config.order = (stage,) if stage else tuple(stages)

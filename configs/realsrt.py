@@ -110,8 +110,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     """
     options = common.parse(argument, {"size": "base", "stage": "", "hardware": ""})
     size, machine = options["size"], options["hardware"]
-    if size not in SIZES:
-        raise ValueError(f"size: expected one of {', '.join(SIZES)}, found {size!r}")
+    common.check_choice("size", size, SIZES)
     config = common.base()
     config.name = f"realsrt-{size}"
     config.method = METHODS[size]

@@ -56,10 +56,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     defaults = {"size": "base", "method": "diffusion", "stage": "", "hardware": ""}
     options = common.parse(argument, defaults)
     size, method = options["size"], options["method"]
-    if size not in SIZES:
-        raise ValueError(f"size: expected one of {', '.join(SIZES)}, found {size!r}")
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, found {method!r}")
+    common.check_choice("size", size, SIZES)
+    common.check_choice("method", method, METHODS)
     config = common.base()
     config.method = METHODS[method]
     config.name = f"{config.method}-{size}"

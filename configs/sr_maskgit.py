@@ -102,10 +102,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     }  # fmt: skip
     options = common.parse(argument, defaults)
     size, method = options["size"], options["method"]
-    if size not in SIZES:
-        raise ValueError(f"size: expected one of {', '.join(SIZES)}, found {size!r}")
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, found {method!r}")
+    common.check_choice("size", size, SIZES)
+    common.check_choice("method", method, METHODS)
     if (control := options["control"]) not in ("0", "1"):
         raise ValueError(f"control: expected 0 or 1, found {control!r}")
     config = common.base()

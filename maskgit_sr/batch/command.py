@@ -111,16 +111,9 @@ def _check(given: argparse.Namespace) -> None:
     if given.device not in (None, *DEVICES):
         raise UserError(f"--device: expected one of {', '.join(DEVICES)}, found '{given.device}'")
     if given.consistent is not None:
-        if not 0 < given.consistent <= 255:  # false for NaN too
-            raise UserError(
-                f"--consistent: expected more than 0 and at most 255, found {given.consistent:g}"
-            )
+        options.check_consistent(given.consistent, given.scale)
         if given.format not in ("png", "tif"):
             raise UserError(f"--consistent: expected --format png or tif, found '{given.format}'")
-        if given.scale is not None and given.scale < 1:
-            raise UserError(
-                f"--consistent: expected a --scale of at least 1, found {given.scale:g}"
-            )
     if not 1 <= given.max_pixels <= MAX_PIXELS:
         raise UserError(f"--max_pixels: expected 1 to {MAX_PIXELS}, found {given.max_pixels}")
 

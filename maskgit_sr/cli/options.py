@@ -62,16 +62,6 @@ def check_choice(option: str, value: str | None, choices: tuple[str, ...]) -> No
         raise UserError(f"{option}: expected one of {', '.join(choices)}, found '{value}'")
 
 
-def check_consistent(value: float | None, scale: float | None = None) -> None:
-    """Raises UserError for a bound that no image can have; what its bits allow is for later."""
-    if value is None:
-        return
-    if not 0 < value <= 255:  # false for NaN too
-        raise UserError(f"--consistent: expected more than 0 and at most 255, found {value:g}")
-    if scale is not None and scale < 1:
-        raise UserError(f"--consistent: expected a --scale of at least 1, found {scale:g}")
-
-
 def check_lossless(targets: Iterable[Path]) -> None:
     """Raises UserError for an output of --consistent whose format changes its samples."""
     for target in targets:

@@ -14,7 +14,7 @@ from maskgit_sr import DEFAULT_MODEL
 from maskgit_sr.cli import options, results
 from maskgit_sr.cli.messages import bar, plain_table, reporting, say, show
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference.options import parse, split
+from maskgit_sr.inference.options import check_consistent, parse, split
 
 if TYPE_CHECKING:
     from maskgit_sr.images.pairing import Entry
@@ -123,7 +123,7 @@ def evaluate(
     with reporting():
         options.check(steps, seed, temperature, batch, device, dtype)
         options.check_number("--limit", limit, 1)
-        options.check_consistent(consistent)
+        check_consistent(consistent)
         options.check_number("--samples", samples, 1)
         options.check_number("--seed", seed + samples - 1, 0, 2**32 - 1)
         given = split(option, steps=steps, temperature=temperature)
@@ -148,15 +148,15 @@ def evaluate(
             _calibrate(upscaler, entries, calibration, {"seed": seed, **own})
             return
 
+        source = {"lr": lr, "hr": hr, "model": model}
+
         def run(changed: Mapping[str, Any], system: str, keep: Path | None) -> dict[str, Any]:
-            source = {"lr": lr, "hr": hr, "model": model}
             wanted = {"seed": seed, "consistent": consistent, **own, **changed}
             more: Any = {"system": system, "source": source, "problems": problems}
             more["samples"] = samples
             return results.restore_and_score(upscaler, entries, chosen, wanted, keep, **more)
 
         def references() -> list[dict[str, Any]]:
-            source = {"lr": lr, "hr": hr, "model": model}
             return results.score_references(upscaler, entries, chosen, seed, source)
 
         if ablation is not None:

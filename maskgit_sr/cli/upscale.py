@@ -15,7 +15,7 @@ from maskgit_sr import DEFAULT_MODEL
 from maskgit_sr.cli import options
 from maskgit_sr.cli.messages import only_our_lines, progress, reporting, say
 from maskgit_sr.errors import UserError, failure, line, out_of_memory, printable
-from maskgit_sr.inference.options import parse, split
+from maskgit_sr.inference.options import check_consistent, parse, split
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -99,7 +99,7 @@ def upscale(
             )
         options.check(steps, seed, temperature, batch, device, dtype, strength)
         options.check_choice("--color-fix", color_fix, COLOR_FIXES)
-        options.check_consistent(consistent, scale)
+        check_consistent(consistent, scale)
         # as many as `inference.deviation` can sum, and with seeds that can be asked for one by one
         options.check_number("--samples", samples, 2, min(256, 2**32 - seed))
         given = split(

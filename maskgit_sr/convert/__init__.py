@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from maskgit_sr.errors import UserError
 
@@ -40,6 +43,18 @@ def read_torch(source: Path) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{source}: expected a table of arrays, found {type(content).__name__}")
     return content
+
+
+def float_arrays(tensors: Mapping[Any, Any], source: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a PyTorch file as float32 arrays by name.
+
+    Raises:
+        UserError: there is something else among them; the first few are named.
+    """
+    if other := [str(name) for name, value in tensors.items() if not hasattr(value, "float")]:
+        named = ", ".join(other[:3])
+        raise UserError(f"{source}: expected tensors only, found other values: {named}")
+    return {str(name): tensor.float().numpy() for name, tensor in tensors.items()}
 
 
 def _is_script(source: Path) -> bool:

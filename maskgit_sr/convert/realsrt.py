@@ -18,7 +18,7 @@ import numpy as np
 
 from maskgit_sr import assets, bundles
 from maskgit_sr.arrays import Params
-from maskgit_sr.convert import read_torch
+from maskgit_sr.convert import float_arrays, read_torch
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
 from maskgit_sr.models.functional import count, flatten, unflatten
@@ -94,6 +94,15 @@ class Entry:
     shape: tuple[int, ...]
     layout: str
     target: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...], *, kernel: bool) -> Entry:
+        """Returns the entry of a ``kernel`` or of another array, ours being of ``shape``."""
+        if kernel and len(shape) == 4:
+            return cls(name, (shape[3], shape[2], *shape[:2]), "conv", shape)
+        if kernel:
+            return cls(name, shape[::-1], "linear", shape)
+        return cls(name, shape, "plain", shape)
 
     def read(self, state: State) -> np.ndarray:
         """Returns the array in our layout, float32."""
@@ -171,10 +180,7 @@ def read_state(source: Path) -> dict[str, np.ndarray]:
     if not isinstance(tensors, dict):
         keys = ", ".join(sorted(map(str, content))[:3]) or "nothing"
         raise UserError(f"{source}: expected a checkpoint with params_ema, found {keys}")
-    if other := [str(name) for name, value in tensors.items() if not hasattr(value, "float")]:
-        named = ", ".join(other[:3])
-        raise UserError(f"{source}: expected tensors only, found other values: {named}")
-    return {str(name): tensor.float().numpy() for name, tensor in tensors.items()}
+    return float_arrays(tensors, source)
 
 
 def convert(
@@ -222,15 +228,11 @@ def _entry(name: str, shape: tuple[int, ...], flat: Mapping[str, Any]) -> Entry:
     for pattern, replacement in rules:
         theirs = re.sub(pattern, replacement, theirs)
     theirs = theirs.replace("/", ".")
-    if name.endswith("/kernel") and len(shape) == 4:
-        return Entry(theirs, (shape[3], shape[2], *shape[:2]), "conv", shape)
-    if name.endswith("/kernel"):
-        return Entry(theirs, shape[::-1], "linear", shape)
     if name.endswith("/null"):
         return Entry(theirs, (*shape[:2], 1, shape[2]), "plain", shape)
     if name.endswith("/mask_token"):
         return Entry(theirs, (1, 1, *shape), "plain", shape)
-    return Entry(theirs, shape, "plain", shape)
+    return Entry.of(theirs, shape, kernel=name.endswith("/kernel"))
 
 
 def _sequential(name: str, flat: Mapping[str, Any]) -> str:

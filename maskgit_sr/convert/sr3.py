@@ -17,7 +17,7 @@ import numpy as np
 
 from maskgit_sr import assets, bundles
 from maskgit_sr.arrays import Params
-from maskgit_sr.convert import read_torch
+from maskgit_sr.convert import float_arrays, read_torch
 from maskgit_sr.convert.realsrt import Entry
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods.base import TileSpec
@@ -75,11 +75,7 @@ def _entry(name: str, shape: tuple[int, ...]) -> Entry:
     for pattern, replacement in _NAMES:
         theirs = re.sub(pattern, replacement, theirs)
     theirs = _PREFIX + theirs.replace("/", ".")
-    if name.endswith("/kernel") and len(shape) == 4:
-        return Entry(theirs, (shape[3], shape[2], *shape[:2]), "conv", shape)
-    if name.endswith("/kernel"):
-        return Entry(theirs, shape[::-1], "linear", shape)
-    return Entry(theirs, shape, "plain", shape)
+    return Entry.of(theirs, shape, kernel=name.endswith("/kernel"))
 
 
 def map_state(state: State, config: SR3Config, where: str = "checkpoint") -> Params:
@@ -111,11 +107,7 @@ def read_state(source: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: as `read_torch`, or the file holds something else.
     """
-    content = read_torch(source)
-    if other := [str(name) for name, value in content.items() if not hasattr(value, "float")]:
-        named = ", ".join(other[:3])
-        raise UserError(f"{source}: expected tensors only, found other values: {named}")
-    return {str(name): tensor.float().numpy() for name, tensor in content.items()}
+    return float_arrays(read_torch(source), source)
 
 
 def convert(

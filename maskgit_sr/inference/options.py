@@ -68,3 +68,16 @@ def parse(given: Mapping[str, Any], upscaler: Upscaler) -> dict[str, Any]:
         except (KeyError, ValueError):
             raise UserError(f"{name}: expected {_EXPECTED[kind]}, found {text[:80]!r}") from None
     return found
+
+
+def check_consistent(value: float | None, scale: float | None = None) -> None:
+    """Raises UserError for a --consistent or a --scale beside it that no image can have.
+
+    What the bits of an image allow is for `consistency.check`, which knows them.
+    """
+    if value is None:
+        return
+    if not 0 < value <= 255:  # false for NaN too
+        raise UserError(f"--consistent: expected more than 0 and at most 255, found {value:g}")
+    if scale is not None and scale < 1:
+        raise UserError(f"--consistent: expected a --scale of at least 1, found {scale:g}")

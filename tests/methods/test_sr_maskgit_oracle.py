@@ -5,8 +5,6 @@ The public loop splits one key where ours folds in the step; its draws are repla
 all that is compared is what the loop makes of them.
 """
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,10 +30,7 @@ CODES, MASK, GRID = SIZES.transformer.codes, SIZES.transformer.mask, 8
 
 @pytest.fixture(scope="module")
 def oracle():
-    checkout = os.environ.get("MASKGIT_REFERENCE")
-    if not checkout:
-        pytest.skip("needs MASKGIT_REFERENCE, a checkout of google-research/maskgit")
-    return public.load(checkout)
+    return public.required()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ CHECKOUT is one of google-research/maskgit. No weights are stored: `state` makes
 import contextlib
 import importlib
 import json
+import os
 import sys
 import types
 import warnings
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from maskgit_sr.convert.maskgit import Sizes
@@ -43,6 +45,14 @@ def load(checkout):
         del jnp.DeviceArray
         sys.path.remove(str(checkout))
     return types.SimpleNamespace(**modules)
+
+
+def required():
+    """The modules of the checkout that MASKGIT_REFERENCE names; without one the test is skipped."""
+    checkout = os.environ.get("MASKGIT_REFERENCE")
+    if not checkout:
+        pytest.skip("needs MASKGIT_REFERENCE, a checkout of google-research/maskgit")
+    return load(checkout)
 
 
 def public():

@@ -3,8 +3,6 @@
 Needs a checkout of google-research/maskgit, named by the environment variable MASKGIT_REFERENCE.
 """
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,10 +28,7 @@ CODES, MASK = SIZES.transformer.codes, SIZES.transformer.mask
 
 @pytest.fixture(scope="module")
 def oracle():
-    checkout = os.environ.get("MASKGIT_REFERENCE")
-    if not checkout:
-        pytest.skip("needs MASKGIT_REFERENCE, a checkout of google-research/maskgit")
-    return public.load(checkout)
+    return public.required()
 
 
 @pytest.fixture(scope="module")
