@@ -5,8 +5,8 @@
 The configs are those that `configs/realsrt.py` gives, with their own batches, but for the mesh of
 most of them. Exit code 1 if an array is allocated, if a device's arguments are not as many bytes
 as the table of shardings says, if the axis fsdp does not split the state, if the state is not
-donated whole or comes back anywhere else than it was, or if the devices repeat work that they
-should share.
+donated whole or comes back anywhere else than it was, if the devices repeat work that they should
+share, or if docs/scaling.md and the config have other hours than what the steps cost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks import steps
+from benchmarks import scaling, steps
+from configs import hardware as machines
 from configs import realsrt
 from maskgit_sr import assets
 from maskgit_sr.arrays import Execution, parse_dtype
@@ -153,6 +154,24 @@ def check(case: tuple[str, str, Mesh]) -> Report:
     return compiled(realsrt.get_config(f"hardware={hardware}"), stage, mesh)
 
 
+def hours() -> list[str]:
+    """Faults of the hours that the page and the config have, and of the config's GFLOP."""
+    faults = []
+    page = Path(__file__).resolve().parents[2] / "docs/scaling.md"
+    lines = f"{page.read_text()}\n{realsrt.__doc__}".replace("|", " ").splitlines()
+    for name in machines.HARDWARE:
+        numbers = " ".join(f"{hours:.1f}" for hours in scaling.hours(name))
+        rows = [" ".join(line.split()) for line in lines if line.split()[:1] == [name]]
+        # on the page also what gradients take
+        if len(rows) != 3 or sum(numbers in row for row in rows) != 2:
+            faults.append(f"{name}: expected hours {numbers} on the page and in the config: {rows}")
+    for stage, gflop in realsrt.GFLOP.items():
+        cost = scaling.step(stage).cost[0] / 1e9
+        if abs(cost - gflop) > 1e-3 * gflop:
+            faults.append(f"GFLOP of {stage}: {gflop} in the config, {cost:.1f} counted")
+    return faults
+
+
 def main() -> int:
     """Runs the drill."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -166,12 +185,16 @@ def main() -> int:
         perceptual_nets.write(Path(folder))
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(options.jobs, spawn, begin, (folder,)) as pool:
+            wrong = pool.submit(hours)
             for (stage, _, mesh), report in zip(cases, pool.map(check, cases), strict=True):
                 name = f"{stage} on {'x'.join(map(str, mesh))}"
                 print(f"{name}: {report.text}", flush=True)
                 for fault in report.faults:
                     print(f"{name}: {fault}", file=sys.stderr)
                 faults += len(report.faults)
+            for fault in wrong.result():
+                print(fault, file=sys.stderr)
+            faults += len(wrong.result())
     return min(faults, 1)
 
 

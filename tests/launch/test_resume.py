@@ -58,8 +58,8 @@ def workdir(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "w"))
 
 
-def kept(workdir):
-    return sorted(path.name for path in (workdir / "tokenizer" / "checkpoints").iterdir())
+def kept(workdir, stage="tokenizer"):
+    return sorted(path.name for path in (workdir / stage / "checkpoints").iterdir())
 
 
 def test_another_batch_goes_on_from_the_newest_checkpoint(made, workdir, caplog):
@@ -173,25 +173,15 @@ def test_a_signal_stops_all_stages_after_saving(made, tmp_path, monkeypatch, num
 
 
 def command(workdir, photos):
-    """A tokenizer of the drills, and the file that holds what it says."""
-    small = {
-        "model.tokenizer.channels": "(8,16)",
-        **{f"model.{part}.code_width": 8 for part in ("tokenizer", "generator", "critic")},
-        "losses.adversarial_weight": 0.0,
-        "losses.perceptual_weight": 0.0,
-        "losses.perceptual": "none",
-        "stages.tokenizer.batch": 8,
-        "stages.tokenizer.crop": 32,
-        "log_every": 1,
-        "data.root": photos,
-    }
+    """A filter's training, and the file that holds what it says."""
+    small = {"stages.pretrain.crop": 32, "log_every": 1, "data.root": photos}
     log = workdir / "log.txt"
     workdir.mkdir()
     with log.open("wb") as file:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "launch.train", "--workdir", str(workdir)),
-                *("--config", "configs/realsrt.py:nano,stage=tokenizer"),
+                *("--config", "configs/subpixel.py:stage=pretrain"),
                 *(f"--config.{name}={value}" for name, value in small.items()),
             ],
             cwd=ROOT,
@@ -210,13 +200,13 @@ def until(process, log, text):
 
 def test_ctrl_c_saves_and_is_one_line(photos, tmp_path):
     process, log = command(tmp_path / "w", photos)
-    until(process, log, "tokenizer 2/")
+    until(process, log, "pretrain 2/")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     said = log.read_text()
     assert said.splitlines()[-1] == "launch.train: stopped by a signal; the same command goes on"
     assert "Traceback" not in said
-    (step,) = kept(tmp_path / "w")
+    (step,) = kept(tmp_path / "w", "pretrain")
     assert f"stopped at step {step} of" in said and not (tmp_path / "w" / lock.NAME).exists()
 
 

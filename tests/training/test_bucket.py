@@ -12,6 +12,7 @@ from configs import common
 from maskgit_sr import bundles
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference import load
+from maskgit_sr.methods.subpixel import Subpixel
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.training import lock, writer
 from maskgit_sr.training.loop import Trainer
@@ -53,16 +54,16 @@ def bucket():
 
 
 @pytest.fixture(scope="module")
-def train(method, batches):
-    """Six steps of a tiny tokenizer in a workdir, or those that the time allows."""
+def train(batches):
+    """Six steps of a filter in a workdir, or those that the time allows."""
 
     def train(workdir, seconds=float("inf"), **changes):
         config = common.base()
         settings = common.stage(6, 8, common.optimizer(3e-3, 1e-3), crop=32, ema=0.9)
-        config.stages = {"tokenizer": settings}
+        config.stages = {"pretrain": settings}
         config.update(log_every=1, checkpoint_every=3, **changes)
-        panel = next(batches())
-        return Trainer(method, "tokenizer", config, workdir, batches(), None, panel).run(seconds)
+        data, panel = batches(scale=2), next(batches(scale=2))
+        return Trainer(Subpixel(), "pretrain", config, workdir, data, None, panel).run(seconds)
 
     return train
 
@@ -70,18 +71,18 @@ def train(method, batches):
 def test_a_run_in_a_bucket_is_that_of_a_folder(bucket, train, tmp_path):
     whole = train(tmp_path)
     assert train(bucket / "run", seconds=0).step == 0
-    assert sorted(path.name for path in (bucket / "run/tokenizer/checkpoints").iterdir()) == ["0"]
+    assert sorted(path.name for path in (bucket / "run/pretrain/checkpoints").iterdir()) == ["0"]
     outcome = train(bucket / "run")
     assert (
-        outcome.finished and str(outcome.groups) == "gs://bucket/run/tokenizer/groups.safetensors"
+        outcome.finished and str(outcome.groups) == "gs://bucket/run/pretrain/groups.safetensors"
     )
     expected, metadata = bundles.read(whole.groups)
     params, found = bundles.read(outcome.groups)
-    assert found.config == metadata.config and found.training["tokenizer"]["steps"] == 6
+    assert found.config == metadata.config and found.training["pretrain"]["steps"] == 6
     expected = flatten(expected)
     for name, array in flatten(params).items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
-    folder = bucket / "run" / "tokenizer"
+    folder = bucket / "run" / "pretrain"
     lines = (folder / "scalars.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     events = [path for path in folder.iterdir() if path.name.startswith("events.")]
@@ -91,7 +92,7 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(bucket, train, tmp_path):
 
 def test_a_damaged_checkpoint_in_a_bucket_is_kept_under_another_name(bucket, train):
     train(bucket / "spoilt")
-    folder = bucket / "spoilt" / "tokenizer" / "checkpoints"
+    folder = bucket / "spoilt" / "pretrain" / "checkpoints"
     (folder / "6" / "data" / "process_0-of-1.json").write_text("")
     outcome = train(bucket / "spoilt")
     assert outcome.first == 3 and outcome.finished
