@@ -278,7 +278,7 @@ class Inpainting(MaskGITMethod):
         self, params: Params, lr_tokens: TokenGrid, keys: Keys, options: InpaintingOptions
     ) -> tuple[TokenGrid, Float[Array, "B h w"]]:
         """Returns the inpainted tokens [B, h, w] and their probabilities [B, h, w]."""
-        found = self.inpaint(params, lr_tokens.reshape(len(lr_tokens), -1), keys, options)
+        found = self.inpaint(params, lr_tokens.reshape(lr_tokens.shape[0], -1), keys, options)
         tokens, probability = (part.reshape(lr_tokens.shape) for part in found)
         return tokens, probability
 
