@@ -57,6 +57,7 @@ def _losses(size: str) -> dict[str, object]:
         joined=0.25, discriminator=dict(filters=32, layers=3, norms=False),
         # A sharp entropy and codes near 0 take a short training its colours (docs/training_log.md).
         commitment=1.0, entropy=0.02, entropy_temperature=0.1, code_start="noise",
+        transformer_start="alike",
     )  # fmt: skip
 
 

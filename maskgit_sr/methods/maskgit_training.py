@@ -35,6 +35,7 @@ from maskgit_sr.methods.base import (
 )
 from maskgit_sr.methods.image import ImageLossConfig, reconstruction_loss
 from maskgit_sr.methods.maskgit import MaskGITNetworks
+from maskgit_sr.methods.maskgit_starts import codes_from_noise, near_alike
 from maskgit_sr.models import codebook, control
 from maskgit_sr.models.discriminator import DiscriminatorConfig
 from maskgit_sr.models.fields import Factor, Range
@@ -57,6 +58,9 @@ class MaskGITLosses(ImageLossConfig):
         code_start: what the codes are at first: ``uniform``, near 0, as in the public code; or
             ``noise``, the fresh encoder's vectors of `natural_noise`. From the first the encoder
             runs away before the codes follow, which costs a short training its codes.
+        transformer_start: what the prior is at first: ``random``, as in the public code; or
+            ``alike`` (`near_alike`): near tokens attend to each other and near codes take each
+            other's place, which a short training hardly finds by itself.
         r1: cost of the discriminator's gradient penalty at real images.
         smoothing: label smoothing of the prior.
         least_masked: least share of a prior's tokens that is masked.
@@ -71,6 +75,7 @@ class MaskGITLosses(ImageLossConfig):
     entropy: Factor = 0.1
     entropy_temperature: Annotated[float, Range(1e-4, 1e4)] = 0.01
     code_start: str = "uniform"
+    transformer_start: str = "random"
     r1: Factor = 10.0
     smoothing: Annotated[float, Range(0, 0.99)] = 0.1
     least_masked: Annotated[float, Range(0, 1)] = 0.5
@@ -79,6 +84,7 @@ class MaskGITLosses(ImageLossConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("losses.code_start", self.code_start, ("uniform", "noise"))
+        check_choice("losses.transformer_start", self.transformer_start, ("random", "alike"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,12 +138,16 @@ class MaskGITMethod(MaskGITNetworks):
 
     def prior_stage(self) -> Stage:
         """Returns the stage that learns masked tokens of HR images alone."""
+        more: dict[str, Any] = {}
+        if self.losses.transformer_start == "alike":
+            more["start"] = partial(near_alike, self)
         return Stage(
             phases=(Phase(("transformer",), partial(prior_loss, self)),),
             exports=("transformer",),
             panel=partial(prior_panel, self),
             needs=("tokenizer",),
             batch=("hr",),
+            **more,
         )
 
     def control_stage(self) -> Stage:
@@ -161,40 +171,6 @@ class MaskGITMethod(MaskGITNetworks):
         """Returns the stages in order: tokenizer, the transformer's, control if there is one."""
         stages = {"tokenizer": self.tokenizer_stage(), **self.transformer_stages()}
         return stages | ({"control": self.control_stage()} if self.config.control else {})
-
-
-def natural_noise(key: jax.Array, count: int, side: int) -> Image:
-    """Returns images [count, side, side, 3] in [0, 1] of the 1/f spectrum of photographs.
-
-    Each has a mean colour and a contrast of its own; its three channels are mostly alike.
-    """
-    noise_key, contrast_key, color_key = jax.random.split(key, 3)
-    luma, chroma = jnp.split(jax.random.normal(noise_key, (count, side, side, 4)), [1], axis=-1)
-    frequency = jnp.hypot(*jnp.meshgrid(jnp.fft.fftfreq(side), jnp.fft.fftfreq(side)))
-    gain = (1 / jnp.maximum(frequency, 1 / side)).astype(jnp.complex64)[..., None]
-    spectrum = jnp.fft.fft2(luma + 0.3 * chroma, axes=(1, 2)) * gain[None]
-    image = jnp.fft.ifft2(spectrum, axes=(1, 2)).real
-    contrast = jax.random.uniform(contrast_key, (count, 1, 1, 1), maxval=0.25)
-    mean = jax.random.uniform(color_key, (count, 1, 1, 3))
-    deviation = jnp.std(image, axis=(1, 2), keepdims=True)
-    return jnp.clip(mean + contrast * image / deviation, 0, 1).astype(jnp.float32)
-
-
-def codes_from_noise(method: MaskGITNetworks, params: Params) -> Params:
-    """Returns ``params`` with the codes at the encoder's vectors of `natural_noise`."""
-    shape, tokenizer = method.config.tokenizer, params["tokenizer"]
-    # A key of no seed: the encoder's own draws already differ from seed to seed.
-    noise_key, pick_key = jax.random.split(jax.random.key(0))
-
-    @jax.jit
-    def vectors(tokenizer: Params) -> jax.Array:
-        # 64 tokens an image, four times as many as codes.
-        image = natural_noise(noise_key, -(-shape.codes // 16), 8 * shape.factor)
-        found = method.tokenizer.apply(tokenizer, lambda m: m.encode(image))
-        # Without replacement: of equal codes only the first would ever be chosen.
-        return jax.random.permutation(pick_key, found.reshape(-1, shape.code_width))[: shape.codes]
-
-    return params | {"tokenizer": tokenizer | {"codebook": {"embedding": vectors(tokenizer)}}}
 
 
 def tokenizer_loss(

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_sr.methods.maskgit_training import MaskGITLosses, natural_noise
+from maskgit_sr.methods.maskgit_training import MaskGITLosses
 from maskgit_sr.methods.sr_maskgit import Correction
-from maskgit_sr.models import codebook
 from maskgit_sr.models.discriminator import DiscriminatorConfig
 from tests.methods import small
 
@@ -60,39 +59,6 @@ def test_metrics_of_the_token_stages(correction, params):
     losses = dataclasses.replace(correction.losses, joined=0.5)
     value, found = metrics("correction", Correction(correction.config, losses))
     assert 0 <= found["joined_accuracy"] <= 1 and np.isfinite(value)
-
-
-def test_noise_has_the_spectrum_of_photographs():
-    image = np.asarray(natural_noise(jax.random.key(0), 64, 64))
-    assert image.shape == (64, 64, 64, 3) and image.min() >= 0 and image.max() <= 1
-    whole = image[(image.min((1, 2, 3)) > 0) & (image.max((1, 2, 3)) < 1)]  # not clipped
-    assert len(whole) > 8
-    power = np.square(np.abs(np.fft.fft2(whole, axes=(1, 2)))).mean((0, 3))
-    frequency = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64))
-    bands = [power[(frequency >= low) & (frequency < 1.5 * low)].mean() for low in (1 / 16, 1 / 4)]
-    assert bands[0] / bands[1] == pytest.approx(16, rel=0.3)  # amplitude 1/f
-
-
-def test_codes_start_at_vectors_of_noise(correction):
-    losses = dataclasses.replace(correction.losses, code_start="noise")
-    method = Correction(correction.config, losses)
-    params, _ = method.init(jax.random.key(0), ("tokenizer",))
-    found = method.stages["tokenizer"].start(params)
-    codes = np.asarray(found["tokenizer"]["codebook"]["embedding"])
-    assert codes.shape == params["tokenizer"]["codebook"]["embedding"].shape
-    assert len(np.unique(codes, axis=0)) == CODES
-    encoder = found["tokenizer"]["encoder"]
-    assert jax.tree.all(jax.tree.map(np.array_equal, encoder, params["tokenizer"]["encoder"]))
-    vectors = method.tokenizer.apply(
-        params["tokenizer"], lambda m: m.encode(natural_noise(jax.random.key(5), 8, 64))
-    )
-    near, far = (
-        codebook.distances(vectors, p["tokenizer"]["codebook"]["embedding"]).min(-1).mean()
-        for p in (found, params)
-    )
-    assert near < 0.9 * far
-    with pytest.raises(ValueError, match="losses.code_start: expected one of uniform, noise"):
-        MaskGITLosses(code_start="data")
 
 
 def test_codes_and_encoder_both_get_gradients(correction):

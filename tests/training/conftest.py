@@ -30,7 +30,9 @@ def batches() -> Callable[[], grain.DatasetIterator]:
         def spoil(index: int, example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {k: x * np.nan for k, x in example.items()} if index // 8 == broken else example
 
-        dataset = grain.MapDataset.range(24).shuffle(seed=0).map(partial(example, side=side, scale=scale))
+        dataset = (
+            grain.MapDataset.range(24).shuffle(seed=0).map(partial(example, side=side, scale=scale))
+        )
         dataset = dataset.repeat().map_with_index(spoil)
         return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0)).batch(8))
 

@@ -73,9 +73,7 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(bucket, train, tmp_path):
     assert train(bucket / "run", seconds=0).step == 0
     assert sorted(path.name for path in (bucket / "run/pretrain/checkpoints").iterdir()) == ["0"]
     outcome = train(bucket / "run")
-    assert (
-        outcome.finished and str(outcome.groups) == "gs://bucket/run/pretrain/groups.safetensors"
-    )
+    assert outcome.finished and str(outcome.groups) == "gs://bucket/run/pretrain/groups.safetensors"
     expected, metadata = bundles.read(whole.groups)
     params, found = bundles.read(outcome.groups)
     assert found.config == metadata.config and found.training["pretrain"]["steps"] == 6
