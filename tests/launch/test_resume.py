@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from etils import epath
 
+from configs import subpixel
 from launch import timebox, train
 from maskgit_sr.errors import UserError
 from maskgit_sr.training import lock
-from tests.launch.tiny import config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,12 +34,17 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(photos, tiny, losses):
-    """Makes configs of the tokenizer: checkpoints of steps 4 and 5."""
+def made(photos):
+    """Makes configs of a filter: checkpoints of steps 4 and 5."""
 
     def made(**changes):
-        steps = {"checkpoint_every": 4, "stages.tokenizer.steps": 5}
-        return config("tokenizer", photos, tiny, losses, **(steps | changes))
+        found = subpixel.get_config("stage=pretrain")
+        found.data.update(root=str(photos), threads=0)
+        found.stages.pretrain.update(steps=5, crop=32)
+        found.stages.pretrain.optimizer.update(learning_rate=3e-3, warmup=0)
+        found.update(log_every=1, checkpoint_every=4)
+        found.update_from_flattened_dict(changes)
+        return found
 
     return made
 
@@ -48,7 +53,7 @@ def made(photos, tiny, losses):
 def finished(made, tmp_path_factory):
     """A workdir in which the five steps are taken."""
     workdir = tmp_path_factory.mktemp("finished")
-    assert train.run_stage(made(), "tokenizer", workdir).step == 5
+    assert train.run_stage(made(), "pretrain", workdir).step == 5
     return workdir
 
 
@@ -58,79 +63,73 @@ def workdir(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "w"))
 
 
-def kept(workdir, stage="tokenizer"):
-    return sorted(path.name for path in (workdir / stage / "checkpoints").iterdir())
+def kept(workdir):
+    return sorted(path.name for path in (workdir / "pretrain" / "checkpoints").iterdir())
 
 
 def test_another_batch_goes_on_from_the_newest_checkpoint(made, workdir, caplog):
     """The next example is the one after those that were consumed: 5 x 8 = 40, then 2 x 16."""
     assert kept(workdir) == ["4", "5"]
-    first = json.loads((workdir / "config-tokenizer.json").read_text())
+    first = json.loads((workdir / "config-pretrain.json").read_text())
     changes = {
-        "stages.tokenizer.batch": 16,
-        "stages.tokenizer.steps": 7,
-        "stages.tokenizer.crop": 24,
-        "stages.tokenizer.optimizer.learning_rate": 1e-3,
-        "stages.tokenizer.accumulate": 2,
-        "stages.tokenizer.ema": 0.0,
+        "stages.pretrain.batch": 16,
+        "stages.pretrain.steps": 7,
+        "stages.pretrain.crop": 24,
+        "stages.pretrain.optimizer.learning_rate": 1e-3,
+        "stages.pretrain.accumulate": 2,
+        "stages.pretrain.ema": 0.0,
         "seed": 4,
     }
     caplog.set_level("INFO")
-    outcome = train.run_stage(made(**changes), "tokenizer", workdir)
+    outcome = train.run_stage(made(**changes), "pretrain", workdir)
     assert (outcome.first, outcome.step) == (5, 7)
     (line,) = [r.getMessage() for r in caplog.records if "changed since step 5" in r.getMessage()]
     for part in ("batch 8 -> 16", "crop 32 -> 24", "learning_rate 0.003 -> 0.001", "seed 0 -> 4"):
         assert part in line and "\n" not in line
-    before = json.loads((workdir / "config-tokenizer-1.json").read_text())
+    before = json.loads((workdir / "config-pretrain-1.json").read_text())
     assert before.pop("until_step") == 5 and before == first
-    state = workdir / "tokenizer" / "checkpoints" / "7" / "data" / "process_0-of-1.json"
+    state = workdir / "pretrain" / "checkpoints" / "7" / "data" / "process_0-of-1.json"
     assert json.loads(state.read_text())["examples"] == 5 * 8 + 2 * 16
     caplog.clear()
     again = made(**changes)
-    assert train.run_stage(again, "tokenizer", workdir).finished
-    assert "changed" not in caplog.text and not (workdir / "config-tokenizer-2.json").exists()
-    train.run_stage(made(**changes | {"seed": 5}), "tokenizer", workdir)
-    assert json.loads((workdir / "config-tokenizer-2.json").read_text())["seed"] == 4
+    assert train.run_stage(again, "pretrain", workdir).finished
+    assert "changed" not in caplog.text and not (workdir / "config-pretrain-2.json").exists()
+    train.run_stage(made(**changes | {"seed": 5}), "pretrain", workdir)
+    assert json.loads((workdir / "config-pretrain-2.json").read_text())["seed"] == 4
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"stages.tokenizer.optimizer.clip": 0.0},
-        {"losses.adversarial_weight": 0.5},
-    ],
-)
-def test_a_state_that_does_not_fit_is_told_with_the_field_and_stays(made, workdir, changes):
+def test_a_state_that_does_not_fit_is_told_with_the_field_and_stays(made, workdir):
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
-    (name,) = changes
+    name = "stages.pretrain.optimizer.clip"
+    changes = {name: 1.0}
     message = f"checkpoints/5: is of another configuration: .*; changed since then: .*{name} .*->"
     for _ in range(2):  # a refused run leaves no trace that would hide the reason from the next
         with pytest.raises(UserError, match=message) as error:
-            train.run_stage(made(**changes), "tokenizer", workdir)
+            train.run_stage(made(**changes), "pretrain", workdir)
         assert "\n" not in str(error.value)
         assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
-    assert train.run_stage(made(), "tokenizer", workdir).finished
+    assert train.run_stage(made(), "pretrain", workdir).finished
 
 
 def test_the_time_box_is_no_change_of_the_config(made, tmp_path, caplog):
     caplog.set_level("INFO")
     for steps in (100, 6, 4, None):
-        train.run_stage(made(), "tokenizer", tmp_path, 0.0, 0.0, steps)
+        train.run_stage(made(), "pretrain", tmp_path, 0.0, 0.0, steps)
     assert "changed" not in caplog.text
-    assert not list(tmp_path.glob("config-tokenizer-*.json"))
-    train.run_stage(made(**{"stages.tokenizer.steps": 6}), "tokenizer", tmp_path, 0.0, 0.0, 4)
-    assert "stages.tokenizer.steps 5 -> 6" in caplog.text
+    assert not list(tmp_path.glob("config-pretrain-*.json"))
+    train.run_stage(made(**{"stages.pretrain.steps": 6}), "pretrain", tmp_path, 0.0, 0.0, 4)
+    assert "stages.pretrain.steps 5 -> 6" in caplog.text
 
 
 def test_checkpoints_that_are_missing_from_a_trained_stage_are_told(made, workdir):
-    groups = workdir / "tokenizer" / "groups.safetensors"
+    groups = workdir / "pretrain" / "groups.safetensors"
     before = groups.read_bytes()
-    (workdir / "tokenizer" / "checkpoints").rename(workdir / "away")
+    (workdir / "pretrain" / "checkpoints").rename(workdir / "away")
     with pytest.raises(UserError, match="holds no checkpoint, and groups.safetensors beside it is"):
-        train.run_stage(made(), "tokenizer", workdir)
+        train.run_stage(made(), "pretrain", workdir)
     assert groups.read_bytes() == before
     groups.unlink()
-    assert train.run_stage(made(), "tokenizer", workdir, 0.0).step == 0
+    assert train.run_stage(made(), "pretrain", workdir, 0.0).step == 0
 
 
 def test_a_second_trainer_is_refused_before_it_changes_anything(made, tmp_path):
@@ -152,15 +151,15 @@ def test_a_damaged_plan_is_one_line(made, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_all_stages_after_saving(made, tmp_path, monkeypatch, number):
-    changed = made(order=("tokenizer", "generator"))
-    changed.stages.tokenizer.steps = 50
+    changed = made(order=("pretrain", "finetune"))
+    changed.stages.pretrain.steps = 50
 
     def validator(*_):
         return lambda groups: os.kill(os.getpid(), number) or {}
 
     monkeypatch.setattr(train, "validator", validator)
     hr = np.zeros((1, 64, 64, 3), np.float32)
-    batch = {"hr": hr, "lr": hr[:, ::4, ::4]}
+    batch = {"hr": hr, "lr": hr[:, ::2, ::2]}
     monkeypatch.setattr(train, "validation_batch", lambda *_: batch)
     changed.data.validation, changed.validate_every = "set", 3
     before = signal.getsignal(number)
@@ -168,7 +167,7 @@ def test_a_signal_stops_all_stages_after_saving(made, tmp_path, monkeypatch, num
         train.train(changed, tmp_path, float("inf"))
     assert error.value.number == number and signal.getsignal(number) is before
     plan = json.loads((tmp_path / "train.json").read_text())["stages"]
-    assert plan == {"tokenizer": {"step": 3, "steps": 50, "finished": False}}
+    assert plan == {"pretrain": {"step": 3, "steps": 50, "finished": False}}
     assert kept(tmp_path) == ["3"] and not (tmp_path / lock.NAME).exists()
 
 
@@ -206,7 +205,7 @@ def test_ctrl_c_saves_and_is_one_line(photos, tmp_path):
     said = log.read_text()
     assert said.splitlines()[-1] == "launch.train: stopped by a signal; the same command goes on"
     assert "Traceback" not in said
-    (step,) = kept(tmp_path / "w", "pretrain")
+    (step,) = kept(tmp_path / "w")
     assert f"stopped at step {step} of" in said and not (tmp_path / "w" / lock.NAME).exists()
 
 

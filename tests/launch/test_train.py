@@ -163,6 +163,14 @@ def test_remat_is_no_other_model(trained, photos, tiny, losses):
     assert "remat" not in str(metadata.config)
 
 
+def test_a_discriminator_does_not_join_a_run_without(trained, photos, tiny, losses):
+    changed = config("tokenizer", photos, tiny, losses)
+    changed.losses.adversarial_weight = 0.5
+    message = f"checkpoints/{STEPS}: is of another configuration: .*losses.adversarial_weight"
+    with pytest.raises(UserError, match=message):
+        train.run_stage(changed, "tokenizer", trained)
+
+
 def test_a_workdir_of_another_model_is_refused(trained, photos, tiny, losses):
     changed = config("tokenizer", photos, tiny, losses, **{"model.tokenizer.codes": 24})
     message = (
