@@ -1,8 +1,8 @@
 """SR3: what a trained network has learned, and its speed beside the public re-implementation.
 
-    python -m benchmarks.diffusion learned --model sr3-nano.safetensors --val SET
-    python -m benchmarks.diffusion curve --model sr3-nano.safetensors --val SET --plot curve.png
-    python -m benchmarks.diffusion speed --model sr3-nano.safetensors --reference CHECKOUT
+    python -m benchmarks.diffusion learned --model sr3-nano --val SET
+    python -m benchmarks.diffusion curve --model sr3-nano --val SET --plot curve.png
+    python -m benchmarks.diffusion speed --model sr3-nano --reference CHECKOUT
 
 SET has lr/ and hr/. `learned` prints the loss of the predicted noise for each tenth of the noise
 levels, beside two predictors that know nothing of the image: 0, and the best linear one for the

@@ -1,6 +1,6 @@
 """Searches the noise schedule that a diffusion model samples best from, by a metric of a folder.
 
-    python -m launch.search_schedule --model sr3-nano.safetensors --lr SET/lr --hr SET/hr \
+    python -m launch.search_schedule --model sr3-nano --lr SET/lr --hr SET/hr \
         --option sampler=dpm --option steps=20 --output schedule.json
 
 As SR3's authors did by FID. Candidates are the respaced training schedule, and every kind with

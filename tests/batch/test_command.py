@@ -218,7 +218,10 @@ def test_workers_get_names_and_settings_only():
         ("--consistent 1 --scale 0.5", "--consistent: expected a --scale of at least 1, found 0.5"),
         ("--max_pixels 0", "--max_pixels: expected 1 to 64000000, found 0"),
         ("--color_fix blue", "color_fix: expected one of adain, wavelet, none"),
-        ("--model other", "model: expected a path or one of realsrt-nano, realsrt-small, found"),
+        (
+            "--model other",
+            "model: expected a path or one of realsrt-nano, realsrt-small, sr3-nano, found",
+        ),
         ("--device tpu", "device: no tpu here; JAX sees cpu"),
         ("--device abacus", "--device: expected one of cpu, gpu, tpu, found 'abacus'"),
         ("--option plain", "--option: expected NAME=VALUE, found 'plain'"),
