@@ -13,6 +13,7 @@ import pytest
 from configs import common
 from maskgit_sr import bundles
 from maskgit_sr.errors import UserError
+from maskgit_sr.methods.subpixel import Subpixel
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.training.loop import Trainer
 from maskgit_sr.training.watch import TrainingStopped
@@ -24,16 +25,17 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def make(method, batches):
-    """Makes trainers of the tiny method."""
+    """Makes trainers of the tiny method; of the smallest one for its stage ``pretrain``."""
 
     def make(workdir, stage, iterator=None, validate=None, panel=None, **changes):
+        trained, scale = (Subpixel(), 2) if stage == "pretrain" else (method, 4)
         config = common.base()
         settings = common.stage(6, 8, common.optimizer(3e-3, 1e-3), crop=32, ema=0.9)
         config.stages = {stage: settings}
         config.update(log_every=1, checkpoint_every=3)
         config.update_from_flattened_dict(changes)
-        iterator = batches() if iterator is None else iterator
-        return Trainer(method, stage, config, workdir, iterator, validate, panel)
+        iterator = batches(scale=scale) if iterator is None else iterator
+        return Trainer(trained, stage, config, workdir, iterator, validate, panel)
 
     return make
 
@@ -69,6 +71,19 @@ def finished(make, batches, tmp_path_factory):
     return workdir, outcome
 
 
+@pytest.fixture
+def whole(finished, make, tmp_path_factory):
+    """The workdir and outcome of six steps of a stage in one go."""
+
+    def whole(stage):
+        if stage == "tokenizer":
+            return finished
+        workdir = tmp_path_factory.mktemp("whole")
+        return workdir, make(workdir, stage).run()
+
+    return whole
+
+
 def test_a_finished_stage(finished, method):
     workdir, outcome = finished
     assert outcome.finished and outcome.step == 6
@@ -88,23 +103,25 @@ def test_a_finished_stage(finished, method):
     assert last < 0.8 * first
 
 
-@pytest.mark.parametrize("trouble", [KeyboardInterrupt, Killed])
-def test_a_stopped_run_goes_on_bit_for_bit(finished, make, tmp_path, trouble):
+@pytest.mark.parametrize(
+    ("trouble", "stage"),
+    [(Killed, "tokenizer"), (Killed, "pretrain"), (KeyboardInterrupt, "pretrain")],
+)
+def test_a_stopped_run_goes_on_bit_for_bit(whole, make, tmp_path, trouble, stage):
     """Interrupted after step 4, where the state is saved; or killed there, and step 4 is redone."""
-    workdir, whole = finished
+    workdir, undisturbed = whole(stage)
 
     def stop(groups):
         raise trouble
 
     with pytest.raises(trouble):
-        make(tmp_path, "tokenizer", validate=stop, validate_every=4).run()
-    assert not (tmp_path / "tokenizer" / "groups.safetensors").exists()
-    outcome = make(tmp_path, "tokenizer").run()
-    steps = [line["step"] for line in losses(tmp_path, "tokenizer")]
+        make(tmp_path, stage, validate=stop, validate_every=4).run()
+    assert not (tmp_path / stage / "groups.safetensors").exists()
+    outcome = make(tmp_path, stage).run()
+    steps = [line["step"] for line in losses(tmp_path, stage)]
     assert steps == [1, 2, 3, 4, 5, 6] if trouble is KeyboardInterrupt else [1, 2, 3, 4, 4, 5, 6]
-    last = losses(tmp_path, "tokenizer")[-1]
-    assert last == losses(workdir, "tokenizer")[5]
-    found, expected = groups(outcome)[0], groups(whole)[0]
+    assert losses(tmp_path, stage)[-1] == losses(workdir, stage)[5]
+    found, expected = groups(outcome)[0], groups(undisturbed)[0]
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
@@ -134,18 +151,18 @@ def test_stages_come_in_order(finished, make, tmp_path):
 
 
 def test_a_broken_step_is_skipped_and_counted(make, batches, tmp_path):
-    outcome = make(tmp_path, "tokenizer", batches(broken=3)).run()
+    outcome = make(tmp_path, "pretrain", batches(broken=3, scale=2)).run()
     assert outcome.finished
     assert all(np.isfinite(array).all() for array in groups(outcome)[0].values())
-    lines = scalars(tmp_path, "tokenizer")
+    lines = scalars(tmp_path, "pretrain")
     assert [line["skipped_steps"] for line in lines] == [0, 0, 0, 1, 1, 1]
     assert [line["in_a_row"] for line in lines] == [0, 0, 0, 1, 0, 0]
-    assert not np.isfinite(lines[3]["tokenizer/reconstruction"])
+    assert not np.isfinite(lines[3]["filter/pixel"])
 
 
 def test_too_many_broken_steps_stop_the_run_and_name_the_examples(make, batches, tmp_path):
     def spoiled():
-        for number, batch in enumerate(batches()):
+        for number, batch in enumerate(batches(scale=2)):
             index = np.arange(8) + 8 * number
             spoil = np.nan if number >= 2 else 1
             yield {"index": index, **{name: x * np.float32(spoil) for name, x in batch.items()}}
@@ -163,46 +180,46 @@ def test_too_many_broken_steps_stop_the_run_and_name_the_examples(make, batches,
             return b"0"
 
     with pytest.raises(TrainingStopped, match="2 steps in a row were not finite") as error:
-        options = {"max_bad_steps": 2, "stages.tokenizer.steps": 20, "checkpoint_every": 2}
-        make(tmp_path, "tokenizer", Data(), **options).run()
+        options = {"max_bad_steps": 2, "stages.pretrain.steps": 20, "checkpoint_every": 2}
+        make(tmp_path, "pretrain", Data(), **options).run()
     assert str(error.value).endswith(
         "examples (index) of step 3: 16, 17, 18, 19, 20, 21, 22, 23; "
         "step 4: 24, 25, 26, 27, 28, 29, 30, 31"
     )
-    assert not (tmp_path / "tokenizer" / "groups.safetensors").exists()
+    assert not (tmp_path / "pretrain" / "groups.safetensors").exists()
     # What was saved meanwhile is the state of step 2: broken steps change nothing.
-    assert (tmp_path / "tokenizer" / "checkpoints" / "4").is_dir()
+    assert (tmp_path / "pretrain" / "checkpoints" / "4").is_dir()
 
 
-def test_sigterm_saves_and_the_next_run_goes_on_bit_for_bit(finished, make, tmp_path):
-    _, whole = finished
+def test_sigterm_saves_and_the_next_run_goes_on_bit_for_bit(whole, make, tmp_path):
+    _, undisturbed = whole("pretrain")
     before = signal.getsignal(signal.SIGTERM)
 
     def terminate(groups):
         os.kill(os.getpid(), signal.SIGTERM)
         return {}
 
-    stopped = make(tmp_path, "tokenizer", validate=terminate, validate_every=4).run()
+    stopped = make(tmp_path, "pretrain", validate=terminate, validate_every=4).run()
     assert stopped.step == 4 and not stopped.finished
     assert signal.getsignal(signal.SIGTERM) is before
-    outcome = make(tmp_path, "tokenizer").run()
-    steps = [line["step"] for line in scalars(tmp_path, "tokenizer") if len(line) > 1]
+    outcome = make(tmp_path, "pretrain").run()
+    steps = [line["step"] for line in scalars(tmp_path, "pretrain") if len(line) > 1]
     assert steps == [1, 2, 3, 4, 5, 6]
-    for name, array in groups(whole)[0].items():
+    for name, array in groups(undisturbed)[0].items():
         np.testing.assert_array_equal(groups(outcome)[0][name], array, err_msg=name)
 
 
 def test_the_best_checkpoint_stays(make, tmp_path):
     scores = iter([0.5, 0.2, 0.4, 0.6, 0.7, 0.9])
     options = {"validate_every": 1, "checkpoint_every": 100, "keep.best": 1, "keep.last": 1}
-    make(tmp_path, "tokenizer", None, lambda groups: {"lpips": next(scores)}, **options).run()
-    kept = sorted(p.name for p in (tmp_path / "tokenizer" / "checkpoints").iterdir() if p.is_dir())
+    make(tmp_path, "pretrain", None, lambda groups: {"lpips": next(scores)}, **options).run()
+    kept = sorted(p.name for p in (tmp_path / "pretrain" / "checkpoints").iterdir() if p.is_dir())
     assert kept == ["2", "6"]
 
 
 def test_a_trace_of_chosen_steps(make, tmp_path):
-    make(tmp_path, "tokenizer", **{"profile.start": 2, "profile.steps": 1}).run()
-    assert list((tmp_path / "tokenizer" / "profile").rglob("*.xplane.pb"))
+    make(tmp_path, "pretrain", **{"profile.start": 2, "profile.steps": 1}).run()
+    assert list((tmp_path / "pretrain" / "profile").rglob("*.xplane.pb"))
 
 
 def test_a_run_goes_on_from_another_runs_bundle(finished, make, tmp_path):
