@@ -84,7 +84,7 @@ def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:
         found = dict(
             tokenizer=stage(2600, 16, adam(1e-3, 5e-5, warmup=100, clip=1.0), crop=64, ema=0.99),
             prior=stage(2500, 8, adam(1e-3, 1e-5, **token), crop=64, ema=0.99),
-            correction=stage(4000, 8, adam(1e-3, 1e-5, **token), crop=64, ema=0.99),
+            correction=stage(5000, 8, adam(1e-3, 1e-5, **token), crop=64, ema=0.99),
             control=stage(1000, 8, adam(3e-4, 1e-5, warmup=100, clip=1.0), crop=64, ema=0.99),
         )
     for name, stage_config in found.items():
@@ -121,7 +121,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.data.update(preset="bicubic", margin=0)  # as in the paper
     if size == "nano":
         config.update(log_every=25, panel_every=500, validate_every=500, checkpoint_every=250)
-        # What bicubic reduction does to nano's tokens cannot be told (docs/training_log.md).
-        config.data.update(preset="light", cache=True, workers=0, validation_limit=8)
+        # Tokens that bicubic alone has changed cannot be told (docs/training_log.md).
+        config.data.update(preset="realesrgan", cache=True, workers=0, validation_limit=8)
     hardware.apply(config, options["hardware"])
     return config
