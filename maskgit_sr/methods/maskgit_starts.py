@@ -48,15 +48,13 @@ def near_alike(method: MaskGITNetworks, params: Params) -> Params:
 
     Positions are sines and cosines of row and column, from half a turn over the grid to half a turn
     over a token and a half; keys start equal to the queries, so that near tokens attend to each
-    other. Words are half the tokenizer's codes, projected at random, so that near codes are likely
-    in each other's place.
+    other. Words are, in equal parts, what they were and the tokenizer's codes, projected at random,
+    so that near codes are likely in each other's place.
     """
     shape, network = method.config.transformer, params["transformer"]
     side, quarter = method.grid, -(-shape.dim // 4)
-    angle = (
-        jnp.arange(side, dtype=jnp.float32)[:, None]
-        * (jnp.pi / jnp.geomspace(side, 1.5, quarter))[None]
-    )
+    place = jnp.arange(side, dtype=jnp.float32)
+    angle = jnp.pi * jnp.outer(place, 1 / jnp.geomspace(side, 1.5, quarter))
     line = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
     rows, columns = jnp.repeat(line, side, 0), jnp.tile(line, (side, 1))
     # 2.5 times as large as the words, so that after the norm most of a query is where it is.
