@@ -69,11 +69,12 @@ def score(
 
         chosen = results.protocol(protocol, metrics, border, crop)
         entries, problems = _matched(sr, hr, lr)
+        made = Path(sr[0]).resolve()  # resolved, as "." has no name
         result = results.score(
             entries,
             evaluator.from_files(entries),
             chosen,
-            system=Path(sr[0]).resolve().stem,  # resolved, as "." has no name
+            system=made.name if made.is_dir() else made.stem,
             source={"sr": ", ".join(sr), "hr": hr, "lr": lr}
             | ({"samples": len(sr)} if len(sr) > 1 else {}),
             samples=len(sr),

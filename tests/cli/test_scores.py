@@ -1,6 +1,7 @@
 """`maskgit-sr score` and `evaluate` as they are typed: tables, files, pages, exit codes."""
 
 import json
+import shutil
 import unicodedata
 
 import numpy as np
@@ -43,6 +44,13 @@ def sets(tmp_path_factory):
 
 
 PIXELS = ("--metrics", "psnr_rgb,ssim_y")
+
+
+def test_a_folder_keeps_its_whole_name(sets, tmp_path):
+    shutil.copytree(sets / "near", tmp_path / "eps_0.5")
+    given = ("--sr", tmp_path / "eps_0.5", "--hr", sets / "hr", "--metrics", "psnr_rgb")
+    run("score", *given, "-o", tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text())["system"] == "eps_0.5"
 
 
 def test_score_and_compare(sets, tmp_path):
