@@ -17,7 +17,7 @@ from maskgit_sr.methods.base import Batch, LossResult, Stage
 from maskgit_sr.methods.image import ImageLossConfig, ImageMethod, Tail, image_loss
 from maskgit_sr.models import codebook
 from maskgit_sr.models.functional import Network
-from maskgit_sr.models.vqgan import VQGAN, VQGANConfig
+from maskgit_sr.models.vqgan import VQGAN
 from maskgit_sr.ops.resize import upsample_bicubic
 
 
@@ -43,13 +43,16 @@ class VQMethod(ImageMethod):
     exact = frozenset({"codebook"})  # a rounded code vector changes which token an image gets
     provides = frozenset({"confidence", "tokens"})
     losses_class: Any = VQLossConfig
+    tokenizer_class: Any = VQGAN  # built from the configuration's ``tokenizer``
 
     def __init__(self, config: Any = None, losses: Any = None, execution: Execution | None = None):
         super().__init__(config, losses, execution)
-        tokenizer: VQGANConfig = self.config.tokenizer
+        tokenizer = self.config.tokenizer
         self.codes, self.code_width = tokenizer.codes, tokenizer.code_width
         self.factor = tokenizer.factor
-        self.tokenizer = Network(lambda rngs: VQGAN(tokenizer, **self.run, rngs=rngs))
+        self.tokenizer: Network[Any] = Network(
+            lambda rngs: self.tokenizer_class(tokenizer, **self.run, rngs=rngs)
+        )
 
     # ------------------------------------------------------------ parameters
 
@@ -68,12 +71,17 @@ class VQMethod(ImageMethod):
             # start of all groups.
             index = (*self.groups, "discriminator").index(group)
             group_key = jax.random.fold_in(key, index)
-            if group == "codebook":
-                stats[group] = codebook.init(group_key, self.codes, self.code_width)._asdict()
-                params[group] = {"embedding": stats[group]["embedding"]}
-            else:
-                params[group] = getattr(self, group).init(group_key)
+            params[group], kept = self.fresh(group, group_key)
+            if kept is not None:
+                stats[group] = kept
         return params, stats
+
+    def fresh(self, group: str, key: jax.Array) -> tuple[Params, Params | None]:
+        """Returns fresh parameters of one group, and its statistics if it has any."""
+        if group == "codebook":
+            book = codebook.init(key, self.codes, self.code_width)
+            return {"embedding": book.embedding}, book._asdict()
+        return getattr(self, group).init(key), None
 
     def continued_stats(self, params: Params) -> Params:
         """Returns the codebook's statistics from a trained codebook."""

@@ -70,7 +70,7 @@ Norm = partial(nnx.LayerNorm, epsilon=1e-5, use_fast_variance=False, dtype=jnp.f
 
 
 def bias_index(window: int) -> np.ndarray:
-    """Returns which row of the bias table each pair of a window's tokens has, [n, n], n = window²."""
+    """Returns each token pair's row of the bias table, [n, n], of a window of n = window² tokens."""
     row, column = (x.reshape(-1) for x in np.indices((window, window)))
     down, right = (x[:, None] - x[None, :] + window - 1 for x in (row, column))
     return np.asarray(down * (2 * window - 1) + right)
@@ -94,7 +94,7 @@ def shift_mask(height: int, width: int, window: int) -> np.ndarray:
 
 
 def to_windows(x: Feature, window: int) -> Float[Array, "M n C"]:
-    """Returns the windows of a map [B, h, w, C] in raster order, B·(h/window)·(w/window) of them."""
+    """Returns the B·(h/window)·(w/window) windows of a map [B, h, w, C] in raster order."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // window, window, w // window, window, c).swapaxes(2, 3)
     return x.reshape(-1, window * window, c)
