@@ -272,7 +272,8 @@ class ITERNetworks(vq.VQMethod):
         lr_tokens = jnp.argmax(self.predict(params, lr), -1).astype(jnp.int32)
         decoded = self.refine(params, lr_tokens, keys, options)
         tokens = decoded.tokens.reshape(lr_tokens.shape)
-        image = self.decode_tokens(params, tokens)
+        # Clipped before its colours are measured, as the public decoder's image is.
+        image = jnp.clip(self.decode_tokens(params, tokens), 0, 1)
         confidence = decoded.confidence
         if confidence is not None:
             confidence = confidence.reshape(lr_tokens.shape)

@@ -70,7 +70,7 @@ Norm = partial(nnx.LayerNorm, epsilon=1e-5, use_fast_variance=False, dtype=jnp.f
 
 
 def bias_index(window: int) -> np.ndarray:
-    """Returns each token pair's row of the bias table, [n, n], of a window of n = window² tokens."""
+    """Returns each token pair's row of the bias table, [n, n]; n = window² tokens."""
     row, column = (x.reshape(-1) for x in np.indices((window, window)))
     down, right = (x[:, None] - x[None, :] + window - 1 for x in (row, column))
     return np.asarray(down * (2 * window - 1) + right)
