@@ -36,7 +36,7 @@ def _model(size: str) -> dict[str, object]:
             encoder=dict(stem=32, groups=16, swin=dict(groups=2, **swin)),
             refinement=token, evaluation=token,
         )  # fmt: skip
-    token = dict(groups=0, swin=dict(dim=96, groups=1, blocks=4, heads=4))
+    token: dict[str, object] = dict(groups=0, swin=dict(dim=96, groups=1, blocks=4, heads=4))
     return dict(
         # As in realsrt-nano, whose weights it takes.
         tokenizer=dict(

@@ -31,7 +31,7 @@ from maskgit_sr.arrays import (
 from maskgit_sr.decoding.masked import Canvas, Decoded, decode
 from maskgit_sr.decoding.rules import SamplingRule
 from maskgit_sr.methods import vq
-from maskgit_sr.methods.base import Restored, RestoreOptions, TileSpec, check_choice
+from maskgit_sr.methods.base import Reference, Restored, RestoreOptions, TileSpec, check_choice
 from maskgit_sr.models.fields import MAX_STEPS, Range, Steps
 from maskgit_sr.models.functional import Network
 from maskgit_sr.models.swin_vqgan import SwinVQGAN, SwinVQGANConfig
@@ -213,6 +213,11 @@ class ITERNetworks(vq.VQMethod):
         given = {name: value for name, value in given.items() if value is not None}
         chosen: ITEROptions = super().options(**(own | given))
         return chosen
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """Returns the tokenizer of HR, its ceiling; E_l alone is the run of α = 0."""
+        return (Reference("VQGAN of HR", vq.Autoencoder(self), "hr"),)
 
     def predict(self, params: Params, lr: Image) -> jax.Array:
         """Returns E_l's logits [B, h, w, K] of an LR image [B, H, W, 3] in [0, 1]."""

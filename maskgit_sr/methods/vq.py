@@ -6,14 +6,22 @@ Groups: ``tokenizer``, ``codebook``.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from maskgit_sr.arrays import Execution, Image, Latent, Params, Scalar, TokenGrid, Tokens
-from maskgit_sr.methods.base import Batch, LossResult, Stage
+from maskgit_sr.arrays import Execution, Image, Keys, Latent, Params, Scalar, TokenGrid, Tokens
+from maskgit_sr.methods.base import (
+    Batch,
+    LossResult,
+    Restored,
+    RestoreOptions,
+    Stage,
+    TileSpec,
+)
 from maskgit_sr.methods.image import ImageLossConfig, ImageMethod, Tail, image_loss
 from maskgit_sr.models import codebook
 from maskgit_sr.models.functional import Network
@@ -126,6 +134,26 @@ class VQMethod(ImageMethod):
             fresh_stats=("codebook",),
             finish=keep_codebook,
         )
+
+
+class Autoencoder(VQMethod):
+    """A method's tokenizer alone, over its parameters: HR windows through their tokens and back."""
+
+    scale = 1
+    provides = frozenset({"tokens"})
+    stages: Mapping[str, Stage] = {}
+
+    def __init__(self, whole: VQMethod):
+        self.tokenizer_class = whole.tokenizer_class
+        super().__init__(whole.config, whole.losses, whole.execution)
+        self.name = f"{whole.name}/tokenizer"
+        spec, by = whole.tile, whole.scale
+        self.tile = TileSpec(tuple(by * s for s in spec.sides), by * spec.overlap, spec.variance)
+
+    def restore(self, params: Params, lr: Image, keys: Keys, options: RestoreOptions) -> Restored:
+        """Returns the windows [B, side, side, 3] through the tokenizer."""
+        tokens = self.tokenize(params, lr)
+        return Restored(self.decode_tokens(params, tokens), tokens=tokens)
 
 
 def keep_codebook(params: Params, stats: Params) -> Params:

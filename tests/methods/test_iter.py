@@ -227,3 +227,14 @@ def _scaled(network, factor):
         for path, leaf in nnx.to_flat_state(state)
     ]
     return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def test_its_tokenizer_is_the_ceiling(method, params):
+    (reference,) = method.references
+    assert (reference.source, reference.method.scale) == ("hr", 1)
+    assert reference.method.tile.sides == (64,) and reference.method.tile.overlap == 16
+    hr = jnp.asarray(np.random.RandomState(0).rand(1, 64, 64, 3), jnp.float32)
+    found = jax.eval_shape(
+        lambda p: reference.method.restore(p, hr, None, reference.method.options()), params
+    )
+    assert found.image.shape == hr.shape and found.tokens.shape == (1, 8, 8)
