@@ -29,7 +29,7 @@ from maskgit_sr.arrays import (
     Tokens,
 )
 from maskgit_sr.decoding.masked import Canvas, Decoded, decode
-from maskgit_sr.decoding.rules import SamplingRule
+from maskgit_sr.decoding.rules import ConfidenceRule, SamplingRule
 from maskgit_sr.methods import vq
 from maskgit_sr.methods.base import Reference, Restored, RestoreOptions, TileSpec, check_choice
 from maskgit_sr.models.fields import MAX_STEPS, Range, Steps
@@ -40,6 +40,7 @@ from maskgit_sr.ops import color
 from maskgit_sr.ops.schedules import gamma, keep_counts, mask_counts
 
 STARTS = ("released", "algorithm2")
+RULES = ("evaluation", "confidence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +85,14 @@ class ITEROptions(RestoreOptions):
         schedule: name of the mask schedule γ.
         start: the first step: ``released``, the first before which the schedule keeps as many
             tokens as are good; ``algorithm2`` (the paper's), the one before, after which it does.
+        rule: what decides on the tokens that a step keeps: ``evaluation``, φ_e; ``confidence``, the
+            probability with which φ_r drew them, as without φ_e (the paper's ablation). The start
+            is φ_e's in both.
         resample_kept: draw kept tokens again at every step, as the released code does; else they
             stay.
         temperature: 0 takes the most likely token; above 0 samples softmax(logits / temperature).
-        noise: 1 samples the positions to keep in proportion to how likely each is right; 0 keeps
-            the most likely.
+        noise: of the rule ``evaluation``: 1 samples the positions to keep in proportion to how
+            likely each is right; 0 keeps the most likely.
     """
 
     traced = ("alpha",)
@@ -98,6 +102,7 @@ class ITEROptions(RestoreOptions):
     steps: int = 8
     schedule: str = "linear"
     start: str = "released"
+    rule: str = "evaluation"
     resample_kept: bool = True
     temperature: float = 1.0
     noise: float = 1.0
@@ -110,6 +115,7 @@ class ITEROptions(RestoreOptions):
             raise ValueError(f"steps: expected 1 to {MAX_STEPS}, found {self.steps}")
         gamma(self.schedule)  # raises for an unknown name
         check_choice("start", self.start, STARTS)
+        check_choice("rule", self.rule, RULES)
         for name in ("temperature", "noise"):
             # Written so that NaN, which fails every comparison, is refused too.
             if not 0 <= getattr(self, name) < float("inf"):
@@ -118,7 +124,8 @@ class ITEROptions(RestoreOptions):
     @property
     def stochastic(self) -> bool:
         """True if tokens or positions are sampled."""
-        return self.temperature > 0 or (self.noise > 0 and self.steps > 1)
+        sampled = self.rule == "evaluation" and self.noise > 0 and self.steps > 1
+        return self.temperature > 0 or sampled
 
 
 def plan(
@@ -168,6 +175,7 @@ class ITERNetworks(vq.VQMethod):
         ),
         "kept": (("drawn again", {"resample_kept": True}), ("frozen", {"resample_kept": False})),
         "start": tuple((start, {"start": start}) for start in STARTS),
+        "rule": tuple((rule, {"rule": rule}) for rule in RULES),
     }
 
     def __init__(self, config: Any = None, losses: Any = None, execution: Execution | None = None):
@@ -259,9 +267,10 @@ class ITERNetworks(vq.VQMethod):
             return logits.reshape(*flat.shape, -1)
 
         fixed = jnp.zeros_like(kept) if options.resample_kept else kept
+        by_evaluation = options.rule == "evaluation"
         return decode(
             generate,
-            SamplingRule(right, options.noise),
+            SamplingRule(right, options.noise) if by_evaluation else ConfidenceRule(),
             Canvas(flat, fixed, first, ~kept),
             counts,
             keys,
