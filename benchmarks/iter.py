@@ -124,7 +124,7 @@ class Study:
     def restore(self, alpha: float, rows: Any = slice(None)) -> np.ndarray:
         """Returns the restored windows for a value of α."""
         if not hasattr(self, "_restore"):
-            options = self.method.options()
+            options: Any = self.method.options()
             self._restore = jax.jit(
                 lambda lr, keys, alpha: (
                     self.method.restore(self.params, lr, keys, options.bind({"alpha": alpha})).image

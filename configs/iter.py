@@ -30,11 +30,11 @@ def _model(size: str) -> dict[str, object]:
         return {}  # the method's defaults are the released networks
     if size == "small":
         swin = dict(dim=128, heads=4)
-        token = dict(swin=dict(groups=2, **swin))
+        wide = dict(swin=dict(groups=2, **swin))
         return dict(
             tokenizer=dict(channels=(64, 128, 128, 256), swin=swin),
             encoder=dict(stem=32, groups=16, swin=dict(groups=2, **swin)),
-            refinement=token, evaluation=token,
+            refinement=wide, evaluation=wide,
         )  # fmt: skip
     token: dict[str, object] = dict(groups=0, swin=dict(dim=96, groups=1, blocks=4, heads=4))
     return dict(
