@@ -1,6 +1,7 @@
 """What ITER's networks have learned, on pictures that they were not trained on.
 
-    python -m benchmarks.iter BUNDLE --val VAL [--windows 32] [--panel FILE]
+    python -m benchmarks.iter --bundle BUNDLE --val VAL [--windows 32] [--panel FILE]
+    python -m benchmarks.iter --reference CHECKOUT [--threads 1]
 
 VAL has lr/ and hr/, or hr/ alone, which is then reduced by bicubic. All whole windows that lie side
 by side are used, up to a number. Tables:
@@ -14,6 +15,9 @@ by side are used, up to a number. Tables:
 - propagation: mean distance from newly kept tokens to the nearest that was kept before, where φ_e
   chooses them and where φ_r's confidence does (the paper's figure 4).
 
+CHECKOUT is one of chaofengc/ITER: both restore one LR image of 64×64 in eight steps, in float32 on
+the CPU with the same random weights, in turns; wall and CPU seconds.
+
 FILE gets a picture of some windows, one in a row: E_l's tokens, then α = 0.2, 0.5 and 0.8, HR's
 tokens, HR.
 """
@@ -24,6 +28,7 @@ import copy
 import itertools
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,13 +36,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import maskgit_sr
-from benchmarks import common
+from benchmarks import common, references
 from benchmarks.tokens import BATCH, ROWS, SHARES, by_batch, windows
 from maskgit_sr import images
 from maskgit_sr.arrays import Params
+from maskgit_sr.convert.iter import learned, map_state
 from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.losses.token import masked_cross_entropy
 from maskgit_sr.methods.iter import RULES, ITERNetworks, plan
+from maskgit_sr.methods.iter_training import ITER
 from maskgit_sr.models.codebook import perplexity
 from maskgit_sr.ops.masking import random_mask
 from maskgit_sr.ops.resize import upsample_bicubic
@@ -178,6 +185,27 @@ class Study:
         return np.round(255 * np.clip(joined, 0, 1)).astype(np.uint8)
 
 
+def speed(reference: references.ITER, runs: int = 3) -> None:
+    """Prints the seconds of both, and their quotients."""
+    method = ITER()
+    params = jax.tree.map(jnp.asarray, map_state(learned(reference.state), method.config))
+    lr = common.photograph(64)[None].astype(np.float32) / 255
+    keys = jax.random.split(jax.random.key(0), 1)
+    # α = 1: every step runs, whatever the random weights find right.
+    options = method.options(alpha=1.0)
+    run = jax.jit(lambda params, lr: method.restore(params, lr, keys, options).image)
+    np.asarray(run(params, lr))
+    rows = []
+    for i in range(runs):
+        theirs = common.timed(lambda: reference.restore(lr, 1.0, options.steps))
+        ours = common.timed(lambda: np.asarray(run(params, lr)))
+        cells = [f"{x:.1f} s" for x in (*theirs[:2], *ours[:2])]
+        pairs = zip(theirs[:2], ours[:2], strict=True)
+        rows.append((i + 1, *cells, *(f"{a / b:.2f}×" for a, b in pairs)))
+    head = "run|PyTorch, wall|CPU|ours, wall|CPU|quotient, wall|CPU"
+    print(common.table(head, rows))
+
+
 def auc(scores: np.ndarray, positive: np.ndarray) -> float:
     """Returns the area under the ROC curve; NaN where all are of one kind."""
     _, inverse, counts = np.unique(scores.reshape(-1), return_inverse=True, return_counts=True)
@@ -209,12 +237,20 @@ def spread(masks: list[np.ndarray]) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the tables; a user's mistake is one line and code 2."""
     parser = common.parser(__doc__)
-    parser.add_argument("bundle")
-    parser.add_argument("--val", required=True, help="folder with lr/ and hr/, or hr/ alone")
+    parser.add_argument("--bundle", help="trained model of ITER")
+    parser.add_argument("--reference", type=Path, help="checkout of the public PyTorch code")
+    parser.add_argument("--threads", type=int, default=0, help="CPU cores of PyTorch; 0: all")
+    parser.add_argument("--val", help="folder with lr/ and hr/, or hr/ alone")
     parser.add_argument("--windows", type=common.positive, default=32)
     parser.add_argument("--panel", help="picture to write")
     given = parser.parse_args(argv)
+    if not given.reference and not (given.bundle and given.val):
+        parser.error("expected --reference, or --bundle and --val")
     with one_line("benchmarks.iter"):
+        if given.reference:
+            speed(references.ITER(given.reference, given.threads))
+        if not given.bundle:
+            return 0
         upscaler = maskgit_sr.load(given.bundle)
         method: Any = upscaler.method
         if not isinstance(method, ITERNetworks):

@@ -157,15 +157,20 @@ def read_state(source: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{source}: expected a checkpoint with params, found {keys}")
     if other := [str(name) for name, value in tensors.items() if not hasattr(value, "float")]:
         raise UserError(f"{source}: expected tensors only, found others: {', '.join(other[:3])}")
-    state = {
-        str(name): tensor.float().numpy()
-        for name, tensor in tensors.items()
-        if not _BUFFERS.search(str(name))
-    }
+    return learned({str(n): tensor.float().numpy() for n, tensor in tensors.items()}, str(source))
+
+
+def learned(arrays: State, where: str = "checkpoint") -> dict[str, np.ndarray]:
+    """Returns the entries that training changes, each once.
+
+    Raises:
+        UserError: the decoder's second copy differs from the first.
+    """
+    state = {name: array for name, array in arrays.items() if not _BUFFERS.search(name)}
     for name in [n for n in state if n.removeprefix(_TOKENIZER).startswith(_ALIAS)]:
         original = name.replace(_ALIAS, _ORIGINAL, 1)
         if original not in state or not np.array_equal(state[name], state[original]):
-            raise UserError(f"{source}: {name}: expected a copy of {original}, found other numbers")
+            raise UserError(f"{where}: {name}: expected a copy of {original}, found other numbers")
         del state[name]
     return state
 

@@ -18,7 +18,7 @@ def test_tables(tmp_path, capsys):
     rng = np.random.default_rng(0)
     hr = rng.integers(0, 256, (70, 132, 3)).astype(np.uint8)
     images.write(images.from_array(hr), tmp_path / "val" / "hr" / "0.png")
-    arguments = [str(bundle), "--val", str(tmp_path / "val")]
+    arguments = ["--bundle", str(bundle), "--val", str(tmp_path / "val")]
     assert study.main([*arguments, "--windows", "2", "--panel", str(panel)]) == 0
     assert images.read(panel).color.shape == (2 * 64, 6 * 64, 3)
     printed = capsys.readouterr().out
