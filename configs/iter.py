@@ -98,10 +98,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     defaults = {"size": "base", "scale": "4", "stage": "", "hardware": ""}
     options = common.parse(argument, defaults)
     size, scale = options["size"], options["scale"]
-    if size not in SIZES:
-        raise ValueError(f"size: expected one of {', '.join(SIZES)}, found {size!r}")
-    if scale not in ("2", "4"):
-        raise ValueError(f"scale: expected 2 or 4, found {scale!r}")
+    common.check_choice("size", size, SIZES)
+    common.check_choice("scale", scale, ("2", "4"))
     config = common.base()
     config.method = "iter_conv" if size == "nano" else "iter"
     config.name = f"iter-{size}" if scale == "4" else f"iter-{size}-x2"
