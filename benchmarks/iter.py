@@ -144,15 +144,15 @@ class Study:
     def alpha(self) -> None:
         """Prints what α changes."""
         options, count = self.method.options(), self.right[0].size
+        begin = jax.jit(
+            lambda kept: plan(kept, options.steps, count, options.schedule, options.start)[0]
+        )
         print("\n| α | kept | steps | PSNR | high frequencies |\n|---|--:|--:|--:|--:|")
         for alpha in ALPHAS:
             kept = (self.rated >= alpha).reshape(len(self.rated), -1).sum(1)
-            first, _ = plan(
-                jnp.asarray(kept), options.steps, count, options.schedule, options.start
-            )
             image = np.clip(self.restore(alpha), 0, 1)
             psnr = -10 * np.log10(np.square(image - self.hr).mean((1, 2, 3))).mean()
-            steps = options.steps - float(first.mean())
+            steps = options.steps - float(np.mean(begin(kept)))
             share = kept.mean() / count
             print(f"| {alpha} | {share:.1%} | {steps:.2f} | {psnr:.2f} | {detail(image):.5f} |")
         print(f"\nhigh frequencies of HR: {detail(self.hr):.5f}")

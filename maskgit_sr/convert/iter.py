@@ -86,9 +86,15 @@ class Entry:
 
 
 @functools.lru_cache(maxsize=2)
+def _method(config: ITERConfig) -> ITER:
+    """Returns the method; thousands of parameters take their time to be described."""
+    return ITER(config)
+
+
+@functools.lru_cache(maxsize=2)
 def entries(config: ITERConfig) -> Mapping[str, Entry]:
     """Returns the checkpoint's entry of each of our parameters, by our name ("group/path")."""
-    shapes = {name: tuple(leaf.shape) for name, leaf in flatten(ITER(config).shapes()).items()}
+    shapes = {name: tuple(leaf.shape) for name, leaf in flatten(_method(config).shapes()).items()}
     downs = int(math.log2(config.tokenizer.factor / config.scale))
     return {name: _entry(name, shape, downs) for name, shape in shapes.items()}
 
@@ -237,9 +243,10 @@ def convert(
     """
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists already; choose another name or allow overwriting")
-    method = ITER(config or published(scale))
-    state = read_states(source, tokenizer, method.scale)
-    params = map_state(state, method.config, str(source))
+    config = config or published(scale)
+    state = read_states(source, tokenizer, config.scale)
+    params = map_state(state, config, str(source))
+    method = _method(config)
     training: dict[str, Any] = {"source": "converted from the public PyTorch code, chaofengc/ITER"}
     for name, path in (("networks", source), ("tokenizer", tokenizer)):
         if path is not None:

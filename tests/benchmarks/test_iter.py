@@ -5,13 +5,14 @@ import pytest
 
 from benchmarks import iter as study
 from maskgit_sr import bundles, images
-from maskgit_sr.methods.iter_training import ITER
+from maskgit_sr.methods.iter_variants import ITERConv, ITERConvConfig
 from tests.benchmarks.test_tokens import numbers
 from tests.methods import small
 
 
-def test_tables(tmp_path, capsys):
-    method = ITER(small.iter_config(alpha=0.5))
+def test_tables(tmp_path, capsys, tiny):
+    config = small.iter_config(ITERConvConfig, tokenizer=tiny.tokenizer, alpha=0.5)
+    method = ITERConv(config)
     bundle, panel = tmp_path / "iter.safetensors", tmp_path / "panel.png"
     metadata = bundles.Metadata(method.name, method.describe(), method.scale)
     bundles.write(bundle, small.random_params(method), metadata)

@@ -102,8 +102,7 @@ def maskgit(name=Inpainting.name, **changes):
 def iter_config(cls=ITERConfig, **changes):
     """A 16-pixel LR window at ×4, an 8×8 token grid of 4×4 windows, 16 codes."""
     swin = SwinConfig(dim=16, blocks=1, heads=2, window=4, ratio=2, squeeze=4)
-    # The second block's windows are shifted.
-    token = TokenSwinConfig(dataclasses.replace(swin, blocks=2), groups=4)
+    token = TokenSwinConfig(swin, groups=4)
     settings = dict(
         tokenizer=SwinVQGANConfig(
             channels=(8, 8, 8, 16), blocks=1, swin=swin, code_width=8, codes=16, groups=4
