@@ -122,6 +122,9 @@ def convert_iter(
         Path | None, typer.Option(help="Published ITER_swinvqgan.pth, if SRC has no tokenizer.")
     ] = None,
     scale: Annotated[int, typer.Option(help="Scale of SRC: 4 or 2.")] = 4,
+    window: Annotated[
+        int | None, typer.Option(help="Largest window in LR pixels; 512 HR pixels by default.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST.")] = False,
 ) -> None:
     """Convert ITER's checkpoints; the published weights are for non-commercial use only."""
@@ -131,7 +134,7 @@ def convert_iter(
         from maskgit_sr.convert import iter as converter
 
         summary = converter.convert(
-            source, target, tokenizer=tokenizer, scale=scale, overwrite=overwrite
+            source, target, tokenizer=tokenizer, scale=scale, window=window, overwrite=overwrite
         )
         _print_summary(summary)
 

@@ -202,6 +202,8 @@ def read_states(networks: Path, tokenizer: Path | None, scale: int) -> dict[str,
             f"{networks}: expected networks of scale {scale}, found those of scale {found_scale}"
         )
     given = {} if tokenizer is None else read_state(tokenizer)
+    if given and not any(name.startswith("encoder.") for name in given):
+        raise UserError(f"{tokenizer}: expected a tokenizer, as in ITER_swinvqgan.pth, found none")
     given = {f"{_TOKENIZER}{name}": array for name, array in given.items()}
     inside = [name for name in state if name.startswith(_TOKENIZER)]
     if not given and not inside:
@@ -221,6 +223,7 @@ def convert(
     *,
     tokenizer: Path | None = None,
     scale: int = 4,
+    window: int | None = None,
     overwrite: bool = False,
     config: ITERConfig | None = None,
 ) -> dict[str, Any]:
@@ -231,6 +234,8 @@ def convert(
         target: the bundle, ``.safetensors``; float32.
         tokenizer: ``ITER_swinvqgan.pth``; needed where ``source`` has no tokenizer.
         scale: 4 or 2, that of ``source``.
+        window: largest side of the windows, in LR pixels, by whose means the gates are set; None:
+            as ``config`` has it.
         overwrite: replace an existing target.
         config: sizes of the networks; None: the published ones of ``scale``.
 
@@ -238,12 +243,14 @@ def convert(
         ``{"parameters": total, "groups": {group: parameters}}``.
 
     Raises:
-        UserError: as :func:`read_states` and :func:`map_state`, another scale than 2 or 4, or the
-            target exists or cannot be written.
+        UserError: as :func:`read_states`, :func:`map_state` and :func:`widened`, another scale than
+            2 or 4, or the target exists or cannot be written.
     """
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists already; choose another name or allow overwriting")
     config = config or published(scale)
+    if window is not None:
+        config = widened(config, window)
     state = read_states(source, tokenizer, config.scale)
     params = map_state(state, config, str(source))
     method = _method(config)
@@ -275,3 +282,20 @@ def published(scale: int) -> ITERConfig:
     sides = tuple(2 * side for side in tile.sides)
     wider = dataclasses.replace(tile, sides=sides, overlap=2 * tile.overlap)
     return dataclasses.replace(config, tile=wider)
+
+
+def widened(config: ITERConfig, window: int) -> ITERConfig:
+    """Returns ``config`` with ``window``, in LR pixels, as the largest side of its windows.
+
+    Raises:
+        UserError: its tokens are not whole attention windows, or it is no wider than the overlap.
+    """
+    multiple = config.tokenizer.window * config.tokenizer.factor // config.scale
+    sides = (*(side for side in config.tile.sides if side < window), window)
+    try:
+        if window < 1 or window % multiple:
+            raise ValueError(f"expected a multiple of {multiple}, found {window}")
+        tile = dataclasses.replace(config.tile, sides=sides)
+    except ValueError as error:
+        raise UserError(f"window: {error}") from None
+    return dataclasses.replace(config, tile=tile)

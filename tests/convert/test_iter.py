@@ -64,6 +64,7 @@ def test_mistakes_are_one_line(tmp_path, state, write, capsys):
     bias = "lq_encoder.model.4.bias"
     cases = [
         ((tokenizer,), "expected the token networks, as in ITER_x4.pth, found a tokenizer"),
+        ((networks, networks), "expected a tokenizer, as in ITER_swinvqgan.pth, found none"),
         ((networks,), "has no tokenizer; give ITER_swinvqgan.pth by --tokenizer"),
     ]
     for paths, message in cases:
@@ -86,6 +87,11 @@ def test_mistakes_are_one_line(tmp_path, state, write, capsys):
         convert(tmp_path, *write(key="weights"))
     with pytest.raises(UserError, match="scale: expected 2 or 4, found 3"):
         conversion.convert(networks, tmp_path / "out.safetensors", scale=3)
+    for window in (24, 0):
+        with pytest.raises(UserError, match="window: expected"):
+            conversion.widened(public.TINY, window)
+    assert conversion.widened(public.TINY, 48).tile.sides == (16, 32, 48)
+    assert conversion.widened(conversion.published(2), 128).tile.sides == (128,)
     assert not (tmp_path / "out.safetensors").exists()
     with pytest.raises(SystemExit):
         catalogue.convert_iter(write()[1], tmp_path / "out.safetensors")
