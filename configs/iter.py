@@ -6,7 +6,7 @@ one GPU) or nano (two CPU cores). Both stages, tokenizer and tokens, run in one 
     python -m launch.train --config configs/iter.py:small --workdir W --config.data.root PHOTOS
 
 nano has RealSRT's convolutional tokenizer, so that a trained one serves; the stage ``tokens`` alone
-takes about an hour:
+takes about 40 minutes:
 
     python -m launch.train --config configs/iter.py:nano,stage=tokens --config.init realsrt-nano \
         --workdir W --config.data.root PHOTOS
