@@ -49,6 +49,7 @@ def _model(size: str) -> dict[str, object]:
             swin=dict(dim=64, groups=1, blocks=4, heads=4, window=4),
         ),
         refinement=token, evaluation=token,
+        alpha=0.3,  # a short training draws texture without its place (docs/training_log.md)
         # The smaller side is that of the training crops, by whose means the gates were trained.
         tile=dict(sides=(32, 64), overlap=8, variance=0.0),
     )  # fmt: skip
