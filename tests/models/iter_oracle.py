@@ -225,7 +225,7 @@ def refine(net, lr_tokens, alpha, steps, schedule):
     handle = part.token_refine_net.register_forward_pre_hook(spy)
     try:
         with torch.no_grad(), no_chance():
-            found, *_ = part(torch.from_numpy(lr_tokens)[:, None].long())
+            found, *_ = part(torch.tensor(lr_tokens)[:, None].long())
     finally:
         handle.remove()
     return found[-1][0, 0].numpy(), passes

@@ -17,6 +17,12 @@ from tests.models import iter_oracle as public
 from tests.models.maskgit_oracle import agree
 from tests.models.test_iter import ours
 
+# The public code is written for an older PyTorch.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning"),
+]
+
 
 @pytest.fixture(scope="module")
 def oracle():
