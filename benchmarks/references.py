@@ -1,6 +1,7 @@
-"""Adapters to the public PyTorch code of RealSRT and of Real-ESRGAN's degradation.
+"""Adapters to the public PyTorch code of RealSRT, of ITER and of Real-ESRGAN's degradation.
 
-Needs checkouts of https://github.com/USTC-JialunPeng/RealSRT, or of
+Needs checkouts of https://github.com/USTC-JialunPeng/RealSRT, of
+https://github.com/chaofengc/ITER (for non-commercial use only), or of
 https://github.com/XPixelGroup/BasicSR and https://github.com/xinntao/Real-ESRGAN, and an
 environment that has PyTorch beside this package (``pip install "maskgit-sr[convert]" einops``).
 Their packages import training frameworks that are not used here; those are replaced by empty
@@ -127,6 +128,68 @@ class RealSRT:
             yield self.torch.autocast(self.where, dtype=half, enabled=half is not None)
         finally:
             self.torch.set_float32_matmul_precision(before)
+
+
+class ITER:
+    """The released ×4 network with random weights, on the CPU.
+
+    Attributes:
+        state: weights by the names of a checkpoint, which `maskgit_sr.convert.iter` reads.
+
+    Args:
+        folder: checkout of ITER.
+        threads: CPU cores for PyTorch; 0: its own choice.
+
+    Raises:
+        UserError: the folder is no such checkout, or PyTorch or einops cannot be imported.
+    """
+
+    def __init__(self, folder: Path, threads: int = 0):
+        archs = folder / "basicsr" / "archs"
+        if not (archs / "iter_arch.py").is_file():
+            raise UserError(f"--reference: expected a checkout of ITER, found {folder}")
+        try:
+            import einops  # noqa: F401
+            import torch
+        except ImportError as error:
+            raise UserError(f"--reference needs PyTorch and einops: {error}") from error
+        if threads:
+            torch.set_num_threads(threads)
+        self.torch: Any = torch
+        for name in ("basicsr", "basicsr.utils", "timm", "timm.models"):
+            _module(name)
+        _module("basicsr.utils.registry", ARCH_REGISTRY=_Registry())
+        _module("turtle", forward=None)
+        _module(
+            "timm.models.layers",
+            DropPath=torch.nn.Identity,
+            to_2tuple=lambda x: x if isinstance(x, tuple) else (x, x),
+            trunc_normal_=torch.nn.init.trunc_normal_,
+        )
+        _module("basicsr.archs", archs)
+        shape = dict(
+            in_channels=3, emb_dim=128, resolution=[256, 256], nf=128, ch_mult=[1, 2, 2, 4],
+            global_blks="swin", swin_dim=256, swin_window=8, swin_blk_depth=6, swin_blk_num=1,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        code = importlib.import_module("basicsr.archs.iter_arch")
+        network = code.ITER(
+            codebook_params=[[32, 512, 128]],
+            vqgan_opt=dict(ddconfig=shape, n_embed=512, embed_dim=128),
+            LQ_stage=True,
+            scale_factor=4,
+        )
+        self._network = network.eval()
+        self.state = {name: value.numpy() for name, value in network.state_dict().items()}
+
+    def restore(self, lr: np.ndarray, alpha: float, steps: int) -> np.ndarray:
+        """Returns an LR image, float32 [1, H, W, 3] in [0, 1], restored, [1, 4H, 4W, 3]."""
+        self._network.set_sample_params(steps, 1.0, 1.0, alpha, "linear")
+        with self.torch.no_grad():
+            found = self._network.test(self.torch.from_numpy(lr.transpose(0, 3, 1, 2).copy()))
+        image = found[0] if isinstance(found, tuple) else found
+        image = image[-1] if isinstance(image, list) else image
+        return np.asarray(image.numpy().transpose(0, 2, 3, 1))
 
 
 class RealESRGAN:

@@ -48,23 +48,25 @@ ROWS = 6
 """Windows of the panel."""
 
 
-def windows(root: str, side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns up to ``count`` windows of HR [n, 2·side, …] and LR [n, side, …] in [0, 1].
+def windows(root: str, side: int, count: int, scale: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Returns up to ``count`` windows of HR [n, scale·side, …] and LR [n, side, …] in [0, 1].
 
     Raises:
         UserError: no picture is as large as a window.
     """
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    for pair in validation_pairs(epath.Path(root), scale=2):
+    for pair in validation_pairs(epath.Path(root), scale=scale):
         hr, lr = pair["hr"], pair["lr"]
         for top in range(0, lr.shape[0] - side + 1, side):
             for left in range(0, lr.shape[1] - side + 1, side):
-                part = hr[2 * top : 2 * (top + side), 2 * left : 2 * (left + side)]
+                part = hr[scale * top :, scale * left :][: scale * side, : scale * side]
                 found.append((part, lr[top : top + side, left : left + side]))
         if len(found) >= count:
             break
     if not found:
-        raise UserError(f"--val: no picture in {root} has a window of {2 * side}x{2 * side}")
+        raise UserError(
+            f"--val: no picture in {root} has a window of {scale * side}x{scale * side}"
+        )
     hrs, lrs = (
         np.stack(part[:count]).astype(np.float32) / 255 for part in zip(*found, strict=True)
     )

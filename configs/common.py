@@ -48,7 +48,7 @@ MEANINGS = {
     "stages.*.ema": "decay of the moving average of the weights",
     "stages.*.share": "share of the time box of a run of all stages",
     "stages.*.losses": "what is different from config.losses in this stage",
-    "stages.*.optimizers": "what is different for single groups, {group: {field: value}}",
+    "stages.*.optimizers*": "what is different for single groups, {group: {field: value}}",
     "stages.*.optimizer.learning_rate": "highest learning rate",
     "stages.*.optimizer.final_learning_rate": "learning rate after the last step",
     "stages.*.optimizer.warmup": "steps of the linear warm-up",

@@ -15,6 +15,7 @@ from etils import epath
 
 from maskgit_sr import bundles, paths
 from maskgit_sr.errors import UserError, one_line
+from maskgit_sr.inference import load
 from maskgit_sr.methods import registry
 from maskgit_sr.models.functional import count
 from maskgit_sr.training import weights
@@ -89,13 +90,20 @@ def main() -> None:
     parser.add_argument("--dtype", choices=sorted(_DTYPES), default="bfloat16")
     parser.add_argument("--licence", default="Apache-2.0")
     parser.add_argument("--method", help="another method whose stages the workdir has")
+    parser.add_argument("--init", default="", help="bundle of groups that no stage here trained")
     parser.add_argument("--about", type=Path, help="JSON object with more facts, such as scores")
     arguments = parser.parse_args()
     with one_line("launch.export_bundle", {ValueError: 2, OSError: 2}):
         about = json.loads(arguments.about.read_text()) if arguments.about else {}
         given = arguments
         number = export(
-            given.workdir, given.output, given.dtype, given.licence, about, name=given.method
+            given.workdir,
+            given.output,
+            given.dtype,
+            given.licence,
+            about,
+            load.resolve(given.init) if given.init else "",
+            given.method,
         )
     size = arguments.output.stat().length
     print(f"{arguments.output}: {number:,} parameters, {size / 1e6:.1f} MB")

@@ -72,6 +72,10 @@ KNOWN = {
         "pristine statistics of MATLAB's built-in niqe",
         "https://huggingface.co/chaofengc/IQA-PyTorch-Weights niqe_matlab_params.mat",
     ),
+    "ma.safetensors": Asset(
+        "forests of Ma's no-reference metric",
+        _converted("https://github.com/chaoma99/sr-metric model.mat"),
+    ),
     "inception_fid.safetensors": Asset(
         "Inception-v3 of 2015-12-05 for FID",
         _converted(

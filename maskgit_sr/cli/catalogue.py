@@ -112,6 +112,33 @@ def convert_maskgit(
         _print_summary(summary)
 
 
+@convert.command("iter")
+def convert_iter(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Published ITER_x4.pth or ITER_x2.pth.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Bundle to write.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Published ITER_swinvqgan.pth, if SRC has no tokenizer.")
+    ] = None,
+    scale: Annotated[int, typer.Option(help="Scale of SRC: 4 or 2.")] = 4,
+    window: Annotated[
+        int | None, typer.Option(help="Largest window in LR pixels; 512 HR pixels by default.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST.")] = False,
+) -> None:
+    """Convert ITER's checkpoints; the published weights are for non-commercial use only."""
+    with reporting():
+        for path in filter(None, (source, tokenizer)):
+            _check_paths(path, target, overwrite)
+        from maskgit_sr.convert import iter as converter
+
+        summary = converter.convert(
+            source, target, tokenizer=tokenizer, scale=scale, window=window, overwrite=overwrite
+        )
+        _print_summary(summary)
+
+
 def _check_paths(source: Path, target: Path, overwrite: bool) -> None:
     # before the imports of the conversions, which bring JAX and take seconds
     if not source.exists():

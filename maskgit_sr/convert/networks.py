@@ -1,11 +1,13 @@
-"""Converts the metrics' published PyTorch networks to the safetensors that `assets` names.
+"""Converts the metrics' published networks to the safetensors that `assets` names.
 
     python -m maskgit_sr.convert.networks vgg16-397923af.pth vgg16.safetensors
     python -m maskgit_sr.convert.networks alexnet-owt-7be5be79.pth alex.pth lpips_alex.safetensors
+    python -m maskgit_sr.convert.networks model.mat ma.safetensors
 
 Several sources become one file. Names are kept except those of LPIPS' linear layers
 (`lin0.model.1.weight` → `lin0.weight`); numbers become float32, and anything but floating-point
-arrays is left out. Nothing in the sources is executed.
+arrays is left out. A MATLAB file gives the forests of Ma's metric. Nothing in the sources is
+executed.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from maskgit_sr import assets, paths
 from maskgit_sr.convert import read_torch
@@ -26,12 +30,48 @@ from maskgit_sr.perceptual import resnet
 _EXPECTED = {"resnet50.safetensors": resnet.shapes}
 
 
+# Ours, and MATLAB's, which counts nodes and attributes from 1 and has 0 for none.
+_FOREST = {"left": "lDau", "right": "rDau", "attribute": "mbest"}
+_NUMBERS = {"threshold": "upper", "value": "avnode"}
+
+
+def read_forests(source: Path) -> dict[str, np.ndarray]:
+    """Reads the three forests and the linear function of Ma's `model.mat`.
+
+    Forests are of randomforest-matlab, whose arrays are [nodes, trees]; ours are [trees, nodes],
+    indices int32 from 0 and −1 for none, numbers float64: a forest's thresholds are sharp.
+
+    Raises:
+        UserError: the file is something else.
+    """
+    try:
+        model = loadmat(source)["model"][0, 0]
+        arrays: dict[str, np.ndarray] = {}
+        arrays["linear"] = np.asarray(model["linear"], np.float64).reshape(4)
+        for i, cell in enumerate(model["rf"].reshape(3)):
+            forest = cell[0, 0]
+            for ours, theirs in _FOREST.items():
+                # Leaves ask for no attribute; the first serves, since their answer is not used.
+                index = np.asarray(forest[theirs], np.int32).T - 1
+                arrays[f"{i}.{ours}"] = np.maximum(index, 0) if ours == "attribute" else index
+            for ours, theirs in _NUMBERS.items():
+                arrays[f"{i}.{ours}"] = np.asarray(forest[theirs], np.float64).T
+        return arrays
+    except (OSError, KeyError, IndexError, TypeError, ValueError, MatReadError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{source}: not the model of Ma's metric ({reason})") from None
+
+
 def read_state(source: Path) -> dict[str, np.ndarray]:
     """Reads the floating-point arrays of a PyTorch state or TorchScript archive, as float32.
 
+    A MATLAB file is read by :func:`read_forests`.
+
     Raises:
-        UserError: as :func:`read_torch`.
+        UserError: as :func:`read_torch` and :func:`read_forests`.
     """
+    if source.suffix == ".mat":
+        return read_forests(source)
     return {
         re.sub(r"^(lin\d+)\.model\.\d+\.", r"\1.", str(name)): tensor.detach().float().numpy()
         for name, tensor in read_torch(source).items()

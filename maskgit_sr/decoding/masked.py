@@ -24,11 +24,14 @@ class Canvas(NamedTuple):
         known: [B, N], true where the token is given. Given tokens never change.
         start: [B], the first step of each example; an example whose start is T or more keeps its
             tokens as they are.
+        mask: [B, N], true where the first step does not know the token; None: where it is not
+            ``known``. A token that is neither is seen, and may be drawn again.
     """
 
     tokens: Tokens
     known: TokenMask
     start: Int[Array, " B"]
+    mask: TokenMask | None = None
 
 
 class Decoded(NamedTuple):
@@ -61,7 +64,7 @@ def decode(
     *,
     temperature: float = 0.0,
     redraw: bool = False,
-    first: int = 0,
+    first: int | jax.Array = 0,
     confidence: bool = False,
 ) -> Decoded:
     """Returns the canvas filled in T steps.
@@ -77,8 +80,9 @@ def decode(
         keys: one PRNG key per example, [B], so that its samples depend neither on its place in
             the batch nor on its neighbours.
         temperature: 0 takes the most likely token; above 0 samples softmax(logits / temperature).
-        first: step t at which all examples begin, below T; earlier ones are not run. Unlike
-            `Canvas.start` it is static, and saves its passes.
+        first: step t before which no example begins, below T; earlier ones are not run, which
+            saves their passes. An array is found at run time (the least of `Canvas.start`); such
+            a loop has no gradient.
         redraw: draw kept tokens again in every step too (ITER's released code); known ones stay.
         confidence: also return the confidence of the finished tokens.
     """
@@ -105,8 +109,10 @@ def decode(
         mask = top_mask(jnp.where(free, priority, -jnp.inf), count)
         return _begun(step, canvas.start, filled._replace(mask=mask), carry)
 
-    carry = _Carry(canvas.tokens, free, jnp.ones(free.shape, jnp.float32))
-    if steps - first > 1:  # a loop of no turns would still trace, and need, the rule's network
+    mask = free if canvas.mask is None else canvas.mask
+    carry = _Carry(canvas.tokens, mask, jnp.ones(free.shape, jnp.float32))
+    # A loop of no turns would still trace, and need, the rule's network.
+    if isinstance(first, jax.Array) or steps - first > 1:
         carry = jax.lax.fori_loop(first, steps - 1, body, carry)
     # The last step masks nothing, so it stands outside and spares a pass of the rule's network.
     carry = _begun(steps - 1, canvas.start, fill(steps - 1, carry), carry)

@@ -95,15 +95,19 @@ class SamplingRule:
 
     Attributes:
         probability_right: tokens [B, N] → [B, N] in [0, 1].
+        noise: factor of the Gumbel noise: 1 samples, 0 keeps the most probable positions.
     """
 
     probability_right: Callable[[Tokens], Confidence]
+    noise: float = 1.0
 
     def priority(self, drawn: Drawn, keys: Keys) -> Confidence:
         """Returns −(log p + Gumbel noise) of the masked positions; kept ones stay kept."""
         # The 1e-8 of ITER's released code: log 0 would stay the lowest whatever the noise.
         weight = jnp.log(self.probability_right(drawn.tokens) + 1e-8)
-        return jnp.where(drawn.mask, -(weight + _gumbel(keys, drawn)), -jnp.inf)
+        if self.noise:
+            weight = weight + self.noise * _gumbel(keys, drawn)
+        return jnp.where(drawn.mask, -weight, -jnp.inf)
 
     def confidence(self, tokens: Tokens, probability: Confidence) -> Confidence:
         """Returns the probability that each token is right."""

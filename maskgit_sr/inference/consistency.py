@@ -24,7 +24,7 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
 from maskgit_sr.images.alpha import visible
 from maskgit_sr.images.samples import cast, peak
-from maskgit_sr.ops.resize import reduction_weights
+from maskgit_sr.ops.resize import resize_weights
 
 MAX_PASSES = 200
 _ROWS = 32  # of a block: few enough that the zeros of its matrices cost less than its loop
@@ -157,9 +157,9 @@ def _blocks(count: int, size: int) -> list[_Block]:
     found: list[_Block] = []
     for first in range(0, count, _ROWS):
         last = min(first + _ROWS, count)
-        begin, reduce = reduction_weights(size, count, first, last)
+        begin, reduce = resize_weights(size, count, first, last)
         low, high = max(0, first - _REACH), min(count, last + _REACH)
-        start, matrix = reduction_weights(size, count, low, high)
+        start, matrix = resize_weights(size, count, low, high)
         inverse = np.linalg.solve(matrix @ matrix.T, matrix).T
         owns = slice(round(first * size / count), round(last * size / count))
         found.append(

@@ -59,6 +59,7 @@ def _mean(
 _LOADERS: dict[str, Callable[[], Perceptual]] = {
     "lpips_squeeze": partial(load_lpips, "squeeze", precision="default"),
     "lpips_alex": partial(load_lpips, "alex", precision="default"),
+    "lpips_vgg": partial(load_lpips, "vgg", precision="default"),
     "vgg19": load_vgg19,
     "none": partial(Perceptual, "none", {}, _zero),
 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from maskgit_sr.arrays import Confidence, Scalar, TokenLogits, TokenMask, Tokens
 
@@ -33,6 +34,23 @@ def critic_cross_entropy(logits: Confidence, mask: TokenMask) -> Scalar:
     The label is ``mask``: true where the token was generated.
     """
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, mask.astype(jnp.float32)))
+
+
+def balanced_cross_entropy(logits: Float[Array, "*n 2"], labels: Bool[Array, "*n"]) -> Scalar:
+    """Returns the class-balanced cross-entropy of two logits, in nats (Cui et al. 2019).
+
+    Each of the n_y tokens of a class has the weight (1 − β)/(1 − β^n_y), β = 0.9999; weighted mean
+    over the batch (ITER Eq. 9). A class without tokens takes no part.
+    """
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits.astype(jnp.float32), labels.astype(jnp.int32)
+    )
+    right = jnp.sum(labels, dtype=jnp.float32)
+    counts = jnp.stack([labels.size - right, right])
+    # −expm1: 1 − β^n of few tokens would lose its digits in float32.
+    weights = 1 / jnp.maximum(-jnp.expm1(counts * np.float32(np.log(0.9999))), 1e-8)
+    weight = jnp.where(labels, weights[1], weights[0])
+    return jnp.sum(weight * losses) / jnp.sum(weight)
 
 
 def accuracy(logits: TokenLogits, targets: Tokens, mask: TokenMask) -> Scalar:

@@ -34,8 +34,8 @@ class ImageLossConfig:
     Attributes:
         pixel: pixel loss: ``l1`` or ``l2``.
         lattice: factor of the error that repeats every ``scale`` pixels (`losses.pixel.lattice`).
-        perceptual: perceptual net: ``vgg19``, ``lpips_squeeze``, ``lpips_alex`` or ``none``;
-            several joined by + give the mean of their distances.
+        perceptual: perceptual net: ``vgg19``, ``lpips_squeeze``, ``lpips_alex``, ``lpips_vgg`` or
+            ``none``; several joined by + give the mean of their distances.
         perceptual_weight: factor of the perceptual loss.
         perceptual_shift: pixels by which the square that the perceptual net sees is smaller than
             the image. Its place is random in every step, which moves the image against the net's

@@ -7,6 +7,8 @@ from typing import Any
 
 from maskgit_sr.arrays import Execution
 from maskgit_sr.methods.base import Method
+from maskgit_sr.methods.iter_training import ITER
+from maskgit_sr.methods.iter_variants import ITERConv
 from maskgit_sr.methods.realsrt import RealSRT
 from maskgit_sr.methods.realsrt_variants import RealSRTTuned
 from maskgit_sr.methods.sr3 import SR3, SR3Regression
@@ -15,7 +17,18 @@ from maskgit_sr.methods.structure import Structure
 from maskgit_sr.methods.subpixel import Subpixel
 from maskgit_sr.models.fields import short
 
-_CLASSES = (RealSRT, RealSRTTuned, Correction, Inpainting, SR3, SR3Regression, Structure, Subpixel)
+_CLASSES = (
+    RealSRT,
+    RealSRTTuned,
+    Correction,
+    Inpainting,
+    ITER,
+    ITERConv,
+    SR3,
+    SR3Regression,
+    Structure,
+    Subpixel,
+)
 METHODS: dict[str, Any] = {cls.name: cls for cls in _CLASSES}
 
 

@@ -6,18 +6,26 @@ Groups: ``tokenizer``, ``codebook``.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from maskgit_sr.arrays import Execution, Image, Latent, Params, Scalar, TokenGrid, Tokens
-from maskgit_sr.methods.base import Batch, LossResult, Stage
+from maskgit_sr.arrays import Execution, Image, Keys, Latent, Params, Scalar, TokenGrid, Tokens
+from maskgit_sr.methods.base import (
+    Batch,
+    LossResult,
+    Restored,
+    RestoreOptions,
+    Stage,
+    TileSpec,
+)
 from maskgit_sr.methods.image import ImageLossConfig, ImageMethod, Tail, image_loss
 from maskgit_sr.models import codebook
 from maskgit_sr.models.functional import Network
-from maskgit_sr.models.vqgan import VQGAN, VQGANConfig
+from maskgit_sr.models.vqgan import VQGAN
 from maskgit_sr.ops.resize import upsample_bicubic
 
 
@@ -43,13 +51,16 @@ class VQMethod(ImageMethod):
     exact = frozenset({"codebook"})  # a rounded code vector changes which token an image gets
     provides = frozenset({"confidence", "tokens"})
     losses_class: Any = VQLossConfig
+    tokenizer_class: Any = VQGAN  # built from the configuration's ``tokenizer``
 
     def __init__(self, config: Any = None, losses: Any = None, execution: Execution | None = None):
         super().__init__(config, losses, execution)
-        tokenizer: VQGANConfig = self.config.tokenizer
+        tokenizer = self.config.tokenizer
         self.codes, self.code_width = tokenizer.codes, tokenizer.code_width
         self.factor = tokenizer.factor
-        self.tokenizer = Network(lambda rngs: VQGAN(tokenizer, **self.run, rngs=rngs))
+        self.tokenizer: Network[Any] = Network(
+            lambda rngs: self.tokenizer_class(tokenizer, **self.run, rngs=rngs)
+        )
 
     # ------------------------------------------------------------ parameters
 
@@ -68,12 +79,17 @@ class VQMethod(ImageMethod):
             # start of all groups.
             index = (*self.groups, "discriminator").index(group)
             group_key = jax.random.fold_in(key, index)
-            if group == "codebook":
-                stats[group] = codebook.init(group_key, self.codes, self.code_width)._asdict()
-                params[group] = {"embedding": stats[group]["embedding"]}
-            else:
-                params[group] = getattr(self, group).init(group_key)
+            params[group], kept = self.fresh(group, group_key)
+            if kept is not None:
+                stats[group] = kept
         return params, stats
+
+    def fresh(self, group: str, key: jax.Array) -> tuple[Params, Params | None]:
+        """Returns fresh parameters of one group, and its statistics if it has any."""
+        if group == "codebook":
+            book = codebook.init(key, self.codes, self.code_width)
+            return {"embedding": book.embedding}, book._asdict()
+        return getattr(self, group).init(key), None
 
     def continued_stats(self, params: Params) -> Params:
         """Returns the codebook's statistics from a trained codebook."""
@@ -118,6 +134,26 @@ class VQMethod(ImageMethod):
             fresh_stats=("codebook",),
             finish=keep_codebook,
         )
+
+
+class Autoencoder(VQMethod):
+    """A method's tokenizer alone, over its parameters: HR windows through their tokens and back."""
+
+    scale = 1
+    provides = frozenset({"tokens"})
+    stages: Mapping[str, Stage] = {}
+
+    def __init__(self, whole: VQMethod):
+        self.tokenizer_class = whole.tokenizer_class
+        super().__init__(whole.config, whole.losses, whole.execution)
+        self.name = f"{whole.name}/tokenizer"
+        spec, by = whole.tile, whole.scale
+        self.tile = TileSpec(tuple(by * s for s in spec.sides), by * spec.overlap, spec.variance)
+
+    def restore(self, params: Params, lr: Image, keys: Keys, options: RestoreOptions) -> Restored:
+        """Returns the windows [B, side, side, 3] through the tokenizer."""
+        tokens = self.tokenize(params, lr)
+        return Restored(self.decode_tokens(params, tokens), tokens=tokens)
 
 
 def keep_codebook(params: Params, stats: Params) -> Params:

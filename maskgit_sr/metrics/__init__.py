@@ -7,7 +7,7 @@ Images are RGB [B,H,W,3] in [0,1]; scores are [B] float32. Scores of special ima
 
 - equal images: PSNR and LR-PSNR 100 dB, SSIM and MS-SSIM 1, LPIPS, DISTS, LR consistency and
   diversity 0;
-- flat images: as any other, but NIQE is NaN, since nothing is left that has statistics;
+- flat images: as any other, but NIQE, Ma and PI are NaN, since nothing is left that has statistics;
 - an image that holds NaN or infinity, anywhere: NaN;
 - an image below `Spec.min_size`: ValueError, with the size that it takes.
 """
@@ -24,7 +24,7 @@ import numpy as np
 from maskgit_sr import assets as _assets
 from maskgit_sr.arrays import Image
 from maskgit_sr.errors import UserError
-from maskgit_sr.metrics import diversity, fid, inception_score, lpips, lr, networks, niqe
+from maskgit_sr.metrics import diversity, fid, inception_score, lpips, lr, ma, networks, niqe
 from maskgit_sr.metrics.pixel import Score, ms_ssim, psnr, ssim
 from maskgit_sr.metrics.spec import SPECS, Spec
 
@@ -98,8 +98,8 @@ def create(
 
     Args:
         names: keys of `SPECS`.
-        border: pixels that PSNR, SSIM, MS-SSIM and NIQE cut from each side; others take whole
-            images.
+        border: pixels that PSNR, SSIM, MS-SSIM, NIQE and Ma cut from each side; others take whole
+            images, and PI cuts the four of its definition.
         assets: a folder with the weights; by default searched as `assets.find` says.
 
     Raises:
@@ -113,7 +113,7 @@ def create(
         files = {file: _assets.find(file, assets) for file in spec.weights}
         spec = replace(
             spec,
-            border=border if spec.takes_border else 0,
+            border=border if spec.takes_border else spec.border,
             weights={file: _assets.digest(path) for file, path in files.items()},
         )
         if spec.of_set:
@@ -158,6 +158,10 @@ def _score(spec: Spec, files: list[Path], assets: str | Path | None) -> Callable
         return diversity.load(assets)
     if kind == "niqe":
         return niqe.load(files[0], "y" if variant == "y" else "luma", spec.border)
+    if kind == "ma":
+        return ma.load(files[0], "luma", spec.border)
+    if kind == "pi":
+        return ma.load_index(files[0], files[1], spec.border)
     if kind == "clipiqa":
         prompts = networks.PYIQA_PROMPTS if variant == "pyiqa" else networks.PAPER_PROMPTS
         return networks.load_clipiqa(files[0], prompts=prompts)

@@ -58,6 +58,11 @@ PROTOCOLS = {
             text="bicubic x4 sets: PSNR and SSIM on Y without a border of 4",
         ),
         Protocol(
+            "iter",
+            ("niqe", "pi"),
+            text="ITER, table 1: whole images; scores as pyiqa's, whose PI is near the challenge's",
+        ),
+        Protocol(
             "sr3",
             ("psnr_rgb", "ssim_rgb", "lr_consistency", "fid", "is"),
             text="SR3, tables 1 and 2; colour and border are the public re-implementation's",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from maskgit_sr.assets import KNOWN
+from maskgit_sr.metrics.ma_features import MIN_SIDE as MA_SIDE
 from maskgit_sr.metrics.pixel import MS_SSIM_SIDE
 
 Needs = Literal["reference", "none", "lr", "both", "samples", "samples_both", "set", "outputs"]
@@ -42,7 +43,7 @@ class Spec:
         range: of pixel values.
         resize: kernel by which images are resized first, or "none".
         border: pixels cut from each side before scoring.
-        takes_border: True if `create` can set the border.
+        takes_border: True if `create` can set the border; it is the protocol's own where not.
         weights: SHA-256 of the files it is computed with, by asset name; None where it is unknown.
             `create` puts those of the files it has read.
     """
@@ -172,6 +173,31 @@ SPECS = {
         _niqe("niqe", _LUMA, "authors' 2012 release, IQA-PyTorch niqe", "niqe_params.npz"),
         _niqe("niqe_y", f"8-bit {_Y}", "BasicSR calculate_niqe", "niqe_params.npz"),
         _niqe("niqe_matlab", _LUMA, "MATLAB's built-in niqe", "niqe_matlab_params.mat"),
+        _spec(
+            "ma",
+            "higher",
+            MA_SIDE,
+            "three random forests of 138 features",
+            "Ma et al. 2017 (arXiv:1612.05890); the authors' MATLAB code",
+            "ma.safetensors",
+            color=_LUMA,
+            needs="none",
+            range="[0,255]",
+            takes_border=True,
+        ),
+        _spec(
+            "pi",
+            "lower",
+            192,
+            "perceptual index (10 - Ma + NIQE) / 2 with pristine statistics of niqe_params",
+            "Blau et al. 2018 (arXiv:1809.07517); the PIRM challenge's MATLAB code",
+            "ma.safetensors",
+            "niqe_params.npz",
+            color=f"8-bit {_Y}",
+            needs="none",
+            range="[0,255]",
+            border=4,
+        ),
         _clipiqa("clipiqa", "'Good photo.' and 'Bad photo.'", "the authors' settings"),
         _clipiqa("clipiqa_pyiqa", "of IQA-PyTorch, five pairs", "IQA-PyTorch clipiqa"),
         _spec(

@@ -141,17 +141,31 @@ def make_norm(channels: int, groups: int) -> Callable[[Feature], Feature]:
 
 
 class ResidualBlock(nnx.Module):
-    """GN – swish – conv3 – GN – swish – conv3 plus the input, through a 1×1 when widths differ."""
+    """GN – swish – conv3 – GN – swish – conv3 plus the input, through a 1×1 when widths differ.
 
-    def __init__(self, inputs: int, outputs: int, *, groups: int = 32, dtype: Any, rngs: nnx.Rngs):
+    Args:
+        activation: in place of swish.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        groups: int = 32,
+        activation: Callable[[jax.Array], jax.Array] = jax.nn.swish,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        self.activation = activation
         make = partial(conv, dtype=dtype, rngs=rngs)
         self.norm1, self.conv1 = make_norm(inputs, groups), make(inputs, outputs)
         self.norm2, self.conv2 = make_norm(outputs, groups), make(outputs, outputs)
         self.shortcut = make(inputs, outputs, 1) if inputs != outputs else None
 
     def __call__(self, x: Feature) -> Feature:
-        y = self.conv1(jax.nn.swish(self.norm1(x)))
-        y = self.conv2(jax.nn.swish(self.norm2(y)))
+        y = self.conv1(self.activation(self.norm1(x)))
+        y = self.conv2(self.activation(self.norm2(y)))
         return y + (x.astype(y.dtype) if self.shortcut is None else self.shortcut(x))
 
 

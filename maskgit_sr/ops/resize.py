@@ -82,14 +82,15 @@ def downsample_bicubic(
     return image
 
 
-def reduction_weights(size: int, count: int, first: int, last: int) -> tuple[int, np.ndarray]:
-    """Returns a part of the matrix by which :func:`downsample_bicubic` shrinks an axis.
+def resize_weights(size: int, count: int, first: int, last: int) -> tuple[int, np.ndarray]:
+    """Returns a part of the matrix by which MATLAB's ``imresize`` changes an axis to a size.
 
-    The scale ``size / count`` may be any number of at least 1, as MATLAB's ``imresize`` to a size.
+    :func:`downsample_bicubic` does the same where ``size / count`` is a whole number. Reductions
+    alone are antialiased.
 
     Args:
         size: samples of the axis.
-        count: samples that it is shrunk to.
+        count: samples that it is resized to.
         first: first row of the part.
         last: row after its last.
 
@@ -97,9 +98,10 @@ def reduction_weights(size: int, count: int, first: int, last: int) -> tuple[int
         The first sample that the rows depend on, and their weights, float64 [last − first, span].
     """
     scale = size / count
+    wide = max(scale, 1)
     centres = (np.arange(first, last) + 0.5) * scale - 0.5
-    taps = np.floor(centres - 2 * scale).astype(int)[:, None] + np.arange(int(4 * scale) + 3)
-    weights = _cubic(np.abs(taps - centres[:, None]) / scale, -0.5)
+    taps = np.floor(centres - 2 * wide).astype(int)[:, None] + np.arange(int(4 * wide) + 3)
+    weights = _cubic(np.abs(taps - centres[:, None]) / wide, -0.5)
     weights /= weights.sum(1, keepdims=True)
     mirrored = taps % (2 * size)
     samples = np.minimum(mirrored, 2 * size - 1 - mirrored)

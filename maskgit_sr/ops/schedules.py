@@ -31,6 +31,23 @@ def gamma(name: str) -> Schedule:
     return SCHEDULES[name]
 
 
+def keep_counts(steps: int, tokens: int, schedule: str) -> np.ndarray:
+    """Returns the tokens kept at the beginning of step t = 0 … T−1, ⌊(1 − γ(t/T))·N⌋, int32 [T].
+
+    Float32, as in ITER's released code, which `mask_counts` differs from in the rounding: it keeps
+    ⌈·⌉ after the step.
+
+    Raises:
+        ValueError: ``steps`` or ``tokens`` below 1.
+    """
+    _check(steps, tokens)
+    with jax.ensure_compile_time_eval():
+        ratios = jnp.arange(steps, dtype=jnp.float32) / jnp.float32(steps)
+        shares = np.asarray(1 - gamma(schedule)(ratios), np.float32)
+    counts = np.floor(shares * np.float32(tokens)).astype(np.int32)
+    return np.clip(counts, 0, tokens)
+
+
 def mask_counts(steps: int, tokens: int, schedule: str = "sqrt") -> np.ndarray:
     """Returns the tokens still masked after step t = 0 … T−1, int32 [T]; the last entry is 0.
 
@@ -41,10 +58,7 @@ def mask_counts(steps: int, tokens: int, schedule: str = "sqrt") -> np.ndarray:
     Raises:
         ValueError: ``steps`` or ``tokens`` below 1.
     """
-    if steps < 1 or tokens < 1:
-        raise ValueError(
-            f"mask counts: steps and tokens must be at least 1, found {steps}, {tokens}"
-        )
+    _check(steps, tokens)
     with jax.ensure_compile_time_eval():  # also called while tracing; the counts are constants
         ratios = jnp.arange(1, steps + 1, dtype=jnp.float32) / jnp.float32(steps)
         fractions = np.asarray(gamma(schedule)(ratios), np.float32)
@@ -52,3 +66,10 @@ def mask_counts(steps: int, tokens: int, schedule: str = "sqrt") -> np.ndarray:
     counts = np.clip(counts, 0, tokens)
     counts[-1] = 0  # cos(π/2) is not exactly zero in float32
     return counts
+
+
+def _check(steps: int, tokens: int) -> None:
+    if steps < 1 or tokens < 1:
+        raise ValueError(
+            f"mask counts: steps and tokens must be at least 1, found {steps}, {tokens}"
+        )

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from configs import common, hardware, realsrt, sr_maskgit, structure, subpixel
+from configs import common, hardware, iter, realsrt, sr_maskgit, structure, subpixel
 from launch import settings
 from maskgit_sr.methods import registry
 from maskgit_sr.training import optimizers
@@ -14,6 +14,7 @@ CONFIGS += [
     for size in sr_maskgit.SIZES
     for method in sr_maskgit.METHODS
 ] + [(sr_maskgit, "nano,control=1")]
+CONFIGS += [(iter, f"{size},scale={scale}") for size in iter.SIZES for scale in (2, 4)]
 
 
 @pytest.mark.parametrize(("module", "argument"), CONFIGS)

@@ -14,7 +14,7 @@ from maskgit_sr.images import Picture, from_array, resize
 from maskgit_sr.inference import consistency
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods.subpixel import Subpixel
-from maskgit_sr.ops.resize import downsample_bicubic, reduction_weights
+from maskgit_sr.ops.resize import downsample_bicubic, resize_weights
 from tests.inference.pictures import noise
 
 
@@ -28,7 +28,7 @@ def reduced(color, height, width):
 
 
 def dense(size, count):
-    begin, part = reduction_weights(size, count, 0, count)
+    begin, part = resize_weights(size, count, 0, count)
     matrix = np.zeros((count, size))
     matrix[:, begin : begin + part.shape[1]] = part
     return matrix

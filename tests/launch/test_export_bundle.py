@@ -1,6 +1,7 @@
 """launch.export_bundle: one workdir, the bundles of two methods that share its first stages."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -49,3 +50,21 @@ def test_a_method_of_other_networks_is_refused(workdir, tmp_path):
     with pytest.raises((UserError, ValueError), match="model"):
         export_bundle.export(workdir, tmp_path / "x", "float32", "none", {}, name="subpixel")
     assert not (tmp_path / "x").exists()
+
+
+def test_groups_that_were_not_trained_here_come_from_init(workdir, tmp_path, monkeypatch, capsys):
+    part = tmp_path / "part" / "correction" / "groups.safetensors"
+    part.parent.mkdir(parents=True)
+    shutil.copy(stage_file(workdir, "correction"), part)
+    target, given = tmp_path / "m.safetensors", stage_file(workdir, "tokenizer")
+    words = ["export_bundle", "--workdir", str(tmp_path / "part"), "--output", str(target)]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit):
+        export_bundle.main()
+    assert "needs trained tokenizer" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", [*words, "--init", str(given), "--dtype", "float32"])
+    export_bundle.main()
+    found, expected = bundles.read(target)[0], bundles.read(given)[0]
+    np.testing.assert_array_equal(
+        found["tokenizer"]["codebook"]["embedding"], expected["tokenizer"]["codebook"]["embedding"]
+    )

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskgit_sr.losses.pixel import PIXEL_LOSSES, lattice
+from maskgit_sr.losses.pixel import PIXEL_LOSSES, lattice, structure
+from maskgit_sr.metrics.pixel import ssim
 
 
 def test_means_over_everything():
@@ -44,3 +45,13 @@ def test_sides_below_a_window_are_refused():
     small = jnp.zeros((1, 12, 32, 3))
     with pytest.raises(ValueError, match="expected sides of at least 16, found 12x32"):
         lattice(small, small, 4)
+
+
+def test_structure_is_the_metric():
+    a, b = np.random.default_rng(0).random((2, 2, 20, 30, 3)).astype(np.float32)
+    b = 0.7 * a + 0.3 * b
+    expected = 1 - float(np.mean(ssim(jnp.asarray(a), jnp.asarray(b), color="rgb")))
+    assert float(structure(jnp.asarray(a), jnp.asarray(b))) == pytest.approx(expected, abs=1e-5)
+    assert float(structure(jnp.asarray(a), jnp.asarray(a))) == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="expected sides of at least 11"):
+        structure(jnp.zeros((1, 10, 12, 3)), jnp.zeros((1, 10, 12, 3)))

@@ -8,6 +8,9 @@ import numpy as np
 
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import TileSpec
+from maskgit_sr.methods.iter import ITERConfig
+from maskgit_sr.methods.iter_training import ITER, ITERLosses
+from maskgit_sr.methods.iter_variants import ITERConv, ITERConvConfig
 from maskgit_sr.methods.maskgit_training import MaskGITLosses
 from maskgit_sr.methods.realsrt import RealSRT
 from maskgit_sr.methods.realsrt_variants import RealSRTTuned, TunedLosses
@@ -16,11 +19,16 @@ from maskgit_sr.methods.sr3_base import SR3Config
 from maskgit_sr.methods.sr_maskgit import Correction, Inpainting
 from maskgit_sr.methods.structure import DistilLosses, Structure, StructureMethodConfig
 from maskgit_sr.methods.subpixel import Subpixel, SubpixelConfig
+from maskgit_sr.methods.vq import VQLossConfig
 from maskgit_sr.models.discriminator import DiscriminatorConfig
 from maskgit_sr.models.maskgit_transformer import MaskGITTransformerConfig
 from maskgit_sr.models.maskgit_vqgan import MaskGITVQGANConfig
 from maskgit_sr.models.sr3_unet import UNetConfig
 from maskgit_sr.models.structure import StructureConfig
+from maskgit_sr.models.swin import SwinConfig
+from maskgit_sr.models.swin_vqgan import SwinVQGANConfig
+from maskgit_sr.models.token_swin import RemovalConfig, TokenSwinConfig
+from maskgit_sr.models.unet_discriminator import UNetDiscriminatorConfig
 from maskgit_sr.training import weights
 
 
@@ -49,6 +57,15 @@ def build(name, tiny, losses, **changes):
             joined=0.5,
         )
         return registry.METHODS[name](maskgit(name, control=name == Correction.name), own)
+    if name == ITER.name:
+        own = ITERLosses(
+            perceptual="none", perceptual_weight=0.0, discriminator=UNetDiscriminatorConfig(4)
+        )
+        return ITER(iter_config(), own)
+    if name == ITERConv.name:
+        kept = {f.name for f in dataclasses.fields(VQLossConfig)} & fields(losses).keys()
+        own = VQLossConfig(**{name: getattr(losses, name) for name in kept})
+        return ITERConv(iter_config(ITERConvConfig, tokenizer=tiny.tokenizer), own)
     if name == RealSRT.name:
         return RealSRT(tiny, losses)
     if name == RealSRTTuned.name:
@@ -80,6 +97,24 @@ def maskgit(name=Inpainting.name, **changes):
     if name == Inpainting.name:
         settings["cell"] = 2
     return registry.METHODS[name].config_class(**settings | changes)
+
+
+def iter_config(cls=ITERConfig, **changes):
+    """A 16-pixel LR window at ×4, an 8×8 token grid of 4×4 windows, 16 codes."""
+    swin = SwinConfig(dim=16, blocks=1, heads=2, window=4, ratio=2, squeeze=4)
+    token = TokenSwinConfig(swin, groups=4)
+    settings = dict(
+        tokenizer=SwinVQGANConfig(
+            channels=(8, 8, 8, 16), blocks=1, swin=swin, code_width=8, codes=16, groups=4
+        ),
+        encoder=RemovalConfig(stem=8, width=16, swin=swin, groups=4),
+        refinement=token,
+        evaluation=token,
+        tile=TileSpec((16,), 4, 0.0),
+        steps=4,
+        alpha=1.0,  # else random networks may find every token right
+    )
+    return cls(**settings | changes)
 
 
 def random_params(method):

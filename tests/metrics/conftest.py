@@ -5,6 +5,8 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.io import savemat
 
+from maskgit_sr.convert import networks
+from tests.metrics import forests
 from tests.perceptual.perceptual_nets import alex_tensors, squeeze_tensors, tensors
 from tests.perceptual.published import REFERENCE, weights
 
@@ -30,4 +32,6 @@ def assets(tmp_path_factory):
     np.savez(folder / "niqe_params.npz", mu_pris_param=mean[None], cov_pris_param=cov)
     matlab = {"mu_prisparam": 2 * mean[None], "cov_prisparam": cov}
     savemat(folder / "niqe_matlab_params.mat", matlab)
+    forests.write(folder / "model.mat")
+    networks.convert([folder / "model.mat"], folder / "ma.safetensors")
     return folder

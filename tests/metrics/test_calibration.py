@@ -81,6 +81,20 @@ def test_niqe_y_is_basicsrs(pairs):
     )
 
 
+def test_official_indices_leave_a_score_of_ma(pairs):
+    """NIQE's half of the perceptual index; the other half is 0 to 10 as Ma's score is.
+
+    The model of the other half is not there. In the challenge's protocol it is 10 + NIQE − 2 PI,
+    which follows the official scores of whole grey images.
+    """
+    score = create(["niqe_y"], border=4, assets=METRICS)["niqe_y"]
+    found = np.array([float(score(image)[0]) for image, _ in pairs.values()])
+    np.testing.assert_allclose(found, [15.30, 4.68, 4.12, 3.40, 10.98], atol=6e-3)
+    left = 10 + found - 2 * np.array(list(official("pi").values()))
+    np.testing.assert_allclose(left, [1.46, 8.53, 8.88, 7.79, 7.43], atol=1.2e-2)
+    assert np.abs(left - np.array(list(official("nrqm").values()))).max() < 1.2
+
+
 def test_lpips_squeeze_ranks_as_alex(pairs):
     scores = create(["lpips_squeeze"], assets=METRICS)["lpips_squeeze"]
     found = [float(scores(*pairs[n])[0]) for n in ("I08.bmp", "I06.bmp", "I04.bmp", "I19.bmp")]

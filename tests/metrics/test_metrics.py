@@ -16,6 +16,7 @@ from tests.perceptual.published import image
 SAME = {"psnr": 100, "ssim": 1, "ms": 1, "lpips": 0, "dists": 0}
 SINGLE = [name for name, spec in SPECS.items() if not spec.of_set]
 NETWORKS = {"lpips", "dists", "clipiqa", "musiq", "fid", "is", "diversity"}
+NATURAL = {"niqe", "ma", "pi"}  # statistics of photographs, computed on the host
 
 
 def kind(name):
@@ -40,8 +41,9 @@ def images(spec):
 
     x, the reference if it takes one, and LR if it takes that.
     """
-    height = 96 if kind(spec.name) == "niqe" else max(spec.min_size, 32)
-    width = max(spec.min_size, 32)
+    height = 96 if kind(spec.name) in ("niqe", "pi") else max(spec.min_size, 32)
+    height += 2 * spec.border
+    width = max(spec.min_size + 2 * spec.border, 32)
     x, y = image(height, width, batch=5), image(height, width, batch=5, seed=1)
     y[1] = x[1]
     x[2] = y[2] = 0.5
@@ -63,7 +65,7 @@ def test_special_images(metrics, name):
     ordinary, same, flat, broken, other = np.asarray(scores)
     assert np.isfinite(ordinary) and np.isnan(broken)
     assert np.isfinite(other) if alone else np.isnan(other)
-    assert np.isnan(flat) if kind(name) == "niqe" else np.isfinite(flat)
+    assert np.isnan(flat) if kind(name) in NATURAL else np.isfinite(flat)
     if spec.needs == "reference":
         np.testing.assert_allclose([same, flat], SAME[kind(name)], atol=1e-5)
         assert (ordinary < same) == (spec.better == "higher")
@@ -72,12 +74,17 @@ def test_special_images(metrics, name):
 @pytest.mark.parametrize("name", SINGLE)
 def test_smallest_size(metrics, name):
     """A square of that side is scored; what is too small is told, with the size that it takes."""
-    score, side = metrics[name].score, SPECS[name].min_size
+    score, side = metrics[name].score, SPECS[name].min_size + 2 * SPECS[name].border
     least = (side, side)
     if kind(name) == "niqe":  # the score itself ends on the host
         score, least = niqe.features, (96, 192)
 
+    if kind(name) == "pi":
+        least = (96 + 8, 192 + 8)
+
     def call(height, width):
+        if kind(name) in ("ma", "pi"):
+            return len(score(image(height, width, batch=1)))
         shape = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
         several = jax.ShapeDtypeStruct((1, 2, height, width, 3), jnp.float32)
         first = several if SPECS[name].of_samples else shape
@@ -122,7 +129,7 @@ def test_inception_score_of_a_set(metrics):
 def test_specs(metrics, assets, name):
     spec = SPECS[name]
     assert spec.name == name and spec.reference and spec.color and spec.min_size >= 1
-    assert bool(spec.weights) == (kind(name) in NETWORKS | {"niqe"})
+    assert bool(spec.weights) == (kind(name) in NETWORKS | NATURAL)
     assert all(known.KNOWN[file].sha256 == pin for file, pin in spec.weights.items())
     used = metrics[name].spec.weights
     assert used == {file: known.digest(assets / file) for file in spec.weights}

@@ -9,7 +9,7 @@ from maskgit_sr.ops.positions import sincos_2d
 from maskgit_sr.ops.resize import (
     depth_to_space,
     downsample_bicubic,
-    reduction_weights,
+    resize_weights,
     space_to_depth,
     upsample_bicubic,
     upsample_nearest,
@@ -132,23 +132,23 @@ def test_halving_grey_levels_is_exact():
 
 
 @pytest.mark.parametrize(("count", "scale"), [(1, 4), (2, 3), (3, 2), (9, 4), (40, 2), (5, 1)])
-def test_reduction_weights_are_those_of_downsampling(count, scale):
+def test_resize_weights_are_those_of_downsampling(count, scale):
     image = np.random.default_rng(count).random((1, count * scale, 1, 1))
     expected = downsample_bicubic(image.repeat(scale, 2), scale)[0, :, 0, 0]
     for first in range(0, count, 4):
         last = min(count, first + 4)
-        begin, weights = reduction_weights(count * scale, count, first, last)
+        begin, weights = resize_weights(count * scale, count, first, last)
         span = image[0, begin : begin + weights.shape[1], 0, 0]
         np.testing.assert_allclose(weights @ span, expected[first:last], atol=1e-14)
 
 
-def test_reduction_weights_of_any_scale():
+def test_resize_weights_of_any_scale():
     for size, count in ((7, 7), (8, 7), (13, 5), (100, 37), (3, 1)):
-        begin, weights = reduction_weights(size, count, 0, count)
+        begin, weights = resize_weights(size, count, 0, count)
         np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
         # a ramp stays one where no border is near: half-pixel centres at any scale
         centres = (np.arange(count) + 0.5) * size / count - 0.5
         inner = (centres >= 2 * size / count) & (centres < size - 2 * size / count)
         ramp = weights @ np.arange(begin, begin + weights.shape[1])
         np.testing.assert_allclose(ramp[inner], centres[inner], atol=0.02 * size / count)
-    np.testing.assert_array_equal(reduction_weights(7, 7, 0, 7)[1], np.eye(7))
+    np.testing.assert_array_equal(resize_weights(7, 7, 0, 7)[1], np.eye(7))
