@@ -159,7 +159,7 @@ def main() -> None:
         given.folder = given.folder or Path(name)
         for system in given.systems:
             if system != "upscaler" and not (given.folder / system).exists():
-                command = [sys.executable, "-m", "maskgit_sr.cli", "export", "--format", system]
+                command = [sys.executable, "-m", "maskgit_sr", "export", "--format", system]
                 command += ["--model", given.model, "--dtype", given.dtype]
                 command += ["--max-batch", str(given.batch)]
                 subprocess.run([*command, "--output", str(given.folder / system)], check=True)

@@ -55,7 +55,7 @@ def starts(model: str, runs: int, device: str | None) -> list[tuple[object, ...]
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.png", Path(folder) / "out.png"
         images.write(images.from_array(common.photograph(128)), source)
-        command = [sys.executable, "-m", "maskgit_sr.cli", "upscale", str(source)]
+        command = [sys.executable, "-m", "maskgit_sr", "upscale", str(source)]
         command += ["-o", str(target), "--overwrite", "--model", model]
         command += ["--device", device] if device else []
         environment = {**os.environ, "XDG_CACHE_HOME": folder}

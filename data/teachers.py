@@ -49,7 +49,7 @@ def open_teacher(text: str, threads: int = 2) -> Teacher:
         network = ncnn_network(path.parent, path.name, threads)
         return lambda images: [network(image) for image in images]
     if kind == "bundle":
-        run = shlex.join([sys.executable, "-m", "maskgit_sr.cli", "upscale"])
+        run = shlex.join([sys.executable, "-m", "maskgit_sr", "upscale"])
         name = f"{run} {{input}} --output {{output}} --model {shlex.quote(name)}"
     if "{input}" not in name or "{output}" not in name:
         raise UserError(f"teacher {text!r}: expected {{input}} and {{output}} in the command")

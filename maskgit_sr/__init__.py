@@ -2,7 +2,8 @@
 
 >>> import maskgit_sr
 >>> upscaler = maskgit_sr.load()
->>> result = upscaler(image)  # PIL image or array; result.image, result.confidence, result.tokens
+>>> result = upscaler("photo.jpg")  # or a PIL image, an array, a list of them
+>>> result.save("photo_x4.png")  # result.image, result.confidence, result.tokens
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from maskgit_sr.inference.load import ModelInfo as ModelInfo
     from maskgit_sr.inference.load import list_models as list_models
     from maskgit_sr.inference.load import load as load
-    from maskgit_sr.inference.upscaler import Restoration as Restoration
-    from maskgit_sr.inference.upscaler import Result as Result
+    from maskgit_sr.inference.results import Restoration as Restoration
+    from maskgit_sr.inference.results import Result as Result
     from maskgit_sr.inference.upscaler import Upscaler as Upscaler
 
 __version__ = "0.1.0"
@@ -31,8 +32,8 @@ _WHERE = {
     "ModelInfo": "inference.load",
     "list_models": "inference.load",
     "load": "inference.load",
-    "Restoration": "inference.upscaler",
-    "Result": "inference.upscaler",
+    "Restoration": "inference.results",
+    "Result": "inference.results",
     "Upscaler": "inference.upscaler",
 }
 __all__ = sorted([*_WHERE, "DEFAULT_MODEL"])
@@ -48,4 +49,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]

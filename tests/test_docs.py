@@ -23,7 +23,7 @@ PAGES = sorted(
     path for folder in ("", "docs", "data", "samples") for path in (ROOT / folder).glob("*.md")
 )
 GUIDE = ROOT / "docs" / "adding_a_method.md"
-PROGRAMS = {"python": [sys.executable], "maskgit-sr": [sys.executable, "-m", "maskgit_sr.cli"]}
+PROGRAMS = {"python": [sys.executable], "maskgit-sr": [sys.executable, "-m", "maskgit_sr"]}
 
 
 def blocks(path, mark, language):

@@ -36,6 +36,7 @@ ALLOWED = {  # room of maskgit_sr → the other rooms it may import
     "batch": INFERENCE,
     "convert": METHODS,
     "cli": EVALUATION | {"export", "convert", ""},
+    "__main__": {"cli"},
     "": {"errors", "inference"},
 }
 NUMPY_ONLY = ("errors", "paths", "images")  # rooms that `data` may import

@@ -28,7 +28,8 @@ from maskgit_sr.batch.listing import Task
 from maskgit_sr.errors import cause, printable
 from maskgit_sr.images import Picture
 from maskgit_sr.inference import consistency, load
-from maskgit_sr.inference.upscaler import Upscaler, finish
+from maskgit_sr.inference.results import finish
+from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods.base import TileSpec
 
 _LOGGER = logging.getLogger(__name__)

@@ -8,16 +8,15 @@ JAX, OpenCV and Pillow are imported by the commands that need them, so that --he
 
 import atexit
 import gc
+from typing import Annotated
 
 import typer
 
-from maskgit_sr import errors
+from maskgit_sr import __version__, errors
 from maskgit_sr.cli import catalogue, classify, export, scores, study, upscale
 
 app = typer.Typer(
-    help="Restore and upscale photographs with masked-token models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # a defect keeps Python's own traceback
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -30,6 +29,22 @@ app.command("fool-rate")(study.fool_rate)
 app.command()(export.export)
 app.command()(catalogue.models)
 app.add_typer(catalogue.convert, name="convert")
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"maskgit-sr {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Restore and upscale photographs with masked-token models."""
 
 
 def main() -> None:

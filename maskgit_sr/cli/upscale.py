@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from maskgit_sr.images import Picture
     from maskgit_sr.images.files import Job
-    from maskgit_sr.inference.upscaler import Restoration
+    from maskgit_sr.inference.results import Restoration
 
 MAX_SCALE = 16
 COLOR_FIXES = ("adain", "wavelet", "none")

@@ -22,7 +22,8 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.evaluation import statistics
 from maskgit_sr.evaluation.labels import Labelled
 from maskgit_sr.images.samples import cast, unit
-from maskgit_sr.inference.upscaler import Upscaler, finish
+from maskgit_sr.inference.results import finish
+from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.ops.resize import downsample_bicubic
 from maskgit_sr.perceptual import published, resnet
 

@@ -136,7 +136,7 @@ def quantize(intensity: Any, dtype: Any) -> Any:
 
 
 def to_grey(samples: Any) -> Any:
-    """Returns three equal channels of the luma of samples [n, W, 3], as `upscaler.finish`."""
+    """Returns three equal channels of the luma of samples [n, W, 3], as `results.finish`."""
     luma = tf.tensordot(tf.cast(samples, tf.float32), tf.constant([0.299, 0.587, 0.114]), 1)
     grey = quantize(luma / peak(samples.dtype), samples.dtype)
     return tf.repeat(grey[..., None], 3, -1)

@@ -100,8 +100,10 @@ def to_bytes(picture: Picture, kind: str, *, quality: int = 95) -> tuple[bytes, 
     """Returns the file that `write` would write, of `kind` PNG, JPEG, WEBP or TIFF, and its notes.
 
     Raises:
-      UserError: transparency in a JPEG, or a side longer than the format allows.
+      UserError: transparency in a JPEG, a side longer than the format allows, or another quality.
     """
+    if not 1 <= quality <= 100:
+        raise UserError(f"quality: expected 1 to 100, found {quality}")
     check_kind(picture, kind)
     if kind == "JPEG":
         picture = dataclasses.replace(picture, alpha=None)  # `check_kind` found it all opaque

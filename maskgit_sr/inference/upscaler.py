@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
-import PIL.Image
 
-from maskgit_sr import images
 from maskgit_sr.arrays import Params
 from maskgit_sr.bundles import Metadata
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
 from maskgit_sr.images.alpha import visible
-from maskgit_sr.images.samples import monochrome, peak
 from maskgit_sr.inference import consistency as consistencies
-from maskgit_sr.inference.consistency import Consistency
 from maskgit_sr.inference.deviation import MAX_SAMPLES, StandardDeviation
-from maskgit_sr.inference.mosaic import Mosaic, quantize
+from maskgit_sr.inference.mosaic import Mosaic
+from maskgit_sr.inference.results import Given, Restoration, Result, Samples, open_picture
 from maskgit_sr.methods.base import Method, Restored, RestoreOptions
 from maskgit_sr.ops.noise import Windows
 
@@ -30,47 +28,6 @@ MAX_SCALE = 16.0
 MAX_PROGRAMS = 16
 """Most option sets whose compiled programs an upscaler keeps; the least recently used go first."""
 Progress = Callable[[int, int], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Restoration:
-    """Result of `Upscaler.restore`.
-
-    Attributes:
-        picture: the restored picture.
-        confidence: float32 [H, W] in [0, 1] at input size, or None.
-        tokens: int32 [window rows, window columns, h, w], or None.
-        consistency: how near it comes to the input, or None if that was not asked for.
-    """
-
-    picture: Picture
-    confidence: np.ndarray | None
-    tokens: np.ndarray | None
-    consistency: Consistency | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """Result of :meth:`Upscaler.__call__`; ``image`` has the type of the input."""
-
-    image: PIL.Image.Image | np.ndarray
-    confidence: np.ndarray | None
-    tokens: np.ndarray | None
-    consistency: Consistency | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Samples:
-    """Result of :meth:`Upscaler.samples`.
-
-    Attributes:
-        results: one for each seed.
-        deviation: their standard deviation (`StandardDeviation.map`), float32 [H', W'] in grey
-            levels of 255, at the size of the results.
-    """
-
-    results: list[Result]
-    deviation: np.ndarray
 
 
 class Upscaler:
@@ -97,9 +54,20 @@ class Upscaler:
         # Options are static under jit, so that each choice of them is a program to be kept.
         self._compile = functools.lru_cache(MAX_PROGRAMS)(self._jit)
 
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return (
+            f"Upscaler({self.method.name} ×{self.method.scale}, {count:,} parameters, "
+            f"{self.device}, batch {self.batch})"
+        )
+
+    @overload
+    def __call__(self, image: Given, **given: Any) -> Result: ...
+    @overload
+    def __call__(self, image: list[Given] | tuple[Given, ...], **given: Any) -> list[Result]: ...
     def __call__(
         self,
-        image: PIL.Image.Image | np.ndarray,
+        image: Given | list[Given] | tuple[Given, ...],
         *,
         scale: float | None = None,
         seed: int = 0,
@@ -107,8 +75,11 @@ class Upscaler:
         consistent: float | None = None,
         progress: Progress | None = None,
         **options: Any,
-    ) -> Result:
-        """Restores a PIL image of any mode or an array (uint8, uint16, float; 1 to 4 channels).
+    ) -> Result | list[Result]:
+        """Restores an image: a file's path, a PIL image of any mode, or an array.
+
+        Arrays are uint8, uint16 or float, of one to four channels. Of a list, a list is returned
+        (:meth:`stream`).
 
         Args:
             scale: output side over input side, at most 16; None: the method's own, at which the
@@ -122,16 +93,80 @@ class Upscaler:
                 of RealSRT; None stands for the default.
 
         Raises:
-            UserError: an array of another dtype or shape, an option that the method lacks, or one
-                out of range.
+            UserError: a file that cannot be read, an array of another dtype or shape, an option
+                that the method lacks, or one out of range.
         """
         more: Any = {"confidence": confidence, "consistent": consistent, "progress": progress}
-        restored = self.restore(_picture(image), scale=scale, seed=seed, **more, **options)
-        return _result(restored, image)
+        if isinstance(image, list | tuple):
+            return list(self.stream(image, scale=scale, seed=seed, **more, **options))
+        restored = self.restore(open_picture(image), scale=scale, seed=seed, **more, **options)
+        return Result.of(restored, image)
+
+    def stream(
+        self,
+        images: Iterable[Given],
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **given: Any,
+    ) -> Iterator[Result]:
+        """Yields a result for each image, in order, each as soon as it is done.
+
+        Images are read when their turn comes, and a device call takes windows of several of them.
+        Each result is, bit for bit, that of a call of its own with the same seed.
+
+        Args:
+            progress: called with (images done, windows done).
+            **given: as of :meth:`__call__`.
+
+        Raises:
+            UserError: as :meth:`__call__`; of an image that cannot be read, once all before it were
+                yielded.
+        """
+        return self._stream(images, seed, progress, *self._chosen(**given))
+
+    def _stream(
+        self,
+        images: Iterable[Given],
+        seed: int,
+        progress: Progress | None,
+        chosen: RestoreOptions,
+        scale: float,
+        consistent: float | None,
+    ) -> Iterator[Result]:
+        waiting: collections.deque[tuple[Given, Picture]] = collections.deque()
+        failures: list[UserError] = []
+        done, windows = 0, 0
+
+        def mosaics() -> Iterator[Mosaic]:
+            for image in images:
+                try:
+                    picture = open_picture(image)
+                    if consistent is not None:
+                        consistencies.check(consistent, picture.color.dtype, scale)
+                except UserError as error:
+                    # Raised at the end, as windows of the images before may not be done yet.
+                    failures.append(error)
+                    return
+                waiting.append((image, picture))
+                yield self.mosaic(picture, chosen)
+
+        def tick(count: int) -> None:
+            nonlocal windows
+            windows += count
+            if progress is not None:
+                progress(done, windows)
+
+        for mosaic in self.complete(mosaics(), chosen, seed, tick):
+            image, picture = waiting.popleft()
+            done += 1
+            yield Result.of(Restoration.of(picture, mosaic, scale, consistent), image)
+        if failures:
+            raise failures[0]
 
     def samples(
         self,
-        image: PIL.Image.Image | np.ndarray,
+        image: Given,
         count: int,
         *,
         seed: int = 0,
@@ -148,8 +183,8 @@ class Upscaler:
             UserError: as :meth:`draws`.
         """
         results, spread = [], StandardDeviation()
-        for restored in self.draws(_picture(image), count, seed=seed, **given):
-            results.append(_result(restored, image))
+        for restored in self.draws(open_picture(image), count, seed=seed, **given):
+            results.append(Result.of(restored, image))
             spread.add(restored.picture.color)
         return Samples(results, spread.map())
 
@@ -192,17 +227,13 @@ class Upscaler:
         picture: Picture,
         seeds: Sequence[int],
         *,
-        scale: float | None = None,
-        confidence: bool | None = None,
-        consistent: float | None = None,
         progress: Progress | None = None,
-        **options: Any,
+        **given: Any,
     ) -> Iterator[Restoration]:
         """Returns a restoration for each seed, in order; what is given is checked at once."""
-        scale = self.scale(scale)
+        chosen, scale, consistent = self._chosen(**given)
         if consistent is not None:
             consistencies.check(consistent, picture.color.dtype, scale)
-        chosen = self.options(confidence=confidence, **options)
         if len(seeds) > 1:
             self.check_stochastic(chosen)
         height, width = picture.color.shape[:2]
@@ -216,16 +247,21 @@ class Upscaler:
             if progress is not None:
                 progress(done, len(seeds) * windows)
 
-        def restored(mosaic: Mosaic) -> Restoration:
-            finished = finish(picture, mosaic.color, scale)
-            reached = None
-            if consistent is not None:
-                reached = consistencies.enforce(picture, finished, consistent)
-            return Restoration(finished, mosaic.confidence, mosaic.tokens, reached)
-
         # Made when their turn comes, as each holds an output.
         mosaics = (self.mosaic(picture, chosen) for _ in seeds)
-        return map(restored, self.complete(mosaics, chosen, seeds, tick))
+        done_ones = self.complete(mosaics, chosen, seeds, tick)
+        return (Restoration.of(picture, mosaic, scale, consistent) for mosaic in done_ones)
+
+    def _chosen(
+        self,
+        *,
+        scale: float | None = None,
+        confidence: bool | None = None,
+        consistent: float | None = None,
+        **options: Any,
+    ) -> tuple[RestoreOptions, float, float | None]:
+        """Returns (options, scale, bound of `consistent`), the first two checked."""
+        return self.options(confidence=confidence, **options), self.scale(scale), consistent
 
     def scale(self, asked: float | None) -> float:
         """Returns ``asked``, or the method's own scale for None.
@@ -349,32 +385,3 @@ def each(restored: Restored) -> Iterator[tuple[Any, ...]]:
     """Yields (image, confidence, tokens) of every window, None for those that are absent."""
     none = [None] * len(restored.image)
     return zip(*(none if part is None else part for part in restored), strict=True)
-
-
-def _picture(image: PIL.Image.Image | np.ndarray) -> Picture:
-    return images.from_array(image) if isinstance(image, np.ndarray) else images.from_pil(image)
-
-
-def _result(restored: Restoration, image: PIL.Image.Image | np.ndarray) -> Result:
-    """Returns a restoration as the type of `image`, which it was made of."""
-    picture = restored.picture
-    out = (
-        images.to_array(picture, image) if isinstance(image, np.ndarray) else images.to_pil(picture)
-    )
-    return Result(out, restored.confidence, restored.tokens, restored.consistency)
-
-
-def finish(picture: Picture, color: np.ndarray, scale: float) -> Picture:
-    """Returns `picture` at `scale` times its size, with `color`, the network's output."""
-    height, width = picture.color.shape[:2]
-    # A scale below 1 would leave nothing of a side of one pixel.
-    out_height, out_width = (max(1, round(side * scale)) for side in (height, width))
-    if (out_height, out_width) != color.shape[:2]:
-        color = images.resize(color, out_height, out_width)
-    alpha = picture.alpha
-    if alpha is not None:
-        alpha = images.resize(alpha, out_height, out_width)
-    if monochrome(picture):  # the network's slight tints are not part of a grey image
-        luma = color.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-        color = quantize(luma / np.float32(peak(color.dtype)), color.dtype)[..., None].repeat(3, -1)
-    return dataclasses.replace(picture, color=color, alpha=alpha)

@@ -28,7 +28,8 @@ from maskgit_sr.images import Picture
 from maskgit_sr.inference import consistency
 from maskgit_sr.inference import options as method_options
 from maskgit_sr.inference.mosaic import Mosaic
-from maskgit_sr.inference.upscaler import Upscaler, finish
+from maskgit_sr.inference.results import finish
+from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.serving.batcher import Batcher, Stopped
 from maskgit_sr.serving.codecs import CodecFailed, CodecProcesses, GaveWay
 from maskgit_sr.serving.metrics import Metrics

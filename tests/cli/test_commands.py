@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import types
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -312,8 +313,13 @@ def test_help_needs_none_of_the_heavy_libraries():
     assert "--color-fix" in done.stdout
 
 
+def test_version():
+    assert run("--version").stdout == f"maskgit-sr {maskgit_sr.__version__}\n"
+    assert version("maskgit-sr") == maskgit_sr.__version__
+
+
 def test_module_entry_point_reports_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "maskgit_sr.cli", "upscale", str(tmp_path / "gone.png")]
+    command = [sys.executable, "-m", "maskgit_sr", "upscale", str(tmp_path / "gone.png")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == f"maskgit-sr: {tmp_path / 'gone.png'}: no such file or folder\n"

@@ -117,7 +117,7 @@ def test_a_bundle_is_our_own_command(monkeypatch):
     monkeypatch.setattr(teachers.subprocess, "run", run)
     outputs = teachers.open_teacher("bundle:my models/{a}.safetensors")(IMAGES)
     ((*command, source, output, target, model, name),) = ran
-    assert command == [sys.executable, "-m", "maskgit_sr.cli", "upscale"]
+    assert command == [sys.executable, "-m", "maskgit_sr", "upscale"]
     assert (output, model, name) == ("--output", "--model", "my models/{a}.safetensors")
     assert source != target
     np.testing.assert_array_equal(np.rint(outputs[1] * 255), repeated(IMAGES[1]))
