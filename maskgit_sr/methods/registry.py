@@ -13,6 +13,7 @@ from maskgit_sr.methods.realsrt import RealSRT
 from maskgit_sr.methods.realsrt_variants import RealSRTTuned
 from maskgit_sr.methods.sr3 import SR3, SR3Regression
 from maskgit_sr.methods.sr_maskgit import Correction, Inpainting
+from maskgit_sr.methods.srmap import SRMAP
 from maskgit_sr.methods.structure import Structure
 from maskgit_sr.methods.subpixel import Subpixel
 from maskgit_sr.models.fields import short
@@ -26,6 +27,7 @@ _CLASSES = (
     ITERConv,
     SR3,
     SR3Regression,
+    SRMAP,
     Structure,
     Subpixel,
 )

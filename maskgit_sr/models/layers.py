@@ -55,9 +55,14 @@ def _conv3x3_backward(
     x, kernel = saved
     # The input's gradient stays XLA's; only the weight's is slow there.
     _, pull = jax.vjp(lambda x: _convolve(x, kernel), x)
-    b, h, w, c = x.shape
-    outputs = grad.shape[-1]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return pull(grad)[0], _kernel_gradient(padded, grad, kernel)
+
+
+def _kernel_gradient(padded: Feature, grad: Feature, kernel: jax.Array) -> jax.Array:
+    """Returns the kernel's gradient of a 3×3 convolution whose input is padded already."""
+    b, h, w, outputs = grad.shape
+    c = padded.shape[-1]
     rows = next(n for n in range(h, 0, -1) if h % n == 0 and (n * w <= _POSITIONS or n == 1))
     bands = h // rows
 
@@ -73,10 +78,48 @@ def _conv3x3_backward(
 
     zero = jnp.zeros((outputs, 9 * c), kernel.dtype)
     total, _ = jax.lax.scan(add, zero, jnp.arange(b * bands))
-    return pull(grad)[0], total.T.reshape(kernel.shape)
+    return total.T.reshape(kernel.shape)
 
 
 conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
+
+
+@jax.custom_vjp
+def _conv3x3_padded(padded: Feature, kernel: Float[Array, "3 3 C D"]) -> Feature:
+    return _convolve_padded(padded, kernel)
+
+
+def _convolve_padded(padded: Feature, kernel: jax.Array) -> Feature:
+    return jax.lax.conv_general_dilated(padded, kernel, (1, 1), "VALID", dimension_numbers=_LAYOUT)
+
+
+def _conv3x3_padded_forward(
+    padded: Feature, kernel: jax.Array
+) -> tuple[Feature, tuple[jax.Array, jax.Array]]:
+    return _convolve_padded(padded, kernel), (padded, kernel)
+
+
+def _conv3x3_padded_backward(
+    saved: tuple[jax.Array, jax.Array], grad: Feature
+) -> tuple[jax.Array, jax.Array]:
+    padded, kernel = saved
+    # The input's gradient is such a convolution, too: the second derivative that a gradient penalty
+    # needs is then made of the same fast parts. XLA's own takes ten times as long.
+    wide = jnp.pad(grad, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    back = _conv3x3_padded(wide, kernel[::-1, ::-1].swapaxes(2, 3))
+    return back, _kernel_gradient(padded, grad, kernel)
+
+
+_conv3x3_padded.defvjp(_conv3x3_padded_forward, _conv3x3_padded_backward)
+
+
+def conv3x3_valid(padded: Feature, kernel: Float[Array, "3 3 C D"]) -> Feature:
+    """Returns the 3×3 convolution [B, h, w, D] of features [B, h+2, w+2, C] padded by the caller.
+
+    On CPUs its weight gradient is that of `conv3x3`.
+    """
+    fast = jax.default_backend() == "cpu"
+    return _conv3x3_padded(padded, kernel) if fast else _convolve_padded(padded, kernel)
 
 
 def convolve3x3(x: Feature, kernel: Float[Array, "3 3 C D"]) -> Feature:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt
 
 from maskgit_sr.arrays import Keys
@@ -86,3 +87,57 @@ def noise_at(
         return jax.lax.dynamic_slice(whole, start, (height, width, channels))
 
     return jax.vmap(one)(keys, origins)
+
+
+def deep_noise_at(
+    keys: Keys,
+    origins: Int[Array, "B 2"],
+    shape: tuple[int, int, int],
+    step: jax.Array | int,
+) -> Float[Array, "B H W C"]:
+    """Returns standard normal noise like :func:`noise_at`, for features of many channels.
+
+    Every pixel has a key of its own, from which its channels follow by an integer hash: no block is
+    drawn beside the window, and a number costs a tenth of Threefry's.
+    """
+    height, width, channels = shape
+
+    def one(key: jax.Array, origin: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(key, step)
+        fold = jax.vmap(jax.random.fold_in, (None, 0))
+        rows = fold(key, origin[0] + jnp.arange(height))
+        return jax.random.key_data(jax.vmap(fold, (0, None))(rows, origin[1] + jnp.arange(width)))
+
+    words = jax.vmap(one)(keys, origins)[..., None]
+    # Odd multiples: 2^32 channels would all differ.
+    channel = jnp.arange(channels, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
+    bits = _mix(words[..., 0, :] + channel.reshape(1, 1, 1, -1))
+    return _normal(_mix(bits ^ words[..., 1, :]))
+
+
+def _mix(x: UInt[Array, "*B"]) -> UInt[Array, "*B"]:
+    """Returns a bijective hash of 32 bits (Wellons' lowbias32)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> jnp.uint32(shift))) * jnp.uint32(factor)
+    return x ^ (x >> jnp.uint32(16))
+
+
+_QUANTILE = (
+    *(0.000452246924, -0.00836728234, 0.0621898398, -0.23270236, 0.446364909),
+    *(-0.435236961, 0.562821209, -0.0597410202, 1.25843227),
+)
+"""√2 erfinv(x) / x as a polynomial of √(−ln(1 − x²)), highest power first, fitted by minimax."""
+
+
+def _normal(bits: UInt[Array, "*B"]) -> Float[Array, "*B"]:
+    """Returns standard normal numbers of uniform bits: their quantiles to 1.5e-4, up to 5.3.
+
+    Twice as fast as `jax.lax.erf_inv`, which computes two polynomials of each number.
+    """
+    # 23 bits and a half: exact in float32, symmetric, and neither end is reached.
+    uniform = ((bits >> jnp.uint32(9)).astype(jnp.float32) + 0.5) * np.float32(2**-23)
+    root = jnp.sqrt(-jnp.log(4 * uniform * (1 - uniform)))
+    factor = jnp.full_like(root, _QUANTILE[0])
+    for coefficient in _QUANTILE[1:]:
+        factor = factor * root + coefficient
+    return factor * (2 * uniform - 1)
