@@ -9,6 +9,7 @@ code's values. Groups: ``generator``, ``noise``; in training ``critic`` and ``pe
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Annotated, Any
 
@@ -114,8 +115,8 @@ class SRMAP(MethodBase):
     name = "srmap"
     groups = ("generator", "noise")
     config_class, losses_class, options_class = SRMAPConfig, SRMAPLosses, SRMAPOptions
-    studies = {
-        "noise": tuple((f"noise {factor:g}", {"noise": factor}) for factor in (0.0, 0.5, 1.0, 2.0)),
+    studies: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+        "noise": tuple((f"noise {x:g}", {"noise": x}) for x in (0.0, 0.5, 1.0, 2.0)),
     }
 
     def __init__(self, config: Any = None, losses: Any = None, execution: Execution | None = None):

@@ -7,6 +7,7 @@ bilinearly enlarged input.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -207,7 +208,7 @@ class Generator(nnx.Module):
         self.out = Conv(config.stem, features[0], 1, gain=ACTIVATION_GAIN, **options)
         self.stages = nnx.List([Stage(config, n, **options) for n in config.blocks])
         self.features = Activation(features[0])
-        pairs = list(zip(features, features[1:], strict=False))
+        pairs = list(itertools.pairwise(features))
         self.upsamplers = nnx.List(
             [Upsampler(i, o, i // config.compression, **options) for i, o in pairs]
         )
