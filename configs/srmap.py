@@ -19,23 +19,16 @@ STAGES = ("l1", "map")
 
 
 def _model(size: str, scale: int) -> dict[str, object]:
-    generator, tile = dict(
-        base=(
-            dict(stem=256, features=(512, 256, 128), blocks=(16, 16, 16, 16)),
-            dict(sides=(48, 128), overlap=16),
-        ),
-        small=(
-            dict(stem=96, features=(192, 96, 48), blocks=(8, 8, 8, 8)),
-            dict(sides=(48, 96), overlap=16),
-        ),
-        nano=(
-            dict(stem=48, features=(96, 48, 24), blocks=(4, 4, 4, 4), levels=4.0),
-            dict(sides=(32, 64), overlap=16),
-        ),
-    )[size]
-    if scale == 2:  # the published ×2 network has its first two widths
-        generator["features"] = generator["features"][:2]
-    return dict(generator=generator, tile=dict(**tile, variance=0.0))
+    widths = dict(base=(256, 512, 256, 128), small=(96, 192, 96, 48), nano=(48, 96, 48, 24))[size]
+    blocks = dict(base=16, small=8, nano=4)[size]
+    sides = dict(base=(48, 128), small=(48, 96), nano=(32, 64))[size]
+    # The published ×2 network has the first two widths.
+    features = widths[1:] if scale == 4 else widths[1:3]
+    generator: dict[str, object] = dict(stem=widths[0], features=features, blocks=(blocks,) * 4)
+    if size == "nano":
+        # Features of about 1, in which noise of 0.05 is seen from the first step on.
+        generator["levels"] = 4.0
+    return dict(generator=generator, tile=dict(sides=sides, overlap=16, variance=0.0))
 
 
 def _critic(size: str) -> dict[str, object]:

@@ -83,14 +83,14 @@ def scales(config: SRMAPConfig) -> dict[str, list[list[str]]]:
 def constants(config: SRMAPConfig) -> dict[str, np.ndarray]:
     """Returns the entries of fixed value, which we do not store: mean shifts and filters."""
     mean = 255 * np.asarray(MEAN, np.float32)
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, sign in (("sub_mean", -1), ("add_mean", 1)):
         found[f"{name}.weight"] = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
         found[f"{name}.bias"] = sign * mean
-    taps = np.array([1, 2, 1], np.float32)
+    taps = np.array([1, 2, 1], np.float32) / 4
     for index in range(len(config.generator.features) - 1):
         name = f"Main.Upsamplers.{index}.Resampler.Kernel"
-        found[name] = (np.outer(taps, taps) / 16).reshape(1, 1, 3, 3)
+        found[name] = np.asarray(np.outer(taps, taps), np.float32).reshape(1, 1, 3, 3)
     return found
 
 
@@ -134,7 +134,10 @@ def map_state(state: State, config: SRMAPConfig, where: str = "checkpoint") -> P
 def _scale_shapes(config: SRMAPConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of the entries of the noise scales."""
     shape = config.generator
-    widths = {"stem": (shape.stem,), "features": (shape.features[0],)}
+    widths: dict[str, tuple[int, ...]] = {
+        "stem": (shape.stem,),
+        "features": (shape.features[0],),
+    }
     inner = [width // shape.compression for width in shape.features]
     for stage in range(len(shape.blocks)):
         widths[f"stages/{stage}"] = (shape.stem // shape.compression, shape.stem)

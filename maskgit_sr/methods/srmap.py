@@ -9,7 +9,7 @@ code's values. Groups: ``generator``, ``noise``; in training ``critic`` and ``pe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Annotated, Any
 
@@ -37,7 +37,7 @@ from maskgit_sr.models.functional import Network
 from maskgit_sr.models.srmap_critic import Critic, CriticConfig
 from maskgit_sr.models.srmap_generator import Generator, GeneratorConfig, Noise, NoiseScales
 from maskgit_sr.ops.color import correct
-from maskgit_sr.ops.noise import Windows, deep_noise_at
+from maskgit_sr.ops.noise import Windows, channels_of, words_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +156,10 @@ class SRMAP(MethodBase):
         """Returns `generate` with the noise of ``windows``, times ``factor``."""
         height, width = lr.shape[1:3]
 
-        def draw(number: int, zoom: int, channels: int) -> jax.Array:
-            shape = (zoom * height, zoom * width, channels)
-            found = deep_noise_at(windows.keys, windows.origins * zoom, shape, number)
-            return factor * found
+        def draw(number: int, zoom: int) -> Callable[[int, int], jax.Array]:
+            shape = (zoom * height, zoom * width)
+            words = words_at(windows.keys, windows.origins * zoom, shape, number)
+            return lambda start, channels: factor * channels_of(words, start, channels)
 
         noise = self.noise.apply(params["noise"], lambda scales: scales(draw))
         return self.generate(params, lr, noise)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from maskgit_sr.models import winograd
 from maskgit_sr.ops.resize import upsample_nearest
 
 Feature = Float[Array, "B h w C"]
@@ -90,6 +91,8 @@ def _conv3x3_padded(padded: Feature, kernel: Float[Array, "3 3 C D"]) -> Feature
 
 
 def _convolve_padded(padded: Feature, kernel: jax.Array) -> Feature:
+    if jax.default_backend() == "cpu" and winograd.fits(padded, kernel):
+        return winograd.convolve(padded, kernel)
     return jax.lax.conv_general_dilated(padded, kernel, (1, 1), "VALID", dimension_numbers=_LAYOUT)
 
 

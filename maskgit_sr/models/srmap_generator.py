@@ -14,7 +14,6 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Image
 from maskgit_sr.models.fields import Range, Width
@@ -27,8 +26,8 @@ MEAN = (0.4488, 0.4371, 0.4040)
 
 Blocks = Annotated[int, Range(1, 256)]
 Levels = Annotated[float, Range(1e-3, 1e5)]
-Draw = Callable[[int, int, int], Feature]
-"""(number of the draw, factor, channels) → standard normal [B, factor·h, factor·w, channels]."""
+Draw = Callable[[int, int], Callable[[int, int], Feature]]
+"""(number of the draw, factor) → (first channel, channels) → standard normal [B, f·h, f·w, C]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,16 +80,15 @@ class Noise(NamedTuple):
 
     Attributes:
         stem: [B, h, w, stem].
-        stages: for each stage [B, h, w, blocks, bottleneck + stem].
+        stages: for each block of each stage [B, h, w, bottleneck] and [B, h, w, stem].
         features: [B, h, w, first features].
-        upsamplers: for each the noise before it enlarges [B, h, w, bottleneck], and after it
-            [B, 2h, 2w, bottleneck + outputs].
+        upsamplers: for each [B, h, w, bottleneck], [B, 2h, 2w, bottleneck], [B, 2h, 2w, outputs].
     """
 
     stem: Feature
-    stages: tuple[Float[Array, "B h w N C"], ...]
+    stages: tuple[tuple[tuple[Feature, Feature], ...], ...]
     features: Feature
-    upsamplers: tuple[tuple[Feature, Feature], ...]
+    upsamplers: tuple[tuple[Feature, Feature, Feature], ...]
 
 
 class NoiseScales(nnx.Module):
@@ -112,34 +110,40 @@ class NoiseScales(nnx.Module):
         self.before = nnx.List([full(width) for width in narrow[:-1]])
         pairs = zip(narrow, config.features[1:], strict=False)
         self.after = nnx.List([full(inner + out) for inner, out in pairs])
+        self.config = config
 
     def __call__(self, draw: Draw) -> Noise:
-        """Returns the noise of an image; each of its parts is one draw, and has its number."""
-        number = iter(range(1 << 16))
+        """Returns the noise of an image. What is at one place of the network is one draw."""
+        numbers = iter(range(1 << 16))
 
-        def scaled(scale: jax.Array, factor: int) -> jax.Array:
-            noise = draw(next(number), factor, scale.size)
-            noise = noise.reshape(*noise.shape[:3], *scale.shape)
-            return noise * scale.reshape((1,) * 3 + scale.shape)
+        def scaled(scale: jax.Array, factor: int, *widths: int) -> list[Feature]:
+            take, flat, first, found = draw(next(numbers), factor), scale.reshape(-1), 0, []
+            for width in widths:
+                part = flat[first : first + width].reshape(1, 1, 1, -1)
+                found.append(take(first, width) * part)
+                first += width
+            return found
 
-        return Noise(
-            scaled(self.stem[...], 1),
-            tuple(scaled(scale[...], 1) for scale in self.stages),
-            scaled(self.features[...], 1),
-            tuple(
-                (scaled(before[...], 2**i), scaled(after[...], 2 ** (i + 1)))
-                for i, (before, after) in enumerate(zip(self.before, self.after, strict=True))
-            ),
-        )
+        shape = self.config
+        inner = shape.stem // shape.compression
+        [stem] = scaled(self.stem[...], 1, shape.stem)
+        stages = []
+        for scale, blocks in zip(self.stages, shape.blocks, strict=True):
+            parts = iter(scaled(scale[...], 1, *(inner, shape.stem) * blocks))
+            stages.append(tuple(zip(parts, parts, strict=True)))
+        [features] = scaled(self.features[...], 1, shape.features[0])
+        upsamplers = []
+        for i, (width, out) in enumerate(itertools.pairwise(shape.features)):
+            inner = width // shape.compression
+            [before] = scaled(self.before[i][...], 2**i, inner)
+            after, last = scaled(self.after[i][...], 2 ** (i + 1), inner, out)
+            upsamplers.append((before, after, last))
+        return Noise(stem, tuple(stages), features, tuple(upsamplers))
 
 
 def _add(x: Feature, noise: Feature | None) -> Feature:
     # In the layers' dtype: what is drawn is float32, so that the seeds mean the same in all.
     return x if noise is None else x + noise.astype(x.dtype)
-
-
-def _split(noise: Feature | None, width: int) -> tuple[Feature | None, Feature | None]:
-    return (None, None) if noise is None else (noise[..., :width], noise[..., width:])
 
 
 class Block(nnx.Module):
@@ -149,13 +153,12 @@ class Block(nnx.Module):
         self.conv1 = Conv(width, bottleneck, gain=ACTIVATION_GAIN, dtype=dtype, rngs=rngs)
         self.conv2 = Conv(bottleneck, width, gain=0, dtype=dtype, rngs=rngs)
         self.activation1, self.activation2 = Activation(bottleneck), Activation(width)
-        self.bottleneck = bottleneck
 
     def __call__(
-        self, x: Feature, activated: Feature, noise: Feature | None
+        self, x: Feature, activated: Feature, noise: tuple[Feature | None, Feature | None]
     ) -> tuple[Feature, Feature]:
         """Returns the next features and their activations."""
-        first, second = _split(noise, self.bottleneck)
+        first, second = noise
         y = self.activation1(_add(self.conv1(activated), first))
         x = x + self.conv2(y)
         return x, self.activation2(_add(x, second))
@@ -181,14 +184,12 @@ class Upsampler(nnx.Module):
         self.activation1, self.activation2 = Activation(inner), Activation(inner)
         self.activation3 = Activation(outputs)
         self.shortcut = Conv(inputs, outputs, 1, gain=1, **options) if inputs != outputs else None
-        self.inner = inner
 
     def __call__(
-        self, x: Feature, activated: Feature, noise: tuple[Feature | None, Feature | None]
+        self, x: Feature, activated: Feature, noise: tuple[Feature | None, ...]
     ) -> tuple[Feature, Feature]:
         """Returns the enlarged features and their activations."""
-        first, after = noise
-        second, third = _split(after, self.inner)
+        first, second, third = noise
         y = self.activation1(_add(self.conv1(activated), first))
         y = blur(pixel_shuffle(self.conv2(y)))
         y = self.conv3(self.activation2(_add(y, second)))
@@ -230,13 +231,13 @@ class Generator(nnx.Module):
         features = [self.out(activated)]
         for index, stage in enumerate(self.stages):
             for i, block in enumerate(stage.blocks):
-                drawn = noise.stages[index][:, :, :, i] if noise else None
+                drawn = noise.stages[index][i] if noise else (None, None)
                 x, activated = run_layer(block, x, activated, drawn, remat=self.remat)
             features.append(features[-1] + stage.out(activated))
         x = features[-1]
         activated = self.features(_add(x, noise.features if noise else None))
         for index, (upsample, rgb) in enumerate(zip(self.upsamplers, self.to_rgb, strict=True)):
-            given = noise.upsamplers[index] if noise else (None, None)
+            given = noise.upsamplers[index] if noise else (None, None, None)
             x, activated = run_layer(upsample, x, activated, given, remat=self.remat)
             image = enlarge_bilinear(image) + rgb(activated)
         return image / levels + mean, features

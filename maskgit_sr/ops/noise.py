@@ -89,18 +89,22 @@ def noise_at(
     return jax.vmap(one)(keys, origins)
 
 
-def deep_noise_at(
-    keys: Keys,
-    origins: Int[Array, "B 2"],
-    shape: tuple[int, int, int],
-    step: jax.Array | int,
-) -> Float[Array, "B H W C"]:
-    """Returns standard normal noise like :func:`noise_at`, for features of many channels.
+Words = UInt[Array, "B H W 2"]
 
-    Every pixel has a key of its own, from which its channels follow by an integer hash: no block is
-    drawn beside the window, and a number costs a tenth of Threefry's.
+
+def words_at(
+    keys: Keys, origins: Int[Array, "B 2"], shape: tuple[int, int], step: jax.Array | int
+) -> Words:
+    """Returns what every pixel of windows draws by, of which `channels_of` makes its channels.
+
+    For features of many channels: like :func:`noise_at` they draw the same wherever windows
+    overlap, but no block is drawn beside a window, and a number costs a tenth of Threefry's.
+
+    Args:
+        keys, origins, step: as of :func:`noise_at`.
+        shape: of a window, (H, W).
     """
-    height, width, channels = shape
+    height, width = shape
 
     def one(key: jax.Array, origin: jax.Array) -> jax.Array:
         key = jax.random.fold_in(key, step)
@@ -108,11 +112,18 @@ def deep_noise_at(
         rows = fold(key, origin[0] + jnp.arange(height))
         return jax.random.key_data(jax.vmap(fold, (0, None))(rows, origin[1] + jnp.arange(width)))
 
-    words = jax.vmap(one)(keys, origins)[..., None]
-    # Odd multiples: 2^32 channels would all differ.
-    channel = jnp.arange(channels, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
-    bits = _mix(words[..., 0, :] + channel.reshape(1, 1, 1, -1))
-    return _normal(_mix(bits ^ words[..., 1, :]))
+    return jax.vmap(one)(keys, origins)
+
+
+def channels_of(words: Words, start: int, count: int) -> Float[Array, "B H W C"]:
+    """Returns standard normal noise of the channels ``start`` … ``start + count − 1``.
+
+    Elementwise, so that it is fused with what it is added to and never in memory as a whole.
+    """
+    # An odd multiple of the channel's number, so that 2^32 of them would all differ.
+    channel = np.arange(start, start + count, dtype=np.uint32) * np.uint32(0x9E3779B9)
+    bits = _mix(words[..., :1] + jnp.asarray(channel).reshape(1, 1, 1, -1))
+    return _normal(_mix(bits ^ words[..., 1:]))
 
 
 def _mix(x: UInt[Array, "*B"]) -> UInt[Array, "*B"]:

@@ -17,6 +17,7 @@ from maskgit_sr.methods.realsrt_variants import RealSRTTuned, TunedLosses
 from maskgit_sr.methods.sr3 import SR3, SR3Regression
 from maskgit_sr.methods.sr3_base import SR3Config
 from maskgit_sr.methods.sr_maskgit import Correction, Inpainting
+from maskgit_sr.methods.srmap import SRMAP, SRMAPConfig, SRMAPLosses
 from maskgit_sr.methods.structure import DistilLosses, Structure, StructureMethodConfig
 from maskgit_sr.methods.subpixel import Subpixel, SubpixelConfig
 from maskgit_sr.methods.vq import VQLossConfig
@@ -24,6 +25,8 @@ from maskgit_sr.models.discriminator import DiscriminatorConfig
 from maskgit_sr.models.maskgit_transformer import MaskGITTransformerConfig
 from maskgit_sr.models.maskgit_vqgan import MaskGITVQGANConfig
 from maskgit_sr.models.sr3_unet import UNetConfig
+from maskgit_sr.models.srmap_critic import CriticConfig
+from maskgit_sr.models.srmap_generator import GeneratorConfig
 from maskgit_sr.models.structure import StructureConfig
 from maskgit_sr.models.swin import SwinConfig
 from maskgit_sr.models.swin_vqgan import SwinVQGANConfig
@@ -49,6 +52,9 @@ def build(name, tiny, losses, **changes):
         return Structure(StructureMethodConfig(TileSpec((8, 16), 4), network), own)
     if name in (SR3.name, SR3Regression.name):
         return registry.METHODS[name](sr3(tile=TileSpec((8,), 4, 0.0)))
+    if name == SRMAP.name:
+        critic = CriticConfig((4, 8), (2,), kernel=16, latent=4)
+        return SRMAP(srmap(), SRMAPLosses(critic=critic))
     if name in (Correction.name, Inpainting.name):
         own = MaskGITLosses(
             perceptual="none",
@@ -81,6 +87,12 @@ def sr3(**changes):
         unet=UNetConfig(8, (1, 2), 1, (), False, 4, 0.0),
     )
     return SR3Config(**settings | changes)
+
+
+def srmap(**changes):
+    """×2, 8- and 16-pixel LR windows, two stages of a block."""
+    generator = GeneratorConfig(8, (8, 4), (1, 1), levels=4.0)
+    return SRMAPConfig(**dict(tile=TileSpec((8, 16), 4, 0.0), generator=generator) | changes)
 
 
 def maskgit(name=Inpainting.name, **changes):

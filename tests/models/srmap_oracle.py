@@ -121,7 +121,7 @@ def normals(number, shape):
 
 
 def drawn(config, batch, height, width):
-    """The noise of `normals` without scales, as the public generator draws it: see `Draw`."""
+    """The noise of `normals` without scales, each draw of ours joined."""
     shape, numbers = config.generator, iter(range(1 << 16))
 
     def draw(factor, *widths):
@@ -137,6 +137,12 @@ def drawn(config, batch, height, width):
         inner = before // shape.compression
         found += [draw(2**index, inner), draw(2 ** (index + 1), inner, out)]
     return found
+
+
+def draw(config, batch, height, width):
+    """`drawn` as what `NoiseScales` takes."""
+    given = drawn(config, batch, height, width)
+    return lambda number, _: lambda first, count: given[number][..., first : first + count]
 
 
 # Our names of the critic → theirs, applied in order.

@@ -1,4 +1,4 @@
-"""SRMAP's networks and losses give the numbers of the public code, stored in srmap_reference.npz."""
+"""SRMAP's networks and losses give the public code's numbers, stored in srmap_reference.npz."""
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,8 @@ def params(stored):
 
 def public_noise(method, params, lr):
     """The generator's noise of the public draws."""
-    given = public.drawn(TINY, *lr.shape[:3])
-    return method.noise.apply(params["noise"], lambda m: m(lambda number, *_: given[number]))
+    draw = public.draw(TINY, *lr.shape[:3])
+    return method.noise.apply(params["noise"], lambda m: m(draw))
 
 
 @pytest.fixture(scope="module")

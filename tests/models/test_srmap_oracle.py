@@ -48,11 +48,11 @@ def test_generator_of_a_checkpoint(oracle, tmp_path, scale, sides):
     conversion.convert(tmp_path / "ema.pt", tmp_path / "made.safetensors", config=config)
     upscaler = load.load(tmp_path / "made.safetensors", dtype="float32", device="cpu")
     method, params, lr = upscaler.method, upscaler.params, image(*sides, batch=1)
-    given = public.drawn(config, 1, *sides)
+    draw = public.draw(config, 1, *sides)
 
     @jax.jit
     def run(params):
-        noise = method.noise.apply(params["noise"], lambda m: m(lambda i, *_: given[i]))
+        noise = method.noise.apply(params["noise"], lambda m: m(draw))
         return method.generator.apply(params["generator"], lambda m: m.trace(lr, noise))
 
     found, features = run(params)
