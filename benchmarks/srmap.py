@@ -63,6 +63,7 @@ def learned(
 ) -> str:
     """Returns the table of scores of bicubic and every net, and that of the seeds' deviation."""
     distance, spread = lpips.load("alex"), diversity.load()
+    high, low = jnp.asarray(hr), jnp.asarray(lr)
 
     @partial(jax.jit, static_argnames="options")
     def run(params: Params, seed: jax.Array, options: Any) -> Image:
@@ -71,19 +72,22 @@ def learned(
 
     def scores(image: Image) -> list[str]:
         image = jnp.round(255 * image) / 255
-        values = distance(image, hr), metrics.psnr(image, hr), lr_psnr_ntire(image, hr, lr)
-        return [
-            f"{np.mean(value):.{digits}f}" for value, digits in zip(values, (4, 2, 2), strict=True)
+        near = [
+            f"{np.mean(distance(image, high)):.4f}",
+            f"{np.mean(metrics.psnr(image, high)):.2f}",
         ]
+        return [*near, f"{np.mean(lr_psnr_ntire(image, high, low)):.2f}"]
 
     bicubic = jnp.clip(jax.image.resize(jnp.asarray(lr), hr.shape, "cubic", antialias=False), 0, 1)
     rows: list[tuple[object, ...]] = [("bicubic", *scores(bicubic), None, None)]
     for name, params in nets.items():
-        silent = run(params, 0, method.options(noise=0.0))
+        silent = run(params, jnp.uint32(0), method.options(noise=0.0))
         rows.append((f"{name}, no noise", *scores(silent), None, None))
         if not any(np.any(np.asarray(x)) for x in jax.tree.leaves(params["noise"])):
             continue
-        drawn = np.stack([np.asarray(run(params, seed, method.options())) for seed in range(seeds)])
+        drawn = np.stack(
+            [np.asarray(run(params, jnp.uint32(seed), method.options())) for seed in range(seeds)]
+        )
         found = spread(jnp.asarray(drawn.swapaxes(0, 1)), jnp.asarray(hr))
         deviation = 255 * drawn.std(0).mean()
         more = (f"{np.mean(found):.2f}", f"{deviation:.2f}")

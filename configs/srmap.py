@@ -32,11 +32,11 @@ def _model(size: str, scale: int) -> dict[str, object]:
 
 
 def _critic(size: str) -> dict[str, object]:
-    return dict(
-        base=dict(widths=(256, 256, 512, 512, 512, 1024, 1024), blocks=(1, 1, 2, 2, 2, 1)),
-        small=dict(widths=(64, 64, 128, 128, 192, 256, 256), blocks=(1, 1, 1, 1, 1, 1), latent=128),
-        nano=dict(widths=(16, 32, 64, 64, 96, 128), blocks=(1, 1, 1, 1, 1), latent=64, levels=4.0),
-    )[size]
+    if size == "base":
+        return dict(widths=(256, 256, 512, 512, 512, 1024, 1024), blocks=(1, 1, 2, 2, 2, 1))
+    if size == "small":
+        return dict(widths=(64, 64, 128, 128, 192, 256, 256), blocks=(1,) * 6, latent=128)
+    return dict(widths=(16, 32, 64, 64, 96, 128), blocks=(1,) * 5, latent=64, levels=4.0)
 
 
 def _stages(size: str) -> dict[str, ml_collections.ConfigDict]:

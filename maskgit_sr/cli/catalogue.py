@@ -84,6 +84,27 @@ def convert_sr3(
         _print_summary(sr3.convert(source, target, overwrite=overwrite, config=found))
 
 
+@convert.command("srmap")
+def convert_srmap(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Generator: ema_latest.pt or model_latest.pt.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Bundle to write.")],
+    config: Annotated[str, typer.Option(help="Network that it is of: x4 or x2.")] = "x4",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST.")] = False,
+) -> None:
+    """Convert a generator of SRMAP's public code."""
+    with reporting():
+        _check_paths(source, target, overwrite)
+        from maskgit_sr.convert import srmap
+
+        if config not in srmap.PUBLISHED:
+            names = ", ".join(srmap.PUBLISHED)
+            raise UserError(f"--config: expected one of {names}, found {config!r}")
+        found = srmap.PUBLISHED[config]
+        _print_summary(srmap.convert(source, target, overwrite=overwrite, config=found))
+
+
 @convert.command("maskgit")
 def convert_maskgit(
     tokenizer: Annotated[
