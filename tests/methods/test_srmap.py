@@ -168,6 +168,55 @@ def test_fidelity_grows_with_its_factor(trained):
         np.testing.assert_allclose(found["critic/relativistic"][0], np.log(2), atol=0.2)
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    """Parameters with a critic that is not flat, and a batch."""
+    method = SRMAP(small.srmap(), LOSSES)
+    params, _ = method.init(jax.random.key(0), ("generator", "noise", "critic"))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    hr = jax.random.uniform(jax.random.key(2), (4, 8, 8, 3))
+    return jax.tree.unflatten(tree, moved), {"hr": hr, "lr": downsample_bicubic(hr, 2)}
+
+
+def test_penalties_add_up_and_may_be_lazy(drawn):
+    params, batch = drawn
+
+    def penalty(step=0, **changes):
+        method = SRMAP(small.srmap(), dataclasses.replace(LOSSES, **changes))
+        given = (method, params, {}, batch, jax.random.key(0))
+        loss, found = jax.jit(lambda step: stages.critic_loss(*given, step))(jnp.int32(step))
+        np.testing.assert_allclose(
+            loss, found.metrics["relativistic"] + found.metrics["penalty"], rtol=1e-6
+        )
+        return float(found.metrics["penalty"])
+
+    r1, r2 = penalty(r1=0.5, r2=0.0), penalty(r1=0.0, r2=0.5)
+    assert r1 > 0 and r2 > 0 and abs(r1 - r2) > 1e-3 * r1  # of HR and of the generator's images
+    both = dict(r1=0.5, r2=0.5, penalty_every=4)
+    np.testing.assert_allclose(penalty(8, **both), 4 * (r1 + r2), rtol=1e-5)
+    assert penalty(9, **both) == 0
+
+
+def test_diversity_is_rewarded(drawn, monkeypatch):
+    params, batch = drawn
+    monkeypatch.setattr(stages, "perceptual_loss", lambda _, a, b: jnp.abs(a - b).mean())
+    losses = dataclasses.replace(LOSSES, adversarial=0.0, fidelity=0.0, diversity=2.0)
+    method = SRMAP(small.srmap(), losses)
+
+    @jax.jit
+    def run(noise):
+        given = {**params, "noise": noise, "perceptual": {}}
+        return stages.map_loss(method, given, {}, batch, jax.random.key(0), jnp.int32(0))
+
+    still = jax.tree.map(jnp.zeros_like, params["noise"])
+    spread = [run(jax.tree.map(lambda x, f=f: jnp.full_like(x, f), still)) for f in (0, 0.05, 0.1)]
+    values = [float(found.metrics["diversity"]) for _, found in spread]
+    assert values[0] == 0 < values[1] < values[2]
+    np.testing.assert_allclose([loss for loss, _ in spread], [-2 * v for v in values], rtol=1e-6)
+
+
 def test_first_stage_leaves_a_net_without_noise():
     """The second one continues its generator, and begins with fresh scales."""
     method = SRMAP(small.srmap(), LOSSES)
