@@ -112,13 +112,15 @@ def test_exact_groups_stay_float32(bundle, method, params, tmp_path):
 
 def test_shipped_models_have_cards_and_fit_their_size():
     shipped = {model.name: model for model in maskgit_sr.list_models()}
-    assert list(shipped) == ["realsrt-nano", "realsrt-small", "sr3-nano"]
+    assert list(shipped) == ["realsrt-nano", "realsrt-small", "sr3-nano", "srmap-nano"]
     assert maskgit_sr.DEFAULT_MODEL == "realsrt-small"
     sets = {"realsr": 0.42, "drealsr": 0.42}  # LPIPS; bicubic has 0.452 and 0.458
     methods = {
         "realsrt-nano": ("realsrt", ("confidence", "tokens"), 4e6, 8.4e6, sets),
         "realsrt-small": ("structure", (), 1.3e6, 5.2e6, sets),
         "sr3-nano": ("sr3", (), 1.2e6, 2.4e6, {"realsr-centres": 0.4}),  # bicubic 0.477
+        # bicubic 0.428, its L1 net 0.300
+        "srmap-nano": ("srmap", (), 3e5, 1.2e6, {"set14-centres": 0.26}),
     }
     for name, (method, provides, parameters, size, bounds) in methods.items():
         model = shipped[name]
