@@ -137,9 +137,11 @@ def test_every_option_of_the_command_is_described():
 
 @pytest.fixture(scope="module")
 def known():
-    """Paths of all fields of a config."""
-    config = settings.load(str(ROOT / "configs" / "realsrt.py:nano"))
-    return {path for path, _ in settings.fields(config)}
+    """Paths of all fields of the configs whose fields the pages name."""
+    configs = (
+        settings.load(str(ROOT / "configs" / name)) for name in ("realsrt.py:nano", "srmap.py:nano")
+    )
+    return {path for config in configs for path, _ in settings.fields(config)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
