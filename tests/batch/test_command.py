@@ -220,7 +220,8 @@ def test_workers_get_names_and_settings_only():
         ("--color_fix blue", "color_fix: expected one of adain, wavelet, none"),
         (
             "--model other",
-            "model: expected a path or one of realsrt-nano, realsrt-small, sr3-nano, srmap-nano, found",
+            "model: expected a path or one of realsrt-nano, realsrt-small, sr3-nano, srmap-nano, "
+            "found 'other'",
         ),
         ("--device tpu", "device: no tpu here; JAX sees cpu"),
         ("--device abacus", "--device: expected one of cpu, gpu, tpu, found 'abacus'"),
