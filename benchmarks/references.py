@@ -38,6 +38,22 @@ def _module(name: str, path: Path | None = None, **contents: Any) -> Any:
     return made
 
 
+def _torch(threads: int) -> Any:
+    """Returns PyTorch with ``threads`` threads, its own number for 0.
+
+    Raises:
+        UserError: PyTorch or einops cannot be imported.
+    """
+    try:
+        import einops  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise UserError(f"--reference needs PyTorch and einops: {error}") from error
+    if threads:
+        torch.set_num_threads(threads)
+    return torch
+
+
 class _Registry:
     def register(self) -> Any:
         return lambda item: item
@@ -61,14 +77,7 @@ class RealSRT:
     def __init__(self, folder: Path, threads: int = 0):
         if not (folder / "realsrt" / "archs" / "realsrt_arch.py").is_file():
             raise UserError(f"--reference: expected a checkout of RealSRT, found {folder}")
-        try:
-            import einops  # noqa: F401
-            import torch
-        except ImportError as error:
-            raise UserError(f"--reference needs PyTorch and einops: {error}") from error
-        if threads:
-            torch.set_num_threads(threads)
-        self.torch: Any = torch
+        self.torch = torch = _torch(threads)
         self.where = "cuda" if torch.cuda.is_available() else "cpu"
         for name in ("basicsr", "basicsr.utils"):
             _module(name)
@@ -148,14 +157,7 @@ class ITER:
         archs = folder / "basicsr" / "archs"
         if not (archs / "iter_arch.py").is_file():
             raise UserError(f"--reference: expected a checkout of ITER, found {folder}")
-        try:
-            import einops  # noqa: F401
-            import torch
-        except ImportError as error:
-            raise UserError(f"--reference needs PyTorch and einops: {error}") from error
-        if threads:
-            torch.set_num_threads(threads)
-        self.torch: Any = torch
+        self.torch = torch = _torch(threads)
         for name in ("basicsr", "basicsr.utils", "timm", "timm.models"):
             _module(name)
         _module("basicsr.utils.registry", ARCH_REGISTRY=_Registry())

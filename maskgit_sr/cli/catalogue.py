@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,10 +77,7 @@ def convert_sr3(
         _check_paths(source, target, overwrite)
         from maskgit_sr.convert import sr3
 
-        if config not in sr3.PUBLISHED:
-            names = ", ".join(sr3.PUBLISHED)
-            raise UserError(f"--config: expected one of {names}, found {config!r}")
-        found = sr3.PUBLISHED[config]
+        found = _published(sr3.PUBLISHED, config)
         _print_summary(sr3.convert(source, target, overwrite=overwrite, config=found))
 
 
@@ -98,10 +95,7 @@ def convert_srmap(
         _check_paths(source, target, overwrite)
         from maskgit_sr.convert import srmap
 
-        if config not in srmap.PUBLISHED:
-            names = ", ".join(srmap.PUBLISHED)
-            raise UserError(f"--config: expected one of {names}, found {config!r}")
-        found = srmap.PUBLISHED[config]
+        found = _published(srmap.PUBLISHED, config)
         _print_summary(srmap.convert(source, target, overwrite=overwrite, config=found))
 
 
@@ -166,6 +160,12 @@ def _check_paths(source: Path, target: Path, overwrite: bool) -> None:
         raise UserError(f"{source}: no such file or folder")
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists already; use --overwrite")
+
+
+def _published(configs: Mapping[str, Any], name: str) -> Any:
+    if name not in configs:
+        raise UserError(f"--config: expected one of {', '.join(configs)}, found {name!r}")
+    return configs[name]
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from maskgit_sr import assets, bundles
+from maskgit_sr.arrays import Params
 from maskgit_sr.errors import UserError
+from maskgit_sr.methods.base import Method
+from maskgit_sr.models.functional import count
 
 
 def read_torch(source: Path) -> dict[Any, Any]:
@@ -55,6 +59,36 @@ def float_arrays(tensors: Mapping[Any, Any], source: Path) -> dict[str, np.ndarr
         named = ", ".join(other[:3])
         raise UserError(f"{source}: expected tensors only, found other values: {named}")
     return {str(name): tensor.float().numpy() for name, tensor in tensors.items()}
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Raises UserError if ``target`` exists and may not be replaced."""
+    if target.exists() and not overwrite:
+        raise UserError(f"{target}: exists already; choose another name or allow overwriting")
+
+
+def origin(source: Path) -> dict[str, Any]:
+    """Returns the name and digest of a file, for the metadata of what is made of it."""
+    return {"file": source.name, "sha256": assets.digest(source)}
+
+
+def write_bundle(
+    target: Path, method: Method, params: Params, *, licence: str, training: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes the bundle of converted parameters, float32.
+
+    Returns:
+        ``{"parameters": total, "groups": {group: parameters}}``.
+
+    Raises:
+        UserError: the target cannot be written.
+    """
+    metadata = bundles.Metadata(
+        method.name, method.describe(), method.scale, licence=licence, training=training
+    )
+    bundles.write(target, params, metadata, exact=method.exact)
+    groups = {group: count({group: params[group]}) for group in method.groups}
+    return {"parameters": sum(groups.values()), "groups": groups}
 
 
 def _is_script(source: Path) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskgit_sr import assets, bundles
+from maskgit_sr import bundles
 from maskgit_sr.arrays import Params
+from maskgit_sr.convert import check_target, origin
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods.structure import Structure, StructureMethodConfig
 from maskgit_sr.models.functional import count
@@ -110,8 +111,7 @@ def convert(source: Path, target: Path, *, overwrite: bool = False) -> dict[str,
         UserError: as :func:`read_ncnn`; layers of several widths, or of another output than the
             sub-pixels of an RGB image; or the target exists or cannot be written.
     """
-    if target.exists() and not overwrite:
-        raise UserError(f"{target}: exists already; choose another name or allow overwriting")
+    check_target(target, overwrite)
     head, *body, tail = read_ncnn(source)
     width, outputs = head["kernel"].shape[3], tail["kernel"].shape[3]
     scale = round((outputs / 3) ** 0.5)
@@ -130,7 +130,7 @@ def convert(source: Path, target: Path, *, overwrite: bool = False) -> dict[str,
     # A bias or slopes of another length would be written as they are.
     if jax.tree.map(np.shape, params) != jax.tree.map(lambda x: x.shape, method.shapes()):
         raise UserError(f"{source}: expected as many slopes as convolutions have outputs")
-    start = {"file": f"{source.name}.bin", "sha256": assets.digest(Path(f"{source}.bin"))}
+    start = origin(Path(f"{source}.bin"))
     metadata = bundles.Metadata(
         method.name, method.describe(), scale, licence="BSD-3-Clause", training={"start": start}
     )

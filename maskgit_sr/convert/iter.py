@@ -18,13 +18,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskgit_sr import assets, bundles
+from maskgit_sr import bundles
 from maskgit_sr.arrays import Params
-from maskgit_sr.convert import read_torch
+from maskgit_sr.convert import check_target, float_arrays, origin, read_torch, write_bundle
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods.iter import ITERConfig
 from maskgit_sr.methods.iter_training import ITER
-from maskgit_sr.models.functional import count, flatten, unflatten
+from maskgit_sr.models.functional import flatten, unflatten
 
 State = Mapping[str, np.ndarray]
 
@@ -161,9 +161,7 @@ def read_state(source: Path) -> dict[str, np.ndarray]:
     if not isinstance(tensors, dict):
         keys = ", ".join(sorted(map(str, content))[:3]) or "nothing"
         raise UserError(f"{source}: expected a checkpoint with params, found {keys}")
-    if other := [str(name) for name, value in tensors.items() if not hasattr(value, "float")]:
-        raise UserError(f"{source}: expected tensors only, found others: {', '.join(other[:3])}")
-    return learned({str(n): tensor.float().numpy() for n, tensor in tensors.items()}, str(source))
+    return learned(float_arrays(tensors, source), str(source))
 
 
 def learned(arrays: State, where: str = "checkpoint") -> dict[str, np.ndarray]:
@@ -246,24 +244,17 @@ def convert(
         UserError: as :func:`read_states`, :func:`map_state` and :func:`widened`, another scale than
             2 or 4, or the target exists or cannot be written.
     """
-    if target.exists() and not overwrite:
-        raise UserError(f"{target}: exists already; choose another name or allow overwriting")
+    check_target(target, overwrite)
     config = config or published(scale)
     if window is not None:
         config = widened(config, window)
     state = read_states(source, tokenizer, config.scale)
     params = map_state(state, config, str(source))
-    method = _method(config)
     training: dict[str, Any] = {"source": "converted from the public PyTorch code, chaofengc/ITER"}
     for name, path in (("networks", source), ("tokenizer", tokenizer)):
         if path is not None:
-            training[name] = {"file": path.name, "sha256": assets.digest(path)}
-    metadata = bundles.Metadata(
-        method.name, method.describe(), method.scale, licence=LICENCE, training=training
-    )
-    bundles.write(target, params, metadata, exact=method.exact)
-    groups = {group: count({group: params[group]}) for group in method.groups}
-    return {"parameters": sum(groups.values()), "groups": groups}
+            training[name] = origin(path)
+    return write_bundle(target, _method(config), params, licence=LICENCE, training=training)
 
 
 def published(scale: int) -> ITERConfig:

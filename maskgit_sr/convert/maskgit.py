@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskgit_sr import assets, bundles
+from maskgit_sr import bundles
 from maskgit_sr.arrays import Params
+from maskgit_sr.convert import check_target, origin, write_bundle
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method
-from maskgit_sr.models.functional import Network, count, flatten, unflatten
+from maskgit_sr.models.functional import Network, flatten, unflatten
 from maskgit_sr.models.maskgit_transformer import MaskGITTransformer, MaskGITTransformerConfig
 from maskgit_sr.models.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
 from maskgit_sr.models.serialization import restore_msgpack
@@ -221,8 +222,7 @@ def convert(
         UserError: as `read_state` and `from_official`; `method` is not registered or has other
             networks; or the target exists or cannot be written.
     """
-    if target.exists() and not overwrite:
-        raise UserError(f"{target}: exists already; choose another name or allow overwriting")
+    check_target(target, overwrite)
     sizes = sizes or Sizes()
     # Before the files, which are of 0.9 GB.
     built = _build(method, sizes)
@@ -231,9 +231,10 @@ def convert(
         group: from_official(read_state(source), getattr(sizes, group), str(source))
         for group, source in sources.items()
     }
-    _write(target, params, built, sources)
-    groups = {group: count(tree) for group, tree in params.items()}
-    return {"parameters": sum(groups.values()), "groups": groups}
+    bundles.check(flatten(params), built.shapes(), f"convert: {built.name}")
+    training: dict[str, Any] = {"source": "converted from google-research/maskgit"}
+    training |= {group: origin(source) for group, source in sources.items()}
+    return write_bundle(target, built, params, licence="Apache-2.0", training=training)
 
 
 def _build(name: str, sizes: Sizes) -> Method:
@@ -249,17 +250,6 @@ def _build(name: str, sizes: Sizes) -> Method:
         return registry.build(name, dataclasses.asdict(sizes) | decoding)
     except ValueError as error:
         raise UserError(f"convert: {error}") from error
-
-
-def _write(target: Path, params: Params, method: Method, sources: Mapping[str, Path]) -> None:
-    bundles.check(flatten(params), method.shapes(), f"convert: {method.name}")
-    training: dict[str, Any] = {"source": "converted from google-research/maskgit"}
-    for group, source in sources.items():
-        training[group] = {"file": source.name, "sha256": assets.digest(source)}
-    metadata = bundles.Metadata(
-        method.name, method.describe(), method.scale, licence="Apache-2.0", training=training
-    )
-    bundles.write(target, params, metadata, exact=method.exact)
 
 
 def _grid(positions: int) -> str:

@@ -16,12 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskgit_sr import assets, bundles
+from maskgit_sr import bundles
 from maskgit_sr.arrays import Params
-from maskgit_sr.convert import float_arrays, read_torch
+from maskgit_sr.convert import check_target, float_arrays, origin, read_torch, write_bundle
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods.realsrt import RealSRT, RealSRTConfig
-from maskgit_sr.models.functional import count, flatten, unflatten
+from maskgit_sr.models.functional import flatten, unflatten
 from maskgit_sr.ops.positions import sincos_2d
 
 State = Mapping[str, np.ndarray]
@@ -201,23 +201,16 @@ def convert(
         UserError: as :func:`read_state` and :func:`map_state`, or the target exists or cannot be
             written.
     """
-    if target.exists() and not overwrite:
-        raise UserError(f"{target}: exists already; choose another name or allow overwriting")
+    check_target(target, overwrite)
     method = RealSRT(config or RealSRTConfig())
     params = map_state(read_state(source), method.config, str(source))
     training: dict[str, Any] = {
         "source": "converted from the public PyTorch code, USTC-JialunPeng/RealSRT",
-        "file": source.name,
-        "sha256": assets.digest(source),
+        **origin(source),
     }
     if method.config == RealSRTConfig():
         training["data"] = "DIV2K, Flickr2K, OutdoorScene; second-order degradation of Real-ESRGAN"
-    metadata = bundles.Metadata(
-        method.name, method.describe(), method.scale, licence="MIT", training=training
-    )
-    bundles.write(target, params, metadata, exact=method.exact)
-    groups = {group: count({group: params[group]}) for group in method.groups}
-    return {"parameters": sum(groups.values()), "groups": groups}
+    return write_bundle(target, method, params, licence="MIT", training=training)
 
 
 def _entry(name: str, shape: tuple[int, ...], flat: Mapping[str, Any]) -> Entry:

@@ -15,15 +15,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskgit_sr import assets, bundles
+from maskgit_sr import bundles
 from maskgit_sr.arrays import Params
-from maskgit_sr.convert import float_arrays, read_torch
+from maskgit_sr.convert import check_target, float_arrays, origin, read_torch, write_bundle
 from maskgit_sr.convert.realsrt import Entry
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.methods.sr3 import SR3
 from maskgit_sr.methods.sr3_base import SR3Config
-from maskgit_sr.models.functional import count, flatten, unflatten
+from maskgit_sr.models.functional import flatten, unflatten
 from maskgit_sr.models.sr3_unet import UNetConfig
 
 State = Mapping[str, np.ndarray]
@@ -131,17 +131,8 @@ def convert(
     Raises:
         UserError: as `read_state` and `map_state`, or the target exists or cannot be written.
     """
-    if target.exists() and not overwrite:
-        raise UserError(f"{target}: exists already; choose another name or allow overwriting")
-    params, method = map_state(read_state(source), config, str(source)), SR3(config)
-    training = {
-        "source": "converted from Janspiry/Image-Super-Resolution-via-Iterative-Refinement",
-        "file": source.name,
-        "sha256": assets.digest(source),
-    }
-    metadata = bundles.Metadata(
-        method.name, method.describe(), method.scale, licence="Apache-2.0", training=training
-    )
-    bundles.write(target, params, metadata, exact=method.exact)
-    groups = {group: count(tree) for group, tree in params.items()}
-    return {"parameters": sum(groups.values()), "groups": groups}
+    check_target(target, overwrite)
+    params = map_state(read_state(source), config, str(source))
+    public = "converted from Janspiry/Image-Super-Resolution-via-Iterative-Refinement"
+    training = {"source": public, **origin(source)}
+    return write_bundle(target, SR3(config), params, licence="Apache-2.0", training=training)

@@ -14,13 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskgit_sr import assets, bundles
+from maskgit_sr import bundles
 from maskgit_sr.arrays import Params
-from maskgit_sr.convert import float_arrays, read_torch
+from maskgit_sr.convert import check_target, float_arrays, origin, read_torch, write_bundle
 from maskgit_sr.convert.realsrt import Entry
 from maskgit_sr.errors import UserError
 from maskgit_sr.methods.srmap import SRMAP, SRMAPConfig
-from maskgit_sr.models.functional import count, flatten, unflatten
+from maskgit_sr.models.functional import flatten, unflatten
 from maskgit_sr.models.srmap_generator import MEAN, GeneratorConfig
 
 State = Mapping[str, np.ndarray]
@@ -182,22 +182,8 @@ def convert(
     Raises:
         UserError: as `read_state` and `map_state`, or the target exists or cannot be written.
     """
-    if target.exists() and not overwrite:
-        raise UserError(f"{target}: exists already; choose another name or allow overwriting")
-    params, method = map_state(read_state(source), config, str(source)), SRMAP(config)
-    training = {
-        "source": "converted from r-mohanty/Super-Rez",
-        "file": source.name,
-        "sha256": assets.digest(source),
-    }
-    metadata = bundles.Metadata(
-        # The public code has no licence.
-        method.name,
-        method.describe(),
-        method.scale,
-        licence="unknown",
-        training=training,
-    )
-    bundles.write(target, params, metadata, exact=method.exact)
-    groups = {group: count(tree) for group, tree in params.items()}
-    return {"parameters": sum(groups.values()), "groups": groups}
+    check_target(target, overwrite)
+    params = map_state(read_state(source), config, str(source))
+    training = {"source": "converted from r-mohanty/Super-Rez", **origin(source)}
+    # The public code has no licence.
+    return write_bundle(target, SRMAP(config), params, licence="unknown", training=training)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from typing import TypeAlias
 
 import numpy as np
 import PIL.Image
 
-from maskgit_sr import images
+from maskgit_sr import images, paths
 from maskgit_sr.errors import UserError
 from maskgit_sr.images import Picture
 from maskgit_sr.images.picture import to_bytes
@@ -147,9 +146,9 @@ def open_picture(given: Given) -> Picture:
     if not isinstance(given, str | os.PathLike):
         kind = type(given).__name__
         raise UserError(f"image: expected a path, a PIL image or an array, found {kind}")
-    text = os.fspath(given)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
-        raise UserError(f"image: expected a file on this machine, found the address {text}")
+    if paths.is_remote(given):
+        found = os.fspath(given)
+        raise UserError(f"image: expected a file on this machine, found the address {found}")
     return images.read(given)
 
 

@@ -116,7 +116,7 @@ class RegressionLosses(SR3Losses):
 class SR3Base(MethodBase):
     """Network of both methods, and what it is given and predicts."""
 
-    groups = ("unet",)
+    groups: tuple[str, ...] = ("unet",)
     config_class = SR3Config
     losses_class: Any = SR3Losses
 

@@ -113,7 +113,7 @@ class SRMAP(MethodBase):
     """The method: one pass of the generator."""
 
     name = "srmap"
-    groups = ("generator", "noise")
+    groups: tuple[str, ...] = ("generator", "noise")
     config_class, losses_class, options_class = SRMAPConfig, SRMAPLosses, SRMAPOptions
     studies: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         "noise": tuple((f"noise {x:g}", {"noise": x}) for x in (0.0, 0.5, 1.0, 2.0)),

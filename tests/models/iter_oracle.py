@@ -9,7 +9,6 @@ trainers.
 
 import contextlib
 import importlib
-import json
 import sys
 import types
 import zlib
@@ -22,7 +21,9 @@ from maskgit_sr.methods.iter import ITERConfig
 from maskgit_sr.models.swin import SwinConfig
 from maskgit_sr.models.swin_vqgan import SwinVQGANConfig
 from maskgit_sr.models.token_swin import RemovalConfig, TokenSwinConfig
+from tests.models import golden as golden_file
 
+TEXTS = ("entries", "published_entries")
 REFERENCE = Path(__file__).with_name("iter_reference.npz")
 ALPHAS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 
@@ -246,10 +247,7 @@ def outputs(oracle, numbers, config=TINY):
 
 def golden():
     """The stored numbers, and the state that gave them."""
-    with np.load(REFERENCE) as file:
-        stored = dict(file)
-    for name in ("entries", "published_entries"):
-        stored[name] = json.loads(stored[name].tobytes())
+    stored = golden_file.read(REFERENCE, TEXTS)
     return stored, state(stored["entries"])
 
 
@@ -259,8 +257,7 @@ def main(checkout, target):
     found = outputs(oracle, state(entries))
     published = [entry for entry in listing(oracle, ITERConfig()) if learned(entry[0])]
     texts = {"entries": entries, "published_entries": published}
-    packed = {n: np.frombuffer(json.dumps(t).encode(), np.uint8) for n, t in texts.items()}
-    np.savez_compressed(target, **found, **packed)
+    golden_file.write(target, found | texts, TEXTS)
     print(found["passes"], {name: array.shape for name, array in found.items()})
 
 

@@ -7,7 +7,6 @@ CHECKOUT is one of google-research/maskgit. No weights are stored: `state` makes
 
 import contextlib
 import importlib
-import json
 import os
 import sys
 import types
@@ -25,7 +24,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from maskgit_sr.convert.maskgit import Sizes
 from maskgit_sr.models.maskgit_transformer import MaskGITTransformerConfig
 from maskgit_sr.models.maskgit_vqgan import MaskGITVQGANConfig
+from tests.models import golden as golden_file
 
+TEXTS = ("entries", "published_entries")
 REFERENCE = Path(__file__).with_name("maskgit_reference.npz")
 # 32 groups are Linen's default, which the public code takes; widths differ between two levels.
 TINY = Sizes(
@@ -66,18 +67,13 @@ def public():
 
 def golden():
     """The stored numbers, and the states of both networks that gave them."""
-    with np.load(REFERENCE) as file:
-        stored = dict(file)
-    for name in ("entries", "published_entries"):
-        stored[name] = json.loads(stored[name].tobytes())
+    stored = golden_file.read(REFERENCE, TEXTS)
     return stored, [state(part) for part in stored["entries"]]
 
 
 def agree(found, expected, tolerance=1e-4):
     """Asserts max |a − b| / max |b|."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+    golden_file.agree(found, expected, tolerance)
 
 
 def tokenizer(oracle, config):
@@ -198,8 +194,7 @@ def main(checkout, target):
     # The tables alone: the gradients of all parameters would be too many numbers.
     kept = {n: a for n, a in found.items() if "/" not in n or "position_embeddings" in n}
     texts = {"entries": entries, "published_entries": listing(oracle, Sizes())}
-    packed = {n: np.frombuffer(json.dumps(t).encode(), np.uint8) for n, t in texts.items()}
-    np.savez_compressed(target, **kept, **packed)
+    golden_file.write(target, kept | texts, TEXTS)
 
 
 if __name__ == "__main__":

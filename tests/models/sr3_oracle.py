@@ -7,7 +7,6 @@ CHECKOUT is one of Janspiry/Image-Super-Resolution-via-Iterative-Refinement. No 
 """
 
 import importlib.util
-import json
 import sys
 import types
 import zlib
@@ -19,6 +18,7 @@ import numpy as np
 from maskgit_sr.convert.sr3 import PUBLISHED
 from maskgit_sr.models.sr3_unet import UNetConfig
 from maskgit_sr.ops import diffusion
+from tests.models.golden import read, write
 
 REFERENCE = Path(__file__).with_name("sr3_reference.npz")
 # Attention on the coarse level and in the middle; every width differs from its neighbour's.
@@ -199,23 +199,11 @@ def outputs(oracle):
 
 def golden():
     """The stored numbers."""
-    with np.load(REFERENCE) as file:
-        stored = dict(file)
-    return stored | {name: json.loads(stored[name].tobytes()) for name in TEXTS}
-
-
-def agree(found, expected, tolerance=2e-4):
-    """Asserts max |a − b| / max |b|."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+    return read(REFERENCE, TEXTS)
 
 
 def main(checkout, target):
-    found = outputs(load(checkout))
-    for name in TEXTS:
-        found[name] = np.frombuffer(json.dumps(found[name]).encode(), np.uint8)
-    np.savez_compressed(target, **found)
+    write(target, outputs(load(checkout)), TEXTS)
 
 
 if __name__ == "__main__":

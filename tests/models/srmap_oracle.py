@@ -8,7 +8,6 @@ shapes, noise scales and last layers included, which the public initialisation l
 
 import importlib
 import itertools
-import json
 import re
 import sys
 import types
@@ -23,6 +22,7 @@ from maskgit_sr.methods.srmap import SRMAPConfig
 from maskgit_sr.models.functional import Network, flatten, unflatten
 from maskgit_sr.models.srmap_critic import Critic, CriticConfig
 from maskgit_sr.models.srmap_generator import GeneratorConfig
+from tests.models.golden import read, write
 
 REFERENCE = Path(__file__).with_name("srmap_reference.npz")
 # Two stages, every width different from its neighbour's, and a shortcut without a convolution.
@@ -336,23 +336,11 @@ def outputs(oracle):
 
 def golden():
     """The stored numbers."""
-    with np.load(REFERENCE) as file:
-        stored = dict(file)
-    return stored | {name: json.loads(stored[name].tobytes()) for name in TEXTS}
-
-
-def agree(found, expected, tolerance=2e-4):
-    """Asserts max |a − b| / max |b|."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+    return read(REFERENCE, TEXTS)
 
 
 def main(checkout, target):
-    found = outputs(load(checkout))
-    for name in TEXTS:
-        found[name] = np.frombuffer(json.dumps(found[name]).encode(), np.uint8)
-    np.savez_compressed(target, **found)
+    write(target, outputs(load(checkout)), TEXTS)
 
 
 if __name__ == "__main__":

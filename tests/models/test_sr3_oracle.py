@@ -20,7 +20,8 @@ from maskgit_sr.models.functional import Network
 from maskgit_sr.models.sr3_unet import UNet, UNetConfig
 from maskgit_sr.ops import diffusion
 from tests.models import sr3_oracle as public
-from tests.models.sr3_oracle import LEVELS, SCHEDULE, STEPS, TINY, agree, inputs
+from tests.models.golden import agree, same
+from tests.models.sr3_oracle import LEVELS, SCHEDULE, STEPS, TINY, inputs
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +42,7 @@ def pair(oracle, config, **options):
 
 
 def test_stored_numbers_are_those_of_the_oracle(oracle):
-    stored, fresh = public.golden(), public.outputs(oracle)
-    assert stored.keys() == fresh.keys()
-    for name in stored:
-        if name in public.TEXTS:
-            assert stored[name] == fresh[name]
-        else:
-            agree(fresh[name], stored[name], 1e-5)
+    same(public.golden(), public.outputs(oracle), public.TEXTS)
 
 
 @pytest.mark.parametrize("sides", [(32, 32), (64, 48)])

@@ -12,7 +12,8 @@ from maskgit_sr.methods.sr3_base import SR3Config
 from maskgit_sr.models.functional import Network, count
 from maskgit_sr.models.sr3_unet import UNet, UNetConfig
 from tests.methods.small import random_params
-from tests.models.sr3_oracle import LEVELS, TINY, agree, golden, inputs, state
+from tests.models.golden import agree
+from tests.models.sr3_oracle import LEVELS, TINY, golden, inputs, state
 
 
 @functools.cache

@@ -10,7 +10,8 @@ from maskgit_sr.methods.srmap import SRMAP, SRMAPLosses, critic_loss, map_loss
 from maskgit_sr.models.functional import flatten
 from maskgit_sr.ops import resample
 from tests.models import srmap_oracle as public
-from tests.models.srmap_oracle import CRITIC, TINY, agree, image
+from tests.models.golden import agree
+from tests.models.srmap_oracle import CRITIC, TINY, image
 
 
 @pytest.fixture(scope="module")

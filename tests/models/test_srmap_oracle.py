@@ -16,7 +16,8 @@ from maskgit_sr.losses.relativistic import fidelity
 from maskgit_sr.methods.srmap import SRMAP
 from maskgit_sr.models.srmap_critic import CriticConfig
 from tests.models import srmap_oracle as public
-from tests.models.srmap_oracle import agree, image
+from tests.models.golden import agree, same
+from tests.models.srmap_oracle import image
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +29,7 @@ def oracle():
 
 
 def test_stored_numbers_are_those_of_the_oracle(oracle):
-    stored, fresh = public.golden(), public.outputs(oracle)
-    assert stored.keys() == fresh.keys()
-    for name in stored:
-        if name in public.TEXTS:
-            assert stored[name] == fresh[name]
-        else:
-            agree(fresh[name], stored[name], 1e-5)
+    same(public.golden(), public.outputs(oracle), public.TEXTS)
 
 
 @pytest.mark.parametrize(("scale", "sides"), [("x4", (12, 12)), ("x4", (13, 17)), ("x2", (13, 17))])
