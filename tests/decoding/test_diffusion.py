@@ -11,11 +11,11 @@ from maskgit_sr.methods.sr3_base import SR3Config
 from maskgit_sr.models.functional import Network
 from maskgit_sr.models.sr3_unet import UNet
 from maskgit_sr.ops import diffusion
+from tests.models.golden import agree
 from tests.models.sr3_oracle import (
     SCHEDULE,
     STEPS,
     TINY,
-    agree,
     chain_noise,
     golden,
     inputs,
