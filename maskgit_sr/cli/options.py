@@ -69,6 +69,17 @@ def check_lossless(targets: Iterable[Path]) -> None:
             raise UserError(f"--consistent: expected png or tif, which are lossless: {target}")
 
 
+def check_lossy(targets: Iterable[Path]) -> None:
+    """Raises UserError if no output has a format that --quality is of."""
+    from maskgit_sr.images.encode import LOSSY
+    from maskgit_sr.images.picture import WRITABLE
+
+    suffixes = {target.suffix.lower() for target in targets}
+    if not any(WRITABLE.get(suffix) in LOSSY for suffix in suffixes):
+        found = ", ".join(sorted(suffix[1:] for suffix in suffixes))
+        raise UserError(f"--quality: expected outputs of jpg, webp or avif, found {found}")
+
+
 def check(
     steps: int | None,
     seed: int,

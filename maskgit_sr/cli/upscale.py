@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+import dataclasses
+from typing import Annotated
 
 import typer
 
 from maskgit_sr import DEFAULT_MODEL
 from maskgit_sr.cli import options
-from maskgit_sr.cli.messages import only_our_lines, progress, reporting, say
-from maskgit_sr.errors import UserError, failure, line, out_of_memory, printable
+from maskgit_sr.cli.messages import reporting, say
+from maskgit_sr.cli.restoring import Wanted, restore_all, tell_outputs
+from maskgit_sr.errors import UserError
 from maskgit_sr.inference.options import check_consistent, parse, split
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from maskgit_sr.images import Picture
-    from maskgit_sr.images.files import Job
-    from maskgit_sr.inference.results import Restoration
 
 MAX_SCALE = 16
 COLOR_FIXES = ("adain", "wavelet", "none")
@@ -75,11 +65,15 @@ def upscale(
     option: options.MethodOptions = None,
     format: Annotated[
         str | None,
-        typer.Option(metavar="png|jpg|webp|tif", help="Format of outputs in a folder: png."),
+        typer.Option(metavar="png|jpg|webp|avif|tif", help="Format of outputs in a folder: png."),
     ] = None,
     suffix: Annotated[
         str | None,
         typer.Option(help="Appended to names. (default: none, _x4 beside the input)"),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(help="Of JPEG, WebP and AVIF outputs, 1 to 100. (default: 95)"),
     ] = None,
     batch: options.Batch = None,
     device: options.Device = None,
@@ -89,6 +83,9 @@ def upscale(
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace outputs that exist.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tell the sizes and times of every picture.")
     ] = False,
 ) -> None:
     """Restore pictures, a single one or whole folders."""
@@ -101,6 +98,7 @@ def upscale(
         options.check_choice("--color-fix", color_fix, COLOR_FIXES)
         check_consistent(consistent, scale)
         # as many as `inference.deviation` can sum, and with seeds that can be asked for one by one
+        options.check_number("--quality", quality, 1, 100)
         options.check_number("--samples", samples, 2, min(256, 2**32 - seed))
         given = split(
             option, steps=steps, temperature=temperature, strength=strength, color_fix=color_fix
@@ -133,7 +131,10 @@ def upscale(
             say(told)
         todo = [job for job in jobs if not job.skipped]
         if consistent is not None:
-            options.check_lossless(files.outputs(job.target)[0] for job in todo)
+            options.check_lossless(job.target for job in todo)
+        if quality is not None and todo:
+            options.check_lossy(job.target for job in todo)
+        wanted = Wanted({}, samples or 0, quality, skip_existing, verbose)
         if todo:
             import maskgit_sr
 
@@ -145,109 +146,17 @@ def upscale(
             chosen |= {"scale": scale, "seed": seed}
             if consistent is not None:
                 chosen |= {"consistent": consistent}
+            wanted = dataclasses.replace(wanted, options=chosen)
         restored, failed = 0, len(passed.problems)
-        with progress() as bars:
-            bar = bars.add_task("", total=len(todo), speed="")
-            for number, job in enumerate(todo):
-                name = printable(job.source.name)[:30]
-                bars.update(bar, description=name, completed=number)
-                try:
-                    meter = _meter(bars, bar, number)
-                    _restore(upscaler, job, chosen, meter, samples or 0, skip_existing)
-                except Exception as error:  # whatever it is, the other images can do without it
-                    told = failure(error, f"{job.source}")
-                    if len(jobs) == 1:  # a defect keeps its traceback
-                        raise UserError(told) if out_of_memory(error) else error from None
-                    # a mistake names its file, which may be the output
-                    say(line(error) if isinstance(error, UserError) else told)
-                    failed += 1
-                else:
-                    restored += 1
-            bars.update(bar, completed=len(todo))
-        if len(jobs) > 1:
-            skipped = len(jobs) - len(todo)
+        for job in jobs:
+            if job.skipped:
+                tell_outputs(job, wanted, terminal=len(jobs) == 1)
+        if todo:
+            restored, more = restore_all(upscaler, todo, wanted)
+            failed += more
+        skipped = len(jobs) - len(todo)
+        if len(jobs) > 1 or skipped:
             counts = f"{restored} restored, {failed} failed"
-            typer.echo(counts + (f", {skipped} skipped" if skipped else ""))
-        else:
-            for path in files.outputs(jobs[0].target, samples or 0):
-                typer.echo(f"{path}" if todo else f"{path}: exists, skipped")
+            say(counts + (f", {skipped} skipped" if skipped else ""))
         if failed:
             raise typer.Exit(1)
-
-
-def _restore(
-    upscaler: Any,
-    job: Job,
-    chosen: dict[str, Any],
-    tiles: Callable[[int, int], None],
-    samples: int,
-    skip_existing: bool,
-) -> None:
-    """Writes the outputs of an image, but none that exists where `skip_existing`."""
-    from maskgit_sr import images, paths
-    from maskgit_sr.images import colormaps, files
-    from maskgit_sr.inference.deviation import StandardDeviation
-
-    with only_our_lines():
-        picture = images.read(job.source)
-    for note in picture.notes:
-        say(f"{job.source}: {note}")
-    # before the restoration, which may take minutes
-    images.check_target(picture, job.target, scale=upscaler.scale(chosen["scale"]))
-    targets = files.outputs(job.target, samples)
-    restored = targets[:samples] or targets
-    maps = [files.confidence_path(path) for path in restored] if chosen["confidence"] else []
-    for target in (*targets, *maps):
-        with paths.naming(target), contextlib.suppress(FileNotFoundError):
-            os.lstat(target)  # fails for a name that is too long, or a file in place of a folder
-    # some of the samples alone give no map, so that all are made again
-    kept = {path for path in targets if samples and skip_existing and os.path.lexists(path)}
-    spread = StandardDeviation()
-    draws = _draws(upscaler, job.source, picture, samples, {"progress": tiles, **chosen})
-    for path, restoration in zip(restored, draws, strict=True):
-        if samples:
-            spread.add(restoration.picture.color)
-        if path not in kept:
-            _write(restoration, path)
-    if samples and targets[-1] not in kept:
-        images.write(images.from_array(colormaps.deviation(spread.map())), targets[-1])
-
-
-def _draws(
-    upscaler: Any, source: Path, picture: Picture, samples: int, given: dict[str, Any]
-) -> Iterator[Restoration]:
-    """Yields the restorations of an image; a mistake is told with its name."""
-    try:
-        if samples:
-            yield from upscaler.draws(picture, samples, **given)
-        else:
-            yield upscaler.restore(picture, **given)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-
-
-def _write(restoration: Restoration, path: Path) -> None:
-    """Writes a result and its confidence map, and tells what is to be told of it."""
-    from maskgit_sr import images
-    from maskgit_sr.images import files
-
-    reached = restoration.consistency
-    for note in (*images.write(restoration.picture, path), *(reached.notes if reached else ())):
-        say(f"{path}: {note}")
-    if restoration.confidence is not None:
-        height, width = restoration.picture.color.shape[:2]
-        grey = images.from_confidence(restoration.confidence, height, width)
-        images.write(grey, files.confidence_path(path))
-
-
-def _meter(bars: Progress, bar: Any, number: int) -> Callable[[int, int], None]:
-    """Returns the progress callback of an image, which counts by its share of restored tiles."""
-    begin = time.monotonic()
-
-    def tiles(done: int, total: int) -> None:
-        speed = done / max(time.monotonic() - begin, 1e-3)
-        # short of one, as the image is still to be written
-        completed = number + min(done / max(total, 1), 0.99)
-        bars.update(bar, completed=completed, speed=f"{speed:.1f} tiles/s")
-
-    return tiles

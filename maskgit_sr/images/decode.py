@@ -166,6 +166,20 @@ def header_size(file: BinaryIO) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def declared_pixels(path: str | os.PathLike[str]) -> int:
+    """Returns the number of pixels that the head of a file declares; none is decoded.
+
+    Raises:
+      UserError: a file that `read` refuses before it decodes.
+    """
+    data = bounds.file_bytes(Path(path))
+    with about(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bounds.check_work(data)
+        width, height = png.size(data) or _open(data).size
+    return width * height
+
+
 def _check_icon(image: Image.Image, data: bytes, limit: int) -> None:
     # An icon's directory may say less than the PNG files that it holds.
     for entry in image.ico.entry:  # type: ignore[attr-defined]

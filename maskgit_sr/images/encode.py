@@ -1,4 +1,4 @@
-"""Encoders: samples and metadata to the bytes of a PNG, JPEG, WebP or TIFF file.
+"""Encoders: samples and metadata to the bytes of a PNG, JPEG, WebP, AVIF or TIFF file.
 
 Pillow does the 8-bit work. PNG of 16 bits and TIFF are put together here, because neither Pillow
 nor OpenCV writes 16-bit colour together with its metadata, nor 16-bit grey with alpha at all.
@@ -31,7 +31,10 @@ from maskgit_sr.images.metadata import (
 )
 from maskgit_sr.images.samples import cast
 
-MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # libjpeg's own limit, WebP's 14 bits
+LOSSY = ("JPEG", "WEBP", "AVIF")
+"""Formats that have a quality."""
+# libjpeg's own limit, WebP's 14 bits, and what libavif reads again
+MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768}
 _MAX_JPEG_SEGMENT = 65_533  # a JPEG segment counts its bytes in 16 bits
 _MAX_JPEG_DENSITY = 65_535
 _STRIP_BYTES = 1 << 20
@@ -48,8 +51,7 @@ def encode(
     """
     channels = samples.shape[2]
     notes = []
-    lossy = kind in ("JPEG", "WEBP")
-    if lossy and samples.dtype != np.uint8:
+    if kind in LOSSY and samples.dtype != np.uint8:
         notes.append(f"{kind} has 8 bits: {samples.dtype} samples rounded")
         samples = cast(samples, np.uint8)
     elif samples.dtype.kind == "f":
@@ -78,8 +80,12 @@ def encode(
             content = photoshop(metadata.iptc)
             options["extra"] = b"\xff\xed" + struct.pack(">H", 2 + len(content)) + content
     else:
-        options["exact"] = True  # keeps colours under transparent pixels
         options.pop("dpi", None)
+        if kind == "WEBP":
+            options["exact"] = True  # keeps colours under transparent pixels
+        else:
+            # 8: 2.3 times as fast as Pillow's 6, for files 8 % larger
+            options |= {"subsampling": "4:0:0" if channels < 3 else "4:4:4", "speed": 8}
     return _pillow(samples, kind, **options), tuple(notes)
 
 
@@ -98,14 +104,14 @@ def _storable(metadata: Metadata, kind: str) -> tuple[Metadata, tuple[str, ...]]
         # sRGB is what readers assume anyway.
         lost += [png.keyword(chunk) for chunk in m.chunks if chunk[0] != b"sRGB"]
         m = dataclasses.replace(m, chunks=())
-    if kind in ("TIFF", "WEBP") and m.comment:
+    if kind in ("TIFF", "WEBP", "AVIF") and m.comment:
         lost.append("comment")
         m = dataclasses.replace(m, comment=None)
-    if kind == "WEBP":
+    if kind in ("WEBP", "AVIF"):
         if m.iptc:
             lost.append("IPTC")
             m = dataclasses.replace(m, iptc=None)
-        if m.density and m.exif is None:  # which is WebP's only place for it
+        if m.density and m.exif is None:  # which is the only place for it
             m = dataclasses.replace(m, exif=_density_exif(m.density))
         elif m.density and m.exif and X_RESOLUTION not in _tiff_tags(m.exif):
             lost.append("density")

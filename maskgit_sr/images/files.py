@@ -27,7 +27,7 @@ from maskgit_sr.errors import UserError
 from maskgit_sr.images import inputs as listing
 from maskgit_sr.images.inputs import PICTURE_SUFFIXES, UNREAD_SUFFIXES, Found, PassedOver
 
-FORMATS = ("png", "jpg", "webp", "tif")
+FORMATS = ("png", "jpg", "webp", "avif", "tif")
 # A file's, unlike those of out.v2, 2024.06.01 and scans.restored, which are new folders.
 _SUFFIX = re.compile(r"(?!\.v\d+$)\.[a-z][a-z0-9]{0,4}", re.IGNORECASE)
 _FORMAT_OF = {f".{f}": f for f in FORMATS} | {".jpeg": "jpg", ".tiff": "tif"}

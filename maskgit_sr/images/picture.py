@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from maskgit_sr import paths
 from maskgit_sr.errors import UserError
@@ -20,6 +20,7 @@ WRITABLE = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
     ".webp": "WEBP",
+    ".avif": "AVIF",
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
@@ -77,10 +78,10 @@ def to_array(picture: Picture, like: np.ndarray) -> np.ndarray:
 
 
 def write(picture: Picture, path: str | os.PathLike[str], *, quality: int = 95) -> tuple[str, ...]:
-    """Encodes `picture` in the format of the suffix, .png, .jpg, .jpeg, .webp, .tif or .tiff.
+    """Encodes `picture` in the format of the suffix, one of `WRITABLE`.
 
     Missing folders are made, and the file appears whole or not at all. PNG and TIFF are lossless
-    and keep 16 bits (floats become 16 bits); `quality`, 1 to 100, is for JPEG and WebP.
+    and keep 16 bits (floats become 16 bits); `quality`, 1 to 100, is for the lossy ones.
 
     Returns:
       Notes on what the format could not keep.
@@ -97,7 +98,7 @@ def write(picture: Picture, path: str | os.PathLike[str], *, quality: int = 95) 
 
 
 def to_bytes(picture: Picture, kind: str, *, quality: int = 95) -> tuple[bytes, tuple[str, ...]]:
-    """Returns the file that `write` would write, of `kind` PNG, JPEG, WEBP or TIFF, and its notes.
+    """Returns the file that `write` would write, of a `kind` of `WRITABLE`, and its notes.
 
     Raises:
       UserError: transparency in a JPEG, a side longer than the format allows, or another quality.
@@ -117,7 +118,7 @@ def check_target(picture: Picture, path: str | os.PathLike[str], *, scale: float
     """Raises the UserError of `write` for what is known before `picture` is upscaled by `scale`.
 
     Returns:
-      The format that `path` asks for: PNG, JPEG, WEBP or TIFF.
+      The format that `path` asks for, of `WRITABLE`.
     """
     path = Path(path)
     kind = WRITABLE.get(path.suffix.lower())
@@ -135,6 +136,8 @@ def check_kind(picture: Picture, kind: str, *, scale: float = 1.0) -> None:
     limit = encode.MAX_SIDE.get(kind, 2**31 - 1)  # PNG has 31 bits for a side
     if max(height, width) > limit:
         raise UserError(f"{kind} has at most {limit} pixels a side, found {width}x{height}")
+    if kind == "AVIF" and not features.check("avif"):
+        raise UserError("AVIF: this Pillow was built without it")
     alpha = picture.alpha
     if kind == "JPEG" and alpha is not None and (alpha < peak(alpha.dtype)).any():
         raise UserError("JPEG cannot hold transparency; use PNG or WebP")

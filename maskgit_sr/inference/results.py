@@ -81,10 +81,10 @@ class Result:
         return cls(image, *more, picture)
 
     def save(self, path: str | os.PathLike[str], *, quality: int = 95) -> None:
-        """Writes the picture as PNG, JPEG, WebP or TIFF, by the suffix; an existing file goes.
+        """Writes the picture as PNG, JPEG, WebP, AVIF or TIFF, by the suffix; replaces a file.
 
         Args:
-            quality: of JPEG and WebP, 1 to 100.
+            quality: of JPEG, WebP and AVIF, 1 to 100.
 
         Raises:
             UserError: another suffix, transparency in a JPEG, a side longer than the format allows,

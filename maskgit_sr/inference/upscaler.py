@@ -313,6 +313,15 @@ class Upscaler:
         arguments = jax.device_put((lr[take], places[take], seeds[take], traced), self.device)
         return self._compile(static)(self.params, *arguments)
 
+    def compile(self, side: int, options: RestoreOptions) -> None:
+        """Compiles the program for windows of ``side``, unless it is; a restoration does so too."""
+        static, traced = options.split()
+        shapes = (self.batch, side, side, 3), (self.batch, 3), (self.batch,)
+        kinds = np.float32, np.int32, np.uint32
+        empty = (np.zeros(shape, kind) for shape, kind in zip(shapes, kinds, strict=True))
+        arguments = jax.device_put((*empty, traced), self.device)
+        self._compile(static).lower(self.params, *arguments).compile()
+
     def complete(
         self,
         mosaics: Iterable[Mosaic],

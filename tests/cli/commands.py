@@ -1,6 +1,7 @@
 """The `maskgit-sr` command, run in this process, and a model that only enlarges."""
 
 import dataclasses
+import re
 import types
 
 import numpy as np
@@ -29,6 +30,13 @@ def refuses(message, *args):
     return result
 
 
+def told(result):
+    """(lines, counts): stderr between the announcement of a batch and its counts, and these."""
+    first, *lines, counts = result.stderr.splitlines()
+    assert re.fullmatch(r"maskgit-sr: \d+ images, .* megapixels, on cpu", first), first
+    return lines, counts.removeprefix("maskgit-sr: ")
+
+
 def picture(name, size=(8, 6), mode="RGB", **options):
     Image.new(mode, size).save(name, **options)
     return name
@@ -41,12 +49,17 @@ class FakeUpscaler(Upscaler):
         self.method = method
         self.loaded = []
         self.calls = []
+        self.compiled = []
+        self.device = types.SimpleNamespace(platform="cpu")
 
     def load(self, name, **options):
         self.loaded.append((name, options))
         if name == "nonsense":
             raise UserError("model: expected another name, found 'nonsense'")
         return self
+
+    def compile(self, side, options):
+        self.compiled.append(side)
 
     def restore(self, picture, *, scale, progress, confidence, **options):
         self.calls.append({"scale": scale, "confidence": confidence, **options})

@@ -19,7 +19,7 @@ from maskgit_sr.cli import messages
 from maskgit_sr.methods.base import TileSpec
 from maskgit_sr.methods.structure import Structure, StructureMethodConfig
 from maskgit_sr.models.structure import StructureConfig
-from tests.cli.commands import picture, refuses, run
+from tests.cli.commands import picture, refuses, run, told
 from tests.methods import small
 
 
@@ -71,8 +71,9 @@ def test_batch_goes_on_after_failures_and_reports(fake, tmp_path):
         picture(f"in/{name}.png", size=(width, 6))
     (tmp_path / "in/d.png").write_text("not a picture")
     result = run("upscale", "in", "-o", "out", code=1)
-    assert result.stdout == "2 restored, 3 failed\n"
-    lines = result.stderr.splitlines()
+    assert result.stdout == "out/a.png\nout/e.png\n"
+    lines, counts = told(result)
+    assert counts == "2 restored, 3 failed"
     assert lines[:2] == [
         "maskgit-sr: in/b.png: expected a luckier picture",
         "maskgit-sr: tiles.tmp: No space left on device",
@@ -83,12 +84,16 @@ def test_batch_goes_on_after_failures_and_reports(fake, tmp_path):
 
 def test_skip_existing_and_overwrite(fake):
     both = ("upscale", picture("a.png"), picture("b.png"), "-o", "out")
-    assert run(*both).stdout == "2 restored, 0 failed\n"
+    outputs = "out/a.png\nout/b.png\n"
+    result = run(*both)
+    assert result.stdout == outputs and told(result) == ([], "2 restored, 0 failed")
     refuses("exists already", *both)
-    assert run(*both, "--skip-existing").stdout == "0 restored, 0 failed, 2 skipped\n"
+    result = run(*both, "--skip-existing")
+    assert result.stdout == outputs  # a line for every output that is there
+    assert result.stderr == "maskgit-sr: 0 restored, 0 failed, 2 skipped\n"
     assert len(fake.loaded) == 1  # nothing to do: the model is not loaded
     result = run("upscale", "a.png", "-o", "out", "--skip-existing")
-    assert result.stdout == "out/a.png: exists, skipped\n"
+    assert result.stdout == "out/a.png\n" and result.stderr.endswith("1 skipped\n")
     run(*both, "--overwrite")
 
 
@@ -115,8 +120,9 @@ def test_a_defect_is_told_by_its_type_in_a_batch_and_by_its_traceback_alone(fake
     picture("a.png", size=(15, 6))
     picture("b.png")
     result = run("upscale", "a.png", "b.png", "-o", "out", code=1)
-    assert result.stderr == "maskgit-sr: a.png: RuntimeError: a defect\n"
-    assert result.stdout == "1 restored, 1 failed\n" and os.listdir("out") == ["b.png"]
+    expected = ["maskgit-sr: a.png: RuntimeError: a defect"], "1 restored, 1 failed"
+    assert told(result) == expected
+    assert result.stdout == "out/b.png\n" and os.listdir("out") == ["b.png"]
     with pytest.raises(RuntimeError, match="a defect"):
         run("upscale", "a.png", "-o", "out")
 
@@ -181,7 +187,7 @@ def test_progress_bar_on_a_terminal(fake, monkeypatch):
     picture("b.png", size=(13, 6))
     run("upscale", "a.png", "b.png", "-o", "out", code=1)
     shown = terminal.getvalue()
-    assert "tiles/s" in shown and "2/2" in shown
+    assert "windows/s" in shown and "2/2" in shown
     assert "maskgit-sr: b.png: expected a luckier picture" in shown
 
 

@@ -196,7 +196,7 @@ def test_outputs_that_are_refused(tree):
 
 
 def test_options_that_are_refused(tree):
-    refuses("--format: expected one of png, jpg, webp, tif", ["one.jpg"], "out", format="gif")
+    refuses("--format: expected one of png, jpg, webp, avif, tif", ["one.jpg"], "out", format="gif")
     refuses("--format jpg: contradicts the output name x.png", ["one.jpg"], "x.png", format="jpg")
     refuses("--suffix _r: cannot be used with", ["one.jpg"], "x.png", suffix="_r")
     refuses("--suffix: expected part of a file name", ["one.jpg"], "out", suffix="../x")

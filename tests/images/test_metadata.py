@@ -24,7 +24,7 @@ TIDY = (
     b"</rdf:Description></x:xmpmeta>"
 )
 IPTC = b"\x1c\x02\x50\x00\x06Author"
-SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}
+SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "AVIF": ".avif", "TIFF": ".tif"}
 
 
 def bare(kind="PNG", **options):

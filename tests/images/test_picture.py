@@ -37,7 +37,7 @@ def test_lossless_round_trip_is_exact(tmp_path, suffix, dtype, channels, size):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3)])
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".avif", ".tif"])
 def test_extreme_sizes(tmp_path, size, suffix):
     path = tmp_path / f"x{suffix}"
     images.write(images.from_array(noise(*size, 3)), path)
@@ -64,12 +64,13 @@ def test_large_16_bit_tiff_has_several_strips(tmp_path):
     np.testing.assert_array_equal(images.to_array(images.read(tmp_path / "x.tif"), array), array)
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [("JPEG", ".jpg"), ("AVIF", ".avif")])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_jpeg_keeps_channels_and_is_close(tmp_path, mode):
+def test_lossy_formats_keep_channels_and_are_close(tmp_path, kind, suffix, mode):
     image = Image.fromarray(gradient()).convert(mode)
-    images.write(images.from_pil(image), tmp_path / "x.jpg")
-    with Image.open(tmp_path / "x.jpg") as back:
-        assert (back.format, back.mode) == ("JPEG", mode)
+    images.write(images.from_pil(image), tmp_path / f"x{suffix}")
+    with Image.open(tmp_path / f"x{suffix}") as back:
+        assert (back.format, back.mode) == (kind, mode)
         assert np.abs(np.asarray(back, int) - np.asarray(image, int)).max() < 12
 
 
@@ -79,11 +80,21 @@ def test_webp_keeps_alpha(tmp_path):
     np.testing.assert_array_equal(images.read(tmp_path / "x.webp").alpha, array[..., 3])
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_avif_keeps_alpha(tmp_path, channels):
+    smooth = np.dstack([gradient(), gradient()[..., 0]])[..., -channels:]
+    images.write(images.from_array(smooth), tmp_path / "x.avif")
+    back = images.read(tmp_path / "x.avif")
+    assert np.abs(back.alpha.astype(int) - smooth[..., -1]).max() < 12
+    assert np.abs(back.color[..., 0].astype(int) - smooth[..., 0]).max() < 24
+
+
 @pytest.mark.parametrize(
     ("suffix", "dtype", "note", "tolerance"),
     [
         (".jpg", np.uint16, "JPEG has 8 bits: uint16 samples rounded", 12 / 255),
         (".webp", np.uint16, "WEBP has 8 bits: uint16 samples rounded", 12 / 255),
+        (".avif", np.uint16, "AVIF has 8 bits: uint16 samples rounded", 12 / 255),
         (".png", np.float32, "floats stored as 16 bits", 0.6 / 65535),
         (".tif", np.float32, "floats stored as 16 bits", 0.6 / 65535),
     ],
