@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +15,9 @@ from maskgit_sr.cli.messages import reporting, say
 from maskgit_sr.cli.restoring import Wanted, restore_all, tell_outputs
 from maskgit_sr.errors import UserError
 from maskgit_sr.inference.options import check_consistent, parse, split
+
+if TYPE_CHECKING:
+    from maskgit_sr.images.files import Job
 
 MAX_SCALE = 16
 COLOR_FIXES = ("adain", "wavelet", "none")
@@ -84,6 +89,14 @@ def upscale(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace outputs that exist.")
     ] = False,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Also write a page with a slider between before and after: NAME_compare.html, "
+            "or compare.html in the folder.",
+        ),
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Tell the sizes and times of every picture.")
     ] = False,
@@ -132,6 +145,9 @@ def upscale(
         todo = [job for job in jobs if not job.skipped]
         if consistent is not None:
             options.check_lossless(job.target for job in todo)
+        page = _page(jobs, output) if compare else None
+        if page is not None and page.exists() and not (overwrite or skip_existing):
+            raise UserError(f"{page}: exists already; use --overwrite or --skip-existing")
         if quality is not None and todo:
             options.check_lossy(job.target for job in todo)
         wanted = Wanted({}, samples or 0, quality, skip_existing, verbose)
@@ -154,9 +170,41 @@ def upscale(
         if todo:
             restored, more = restore_all(upscaler, todo, wanted)
             failed += more
+        if page is not None:
+            _write_page(page, jobs, samples or 0, Path(model).stem)
         skipped = len(jobs) - len(todo)
         if len(jobs) > 1 or skipped:
             counts = f"{restored} restored, {failed} failed"
             say(counts + (f", {skipped} skipped" if skipped else ""))
         if failed:
             raise typer.Exit(1)
+
+
+def _page(jobs: Sequence[Job], output: str | None) -> Path:
+    """Returns the path of the page of --compare."""
+    first = jobs[0].target
+    if len(jobs) == 1:
+        return first.with_name(f"{first.stem}_compare.html")
+    assert output is not None  # several inputs have a folder
+    return Path(output) / "compare.html"
+
+
+def _write_page(path: Path, jobs: Sequence[Job], samples: int, model: str) -> None:
+    """Writes the page of those images that were restored, now or before, if there are any."""
+    from maskgit_sr.evaluation.report import compare
+    from maskgit_sr.images import files
+
+    scenes = []
+    for job in jobs:
+        targets = files.outputs(job.target, samples)
+        numbered = [f"result {number + 1}" for number in range(samples)]
+        labels = [*numbered, "deviation"] if samples else ["restored"]
+        shown = dict(zip(labels, targets, strict=True))
+        outputs = {label: file for label, file in shown.items() if file.exists()}
+        confidence = files.confidence_path(targets[0])
+        maps = {"confidence": confidence} if confidence.exists() else {}
+        if outputs:
+            scenes.append(compare.Scene(job.source, outputs, maps))
+    if scenes:
+        compare.write(path, scenes, model)
+        say(f"{path}: before and after")

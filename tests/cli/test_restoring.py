@@ -10,6 +10,7 @@ from PIL import Image
 from maskgit_sr import cli
 from maskgit_sr.cli import restoring
 from tests.cli.commands import picture, refuses, run, told
+from tests.evaluation.reports import Page
 
 
 def test_lengths_of_time():
@@ -88,3 +89,21 @@ def test_a_terminal_gets_no_lines_between_the_bars(fake, monkeypatch, count):
     monkeypatch.setattr("sys.stdout", shown)
     cli.app(["upscale", *names, "-o", "out"], standalone_mode=False)
     assert shown.getvalue() == ("out/0.png\n" if count == 1 else "")
+
+
+def test_a_page_of_before_and_after(fake, tmp_path):
+    names = [picture(f"in_{n}.png", (40, 30)) for n in range(3)]
+    words = ("upscale", *names[:2], "-o", "out", "--compare")
+    assert run(*words).stderr.splitlines()[1] == "maskgit-sr: out/compare.html: before and after"
+    words = ("upscale", *names, "-o", "out", "--compare", "--skip-existing", "--confidence")
+    assert len(Page(tmp_path / "out/compare.html").json("data")["images"]) == 2
+    run(*words)
+    page = Page(tmp_path / "out/compare.html")
+    assert [one["name"] for one in page.json("data")["images"]] == names
+    assert [one["label"] for one in page.json("views-2")["pictures"]] == [
+        *("input", "restored", "confidence")
+    ]
+    run("upscale", names[0], "--compare")
+    (tmp_path / "in_0_x4.png").unlink()
+    refuses("in_0_x4_compare.html: exists already", "upscale", names[0], "--compare")
+    assert not (tmp_path / "in_0_x4.png").exists()

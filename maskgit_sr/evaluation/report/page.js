@@ -2,8 +2,8 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   // {systems, metrics: [{key, name, better, digits}], images: [{name, height, width, notes,
-  // scores: [system][metric]}]}
-  const { systems, metrics, images } = JSON.parse($("data").textContent);
+  // scores: [system][metric]}], opened: the first image is shown at once}
+  const { systems, metrics, images, opened } = JSON.parse($("data").textContent);
   const numberOf = new Map(images.map((image, index) => [image.name, index]));
   const arrow = { higher: "\u00a0↑", lower: "\u00a0↓" };
   const hint = { higher: ", higher is better", lower: ", lower is better" };
@@ -215,6 +215,8 @@
   $("system").addEventListener("change", drawTable);
   $("filter").addEventListener("input", drawTable);
   drawTable();
+  $("viewer-scores").hidden = !metrics.length;
   window.addEventListener("hashchange", follow);
   follow();
+  if (opened && !location.hash) open(0);
 })();

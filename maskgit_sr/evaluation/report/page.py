@@ -1,6 +1,6 @@
-"""Self-contained HTML report of an evaluation: scores, and a wipe between any two views.
+"""Self-contained HTML pages: an evaluation's scores, and a wipe between any two views.
 
-The page is written image by image, so that memory does not grow with their number. Its images are
+A page is written image by image, so that memory does not grow with their number. Its images are
 text that the browser decodes only when they are viewed. `page.html`, `.css` and `.js` are its
 parts; the page runs no other script and loads nothing (by its Content-Security-Policy).
 """
@@ -22,6 +22,12 @@ from maskgit_sr.images import colormaps
 from maskgit_sr.metrics.spec import OF_SETS
 
 Result = Mapping[str, Any]
+_FOOTER = (
+    "Pictures here are lossy copies (WebP, quality {quality}); scores are of the originals. Copies "
+    "smaller than HR are shown enlarged and are kept without loss. Error maps are |picture − HR| "
+    "of the originals, the mean of R, G and B; their brightest colour is {peak} of 255 and above, "
+    "in every picture."
+)
 Views = Callable[[str], Mapping[str, np.ndarray]]
 
 
@@ -48,37 +54,60 @@ def write(folder: Path, results: Sequence[Result], views: Views, *, quality: int
         raise UserError(f"report: expected systems of different names, found '{twice[0]}' twice")
     statistics.check_alike(results)
     path = Path(folder) / "index.html"
-    with paths.whole(path) as part:
-        for chunk in _page(results, views, quality):  # an OSError of `views` is not about the page
-            with paths.naming(path), part.open("a", encoding="utf-8", newline="\n") as file:
-                file.write(chunk)
+    metrics = _metrics(results)
+    names = list(dict.fromkeys(row["name"] for result in results for row in result["images"]))
+    ours, *peers = (parts.escape(result["system"]) for result in results)
+    scores = {
+        "summary": parts.summary(results, metrics),
+        "best_note": " Bold: the best of its column." if peers else "",
+        "terms": parts.terms(metrics),
+    }
+    values = {
+        "kind": "Evaluation report",
+        "title": f"{ours}: evaluation report",
+        "heading": ours,
+        "lead": f'<p class="lead">beside {", ".join(peers)}</p>' if peers else "",
+        "facts": parts.facts(results),
+        "problems": parts.problems(results),
+        "scores": parts.filled(_part("scores.html"), scores),
+        "footer": _FOOTER.format(quality=quality, peak=colormaps.ERROR_PEAK),
+        "data": parts.data(_data(results, metrics, names)),
+    }
+    write_page(path, values, names, views, quality)
     return path
 
 
 # ---------------------------------------------------------------- the page
 
 
-def _page(results: Sequence[Result], views: Views, quality: int) -> Iterator[str]:
-    metrics = _metrics(results)
-    names = list(dict.fromkeys(row["name"] for result in results for row in result["images"]))
+def write_page(
+    path: Path, values: Mapping[str, str], names: Sequence[str], views: Views, quality: int
+) -> None:
+    """Writes a page, whole or not at all.
+
+    Args:
+        values: texts of page.html by their names, in HTML; ``data`` is what page.js takes.
+        names: of the scenes; they and `views` as for `write`.
+    """
+    with paths.whole(path) as part:
+        for chunk in _page(values, names, views, quality):
+            # `views` are made outside: an OSError of theirs is not about the page
+            with paths.naming(path), part.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(chunk)
+
+
+def _page(
+    values: Mapping[str, str], names: Sequence[str], views: Views, quality: int
+) -> Iterator[str]:
     script = _part("page.js")
-    ours, *peers = (parts.escape(result["system"]) for result in results)
     values = {
         "script_hash": parts.script_hash(script),
-        "heading": ours,
-        "lead": f'<p class="lead">beside {", ".join(peers)}</p>' if peers else "",
-        "facts": parts.facts(results),
-        "problems": parts.problems(results),
-        "summary": parts.summary(results, metrics),
-        "best_note": " Bold: the best of its column." if peers else "",
-        "terms": parts.terms(metrics),
-        "quality": quality,
         "error_ramp": colormaps.css(colormaps.ERROR),
         "map_ramp": colormaps.css(colormaps.CONFIDENCE),
-        "peak": colormaps.ERROR_PEAK,
+        "peak": str(colormaps.ERROR_PEAK),
         "style": _part("page.css"),
         "script": script,
-        "data": parts.data(_data(results, metrics, names)),
+        **values,
     }
     head, tail = parts.filled(_part("page.html"), values).split("<!-- pictures -->\n")
     yield head
