@@ -106,8 +106,10 @@ def features(
     # So many blocks at a time, whatever the image's size: one program for all.
     large, small = _blocks(grey[..., 0], BLOCK), _blocks(half[..., 0], BLOCK // 2)
     parts = zip(large, small, strict=True)
-    found = jnp.concatenate([_block_features(*part) for part in parts])
-    return found[: len(x) * rows * columns].reshape(len(x), rows * columns, FEATURES)
+    numpy = numpy_of(x)  # on the host no program is compiled for a number of blocks
+    found = numpy.concatenate([numpy.asarray(_block_features(*part)) for part in parts])
+    found = found[: len(x) * rows * columns].reshape(len(x), rows * columns, FEATURES)
+    return jnp.asarray(found)
 
 
 def _blocks(x: Array, side: int) -> Iterator[Array]:
