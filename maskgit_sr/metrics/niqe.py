@@ -108,8 +108,7 @@ def features(
     parts = zip(large, small, strict=True)
     numpy = numpy_of(x)  # on the host no program is compiled for a number of blocks
     found = numpy.concatenate([numpy.asarray(_block_features(*part)) for part in parts])
-    found = found[: len(x) * rows * columns].reshape(len(x), rows * columns, FEATURES)
-    return jnp.asarray(found)
+    return found[: len(x) * rows * columns].reshape(len(x), rows * columns, FEATURES)
 
 
 def _blocks(x: Array, side: int) -> Iterator[Array]:
