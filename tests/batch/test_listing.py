@@ -63,7 +63,7 @@ def test_twins_and_links_are_those_of_the_command_line(tmp_path):
         (["out"], {}, "out: no pictures in this folder"),
         (["in"], {"output": "in/a.png"}, "--output: expected a folder, found a file: in/a.png"),
         (["hdfs2://in"], {}, r"hdfs2://in: no file system for hdfs2:// here"),
-        (["in"], {"format": "gif"}, "--format: expected one of png, jpg, webp, avif, tif, found 'gif'"),
+        (["in"], {"format": "gif"}, "expected one of png, jpg, webp, avif, tif, found 'gif'"),
         (["in"], {"suffix": "a/b"}, "--suffix: expected part of a file name, found 'a/b'"),
     ],
 )
