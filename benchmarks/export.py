@@ -114,7 +114,7 @@ def onnx(given: argparse.Namespace) -> Works:
             run.restore(session, lr[begin : begin + given.batch])
 
     def whole() -> np.ndarray:
-        return np.rint(run.restore(session, image) * 255).astype(np.uint8)
+        return np.rint(run.restore(session, image).clip(0, 1) * 255).astype(np.uint8)
 
     return {"tiles": restore, "image": whole}
 

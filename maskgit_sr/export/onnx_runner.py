@@ -3,8 +3,8 @@
     python run.py IMAGES RESTORED.npz
 
 IMAGES is a .npy file of float32 in [0, 1] or uint8, [H, W, 3] or [N, H, W, 3], RGB. RESTORED has
-image float32 in [0, 1], `scale` times as high and wide. IMAGES may be a .npz file of several such
-arrays; the output of NAME is then NAME/image.
+image float32, not clipped, `scale` times as high and wide. IMAGES may be a .npz file of several
+such arrays; the output of NAME is then NAME/image.
 """
 
 import sys

@@ -20,9 +20,9 @@ _CARD = """\
 # {model}, {method} ×{scale}, as ONNX
 
 `model.onnx` restores whole images ×{scale}: input `image` float32 [batch, height, width, 3] in
-[0, 1], RGB; output `restored` float32 [batch, {scale}·height, {scale}·width, 3], clipped to [0, 1].
-Batch, height and width are free. Options of the method, fixed in it: {options}. Licence of the
-weights: {licence}.
+[0, 1], RGB; output `restored` float32 [batch, {scale}·height, {scale}·width, 3], not clipped. Batch,
+height and width are free. Options of the method, which are fixed in it: {options}.
+Licence of the weights: {licence}.
 
     pip install onnxruntime numpy
     python run.py images.npy restored.npz
@@ -91,9 +91,7 @@ def build(network: Chain) -> onnx.ModelProto:
     nearest = dict(coordinate_transformation_mode="asymmetric", nearest_mode="floor")
     add("Resize", [lr, "", scales], "enlarged", mode="nearest", **nearest)
     add("Add", ["enlarged", drawn], "whole")
-    low, high = (constant(f"level{value}", np.float32(value)) for value in (0, 1))
-    add("Clip", ["whole", low, high], "clipped")
-    add("Transpose", ["clipped"], "restored", perm=[0, 2, 3, 1])
+    add("Transpose", ["whole"], "restored", perm=[0, 2, 3, 1])
     sizes = {"image": "", "restored": f"{network.scale}*"}
     image, restored = (
         helper.make_tensor_value_info(
