@@ -20,8 +20,8 @@ _CARD = """\
 # {model}, {method} ×{scale}, as ONNX
 
 `model.onnx` restores whole images ×{scale}: input `image` float32 [batch, height, width, 3] in
-[0, 1], RGB; output `restored` float32 [batch, {scale}·height, {scale}·width, 3], not clipped. Batch,
-height and width are free. Options of the method, which are fixed in it: {options}.
+[0, 1], RGB; output `restored` float32 [batch, {scale}·height, {scale}·width, 3], not clipped.
+Batch, height and width are free. Options of the method, which are fixed in it: {options}.
 Licence of the weights: {licence}.
 
     pip install onnxruntime numpy
