@@ -37,7 +37,8 @@ def main(source: str, target: str) -> None:
         if isinstance(given, np.ndarray)
         else {f"{k}/image": given[k] for k in given}
     )
-    np.savez(target, **{name: restore(session, images) for name, images in named.items()})
+    found = {name: restore(session, images) for name, images in named.items()}
+    np.savez(target, **found)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

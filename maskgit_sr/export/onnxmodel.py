@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -88,7 +89,7 @@ def build(network: Chain) -> onnx.ModelProto:
     # depth, column, row: our channels are ordered row, column, colour
     drawn = add("DepthToSpace", [x], "drawn", blocksize=network.scale, mode="DCR")
     scales = constant("scales", np.array([1, 1, network.scale, network.scale], np.float32))
-    nearest = dict(coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    nearest: Any = dict(coordinate_transformation_mode="asymmetric", nearest_mode="floor")
     add("Resize", [lr, "", scales], "enlarged", mode="nearest", **nearest)
     add("Add", ["enlarged", drawn], "whole")
     add("Transpose", ["whole"], "restored", perm=[0, 2, 3, 1])

@@ -12,7 +12,7 @@ import jax
 from maskgit_sr import bundles, paths
 from maskgit_sr.arrays import Execution, parse_dtype
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import DEFAULT_MODEL, compilation
+from maskgit_sr.inference import DEFAULT_MODEL, compilation, hub
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods import registry
 from maskgit_sr.models.functional import flatten
@@ -65,15 +65,18 @@ def list_models() -> list[ModelInfo]:
 def resolve(name: paths.PathLike) -> paths.PathLike:
     """Returns the path of a bundle from a shipped model's name or a path.
 
-    A path in a bucket is returned unchecked.
+    A path in a bucket is returned unchecked, one at ``hf://`` is downloaded (`hub.download`).
 
     Raises:
-        UserError: neither a shipped model nor a file; the message lists the names.
+        UserError: neither a shipped model nor a file; the message lists the names. As
+            `hub.download`.
     """
     text = os.fspath(name)
     shipped = {path.stem: path for path in sorted(_FOLDER.glob("*.safetensors"))}
     if text in shipped:
         return shipped[text]
+    if text.startswith(hub.PREFIX):
+        return hub.download(text)
     if paths.is_remote(text):
         return text
     path = Path(text)
@@ -126,7 +129,7 @@ def load(
     Result(160×120, ndarray)
 
     Args:
-        model: name of a shipped model, or a path, also in a bucket.
+        model: name of a shipped model, or a path, also in a bucket or at ``hf://OWNER/NAME``.
         batch: windows a device call; by default 1 on CPU, where more gains nothing, else 32.
         device: ``cpu``, ``gpu`` or ``tpu``; by default whatever JAX prefers.
         dtype: compute dtype, ``float32`` or ``bfloat16``; by default bfloat16 on accelerators,
