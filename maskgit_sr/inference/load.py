@@ -56,7 +56,7 @@ def list_models() -> list[ModelInfo]:
                 path,
                 metadata.method,
                 metadata.scale,
-                tuple(sorted(registry.build(metadata.method, metadata.config).provides)),
+                tuple(sorted(getattr(registry.METHODS.get(metadata.method), "provides", ()))),
                 sum(math.prod(entry.shape) for entry in head.entries.values()),
                 path.stat().st_size,
                 metadata.licence,
