@@ -100,8 +100,27 @@ def stablehlo(given: argparse.Namespace) -> Works:
     return {"tiles": restore}
 
 
+def onnx(given: argparse.Namespace) -> Works:
+    """Returns the workloads of the ONNX runner, which takes the image whole, on the CPU."""
+    folder = given.folder / "onnx"
+    sys.path.insert(0, str(folder))  # of run.py, which an artifact brings along
+    import run
+
+    side, _ = describe(folder)
+    session, lr, image = run.load(folder), tiles(given.tiles, side), common.photograph(given.side)
+
+    def restore() -> None:
+        for begin in range(0, len(lr), given.batch):
+            run.restore(session, lr[begin : begin + given.batch])
+
+    def whole() -> np.ndarray:
+        return np.rint(run.restore(session, image).clip(0, 1) * 255).astype(np.uint8)
+
+    return {"tiles": restore, "image": whole}
+
+
 SYSTEMS: dict[str, Callable[[argparse.Namespace], Works]]
-SYSTEMS = {"upscaler": upscaler, "savedmodel": savedmodel, "stablehlo": stablehlo}
+SYSTEMS = {"upscaler": upscaler, "savedmodel": savedmodel, "stablehlo": stablehlo, "onnx": onnx}
 
 
 def warm(system: str, given: argparse.Namespace) -> tuple[float, float]:
@@ -152,7 +171,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=common.positive, default=5)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS)[:3])
     parser.add_argument("--folder", type=Path, help="of artifacts made before, or to make")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -43,7 +43,7 @@ from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.inference import load
 from maskgit_sr.methods import registry
 from maskgit_sr.methods.base import Method
-from maskgit_sr.training import checkpoint, lock, sharding, watch, weights
+from maskgit_sr.training import checkpoint, lock, loggers, sharding, watch, weights
 from maskgit_sr.training.loop import Outcome, Trainer, Validate
 from maskgit_sr.training.watch import TrainingStopped
 
@@ -130,6 +130,7 @@ def run_stage(
             "--config.data.root: expected a folder of photographs, a list, shards or tfds:NAME, "
             "found nothing"
         )
+    loggers.parse(config.logger)
     stage = config.stages[name]
     _check_batch(name, stage, config.mesh)
     config.init = find_init(config.init)

@@ -227,7 +227,7 @@ def _pipeline(rest: list[str]) -> tuple[Any, str]:
 
 
 def _check_remote(given: argparse.Namespace) -> None:
-    shipped = {model.name for model in load.list_models()}
+    shipped = load.shipped()  # which workers have, too
     for option, values in (("input", given.input), ("output", [given.output])):
         for value in values:
             if not paths.is_remote(value):

@@ -12,13 +12,16 @@ from maskgit_sr.cli import options
 from maskgit_sr.cli.messages import progress, reporting
 from maskgit_sr.inference.options import split
 
-FORMATS = ("savedmodel", "stablehlo")
+FORMATS = ("savedmodel", "stablehlo", "onnx")
 
 
 def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
     format: Annotated[
-        str, typer.Option(metavar="|".join(FORMATS), help="For TensorFlow, or for JAX.")
+        str,
+        typer.Option(
+            metavar="|".join(FORMATS), help="For TensorFlow, for JAX, or for ONNX runtimes."
+        ),
     ] = "savedmodel",
     model: options.Model = DEFAULT_MODEL,
     steps: options.Steps = None,
@@ -64,6 +67,8 @@ def export(
             line = f"{size}: {found['within_1']:.3%} of samples within 1/255 of the upscaler's"
             if "tokens" in found:
                 line += f", {found['tokens']:.3%} of tokens equal"
+            if "largest" in found:
+                line += f", at most {found['largest']:.1e} apart"
             typer.echo(line)
         size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
         typer.echo(f"{output} ({size / 1e6:.1f} MB)")

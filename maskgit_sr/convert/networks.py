@@ -5,9 +5,9 @@
     python -m maskgit_sr.convert.networks model.mat ma.safetensors
 
 Several sources become one file. Names are kept except those of LPIPS' linear layers
-(`lin0.model.1.weight` → `lin0.weight`); numbers become float32, and anything but floating-point
-arrays is left out. A MATLAB file gives the forests of Ma's metric. Nothing in the sources is
-executed.
+(`lin0.model.1.weight` → `lin0.weight`); numbers become float32. Anything but floating-point arrays
+is left out, and of LPIPS and VGG16 the layers after the features. A MATLAB file gives the forests
+of Ma's metric. Nothing in the sources is executed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from safetensors.numpy import save
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from maskgit_sr import assets, paths
+from maskgit_sr import paths
 from maskgit_sr.convert import read_torch
 from maskgit_sr.errors import UserError, one_line
 from maskgit_sr.perceptual import resnet
 
 _EXPECTED = {"resnet50.safetensors": resnet.shapes}
-
+# What the metrics read of classifiers; their last layers are nine tenths of them.
+_KEPT = {"lpips_": ("features.", "lin"), "vgg16.": ("features.",)}
 
 # Ours, and MATLAB's, which counts nodes and attributes from 1 and has 0 for none.
 _FOREST = {"left": "lDau", "right": "rDau", "attribute": "mbest"}
@@ -93,13 +94,12 @@ def convert(sources: Sequence[Path], target: Path) -> int:
     if target.exists():
         raise UserError(f"{target}: exists already")
     arrays: dict[str, np.ndarray] = {}
-    origin = {}
+    kept = next((names for name, names in _KEPT.items() if target.name.startswith(name)), ("",))
     for source in sources:
-        state = read_state(source)
+        state = {name: value for name, value in read_state(source).items() if name.startswith(kept)}
         if twice := sorted(state.keys() & arrays.keys()):
             raise UserError(f"{source}: {twice[0]} is in another source, too")
         arrays |= {name: np.ascontiguousarray(array) for name, array in state.items()}
-        origin[source.name] = assets.digest(source)
     if expected := _EXPECTED.get(target.name):
         try:
             resnet.check({name: array.shape for name, array in arrays.items()}, expected())
@@ -108,7 +108,8 @@ def convert(sources: Sequence[Path], target: Path) -> int:
             raise UserError(f"{names}: not the network of {target.name}: {error}") from None
     if not arrays:
         raise UserError(f"{', '.join(map(str, sources))}: no arrays found")
-    paths.write(target, save(arrays, metadata=origin))
+    # Without metadata: the same sources give the bytes that `assets` has the digest of.
+    paths.write(target, save(arrays))
     return len(arrays)
 
 

@@ -1,7 +1,7 @@
-"""Export of a model as an artifact: a TensorFlow SavedModel, or StableHLO for JAX.
+"""Export of a model as an artifact: a TensorFlow SavedModel, StableHLO for JAX, or ONNX.
 
-Both run without this package. They hold the programs of `export.program` and, stored once beside
-them, the parameters.
+All run without this package. The first two hold the programs of `export.program` and, stored once
+beside them, the parameters; ONNX is built from the method's layers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ from maskgit_sr.inference import load
 from maskgit_sr.inference import options as method_options
 from maskgit_sr.inference.upscaler import Upscaler
 
-FORMATS = ("savedmodel", "stablehlo")
+FORMATS = ("savedmodel", "stablehlo", "onnx")
 MAX_BATCH = 8
 MAX_PIXELS = 16_000_000
 INFO = "maskgit_sr.json"
 # jax.export serializes by flatbuffers, which JAX does not install
-_NEEDS = {"savedmodel": ("tensorflow", "flatbuffers"), "stablehlo": ("flatbuffers",)}
-_PLATFORMS = {"savedmodel": ("cpu", "cuda"), "stablehlo": ("cpu", "cuda", "tpu")}
+_NEEDS = {
+    "savedmodel": ("tensorflow", "flatbuffers"),
+    "stablehlo": ("flatbuffers",),
+    "onnx": ("onnx", "onnxruntime"),
+}
+_EXTRAS = {"onnx": "onnx"}  # other than [export]
+_PLATFORMS = {"savedmodel": ("cpu", "cuda"), "stablehlo": ("cpu", "cuda", "tpu"), "onnx": ()}
 
 
 def export(
@@ -49,7 +54,7 @@ def export(
 
     Args:
         model: name of a shipped model, path of a bundle, or a loaded model.
-        format: ``savedmodel`` or ``stablehlo``.
+        format: ``savedmodel``, ``stablehlo`` or ``onnx``.
         output: folder to make; it may exist and be empty.
         options: the method's own by name, as values or text; None: its defaults.
         dtype: ``float32`` or ``bfloat16``; None: float32, or that of the loaded model.
@@ -62,9 +67,9 @@ def export(
         The content of the artifact's `maskgit_sr.json`.
 
     Raises:
-        UserError: an option out of range, a folder that is not empty, a missing package, or an
-            artifact that does not load or gives other images than the upscaler. In each case
-            nothing is written.
+        UserError: an option out of range, a folder that is not empty, a missing package, a method
+            that the format cannot hold, or an artifact that does not load or gives other images
+            than the upscaler. In each case nothing is written.
     """
     if format not in FORMATS:
         raise UserError(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
@@ -75,7 +80,8 @@ def export(
     _check_vacant(target)
     for package in _NEEDS[format]:
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"export: {format} needs {package}: pip install 'maskgit-sr[export]'")
+            extra = _EXTRAS.get(format, "export")
+            raise UserError(f"export: {format} needs {package}: pip install 'maskgit-sr[{extra}]'")
     if isinstance(model, Upscaler):
         if dtype is not None:
             raise UserError("dtype: a loaded model has its own; give its name or path instead")
@@ -93,6 +99,11 @@ def export(
         folder.mkdir()
         if format == "stablehlo":
             stablehlo.write(program, folder)
+        elif format == "onnx":
+            # ONNX is not always there.
+            from maskgit_sr.export import onnxmodel
+
+            onnxmodel.write(program, folder)
         else:
             # Imports TensorFlow, which takes seconds and is not always there.
             from maskgit_sr.export import savedmodel

@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from maskgit_sr.errors import UserError
@@ -17,11 +19,14 @@ from maskgit_sr.inference.mosaic import Mosaic
 LOADER = Path(__file__).with_name("loader.py")  # run, never imported: it imports TensorFlow
 # the smallest image, one with odd sides, and one of several windows of 64 pixels
 SIZES = ((1, 1), (33, 57), (128, 128))
+# batch, height, width of images that an ONNX model takes whole
+WHOLES = ((1, 1, 1), (3, 7, 40), (1, 65, 50))
 SEED = 7  # not the default, 0: a seed that is ignored would go unnoticed
 # Compilers round differently, which decides between tokens of nearly equal likelihood. bfloat16
 # has more of them.
 LEAST = {"float32": (0.999, 0.999), "bfloat16": (0.9, 0.9)}
 """Least shares of samples within 1/255 and of equal tokens, by the network's dtype."""
+_FARTHEST = 1e-4  # of images in [0, 1] that went through the network whole
 
 
 def check(program: Program, format: str, folder: Path) -> dict[str, Any]:
@@ -43,18 +48,25 @@ def check(program: Program, format: str, folder: Path) -> dict[str, Any]:
             run(without, LOADER, str(folder), str(given), str(made), *seed)
         else:
             mosaics = {name: _mosaic(program, image) for name, image in images.items()}
-            tiles = {}
-            for name, mosaic in mosaics.items():
-                tiles[name] = mosaic.cut(range(mosaic.count))
-                tiles[f"{name}/places"] = mosaic.places(range(mosaic.count))
-            np.savez(given, **tiles)  # type: ignore[arg-type]
-            without = "flax", "tensorflow", "maskgit_sr"
-            run(without, folder / "run.py", str(given), str(made), "1", *seed)
+            tiles = {name: mosaic.cut(range(mosaic.count)) for name, mosaic in mosaics.items()}
+            if format == "onnx":
+                wholes = {"x".join(map(str, size)): batch(*size) for size in WHOLES}
+                np.savez(given, **tiles, **wholes)  # type: ignore[arg-type]
+                run(("jax", "flax", "maskgit_sr"), folder / "run.py", str(given), str(made))
+            else:
+                for name, mosaic in mosaics.items():
+                    tiles[f"{name}/places"] = mosaic.places(range(mosaic.count))
+                np.savez(given, **tiles)  # type: ignore[arg-type]
+                without = "flax", "tensorflow", "maskgit_sr"
+                run(without, folder / "run.py", str(given), str(made), "1", *seed)
         with np.load(made) as file:
             found = dict(file)
-    if format == "stablehlo":
+    shares = {}
+    if format == "onnx":
+        shares = _compare_wholes(program, wholes, found)
+    if format != "savedmodel":
         found = _assembled(program, mosaics, found)
-    return _compare(program, images, found)
+    return shares | _compare(program, images, found)
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -64,6 +76,12 @@ def picture(height: int, width: int) -> np.ndarray:
     waves = [np.sin(7 * x + 3 * y), np.cos(5 * y - 2 * x), np.sign(np.sin(9 * x) * np.sin(6 * y))]
     noise = rng.normal(0, 6, (height, width, 3))
     return np.clip(np.stack(waves, -1) * 70 + 128 + noise, 0, 255).astype(np.uint8)
+
+
+def batch(count: int, height: int, width: int) -> np.ndarray:
+    """Returns images in [0, 1], each another one; float32 [B, H, W, 3]."""
+    image = picture(count * height, width) / np.float32(255)
+    return image.reshape(count, height, width, 3)
 
 
 def run(without: tuple[str, ...], script: Path, *arguments: str) -> None:
@@ -154,6 +172,29 @@ def _compare(
         *fine, broken = found["errors"]
         right = not any(fine) and broken and found["empty"] == 0
         require(right, f"serving_default says {list(found['errors'])}")
+    return shares
+
+
+def _compare_wholes(
+    program: Program, given: dict[str, np.ndarray], found: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Compares images that went through the network whole with the method's."""
+    method, params = program.upscaler.method, program.upscaler.params
+    options, shares = program.upscaler.options(**program.options), {}
+    for name, images in given.items():
+        keys = jax.random.split(jax.random.key(SEED), len(images))
+        # without jit: each size would compile a program of its own
+        restored = method.restore(params, jnp.asarray(images), keys, options)
+        wanted, got = np.asarray(restored.image), found[f"{name}/image"]
+        if got.shape != wanted.shape:
+            raise UserError(f"export: {name}: expected image {wanted.shape}, found {got.shape}")
+        far = np.abs(got - wanted)
+        shares[name] = {"within_1": float((far <= 1 / 255).mean()), "largest": float(far.max())}
+        if not far.max() <= _FARTHEST:  # NaN, too
+            raise UserError(
+                f"export: the artifact gives another image of {name} than the method: they are "
+                f"up to {far.max():.2g} apart"
+            )
     return shares
 
 

@@ -34,7 +34,8 @@ class Program:
             [0, 1]) → outputs by name: `image` [b, scale·side, scale·side, 3], not clipped, and
             `confidence` [b, h, w] and `tokens` [b, h, w] if the method has them. A stochastic
             program takes two more arguments: a seed, uint32 scalar, and int32 [b, 3], where each
-            window lies in its own image: index, row and column (`Mosaic.places`).
+            window lies in its own image: index, row and column (`Mosaic.places`). Empty where an
+            artifact needs no such program.
         params: float32 arrays by name.
         info: the content of `maskgit_sr.json`.
         upscaler: the model that was lowered.
@@ -53,7 +54,7 @@ class Program:
 def lower(
     upscaler: Upscaler, platforms: tuple[str, ...], options: Mapping[str, Any] | None = None
 ) -> Program:
-    """Lowers the restoration of windows for all `platforms`.
+    """Lowers the restoration of windows for all `platforms`; nothing is lowered for none.
 
     Raises:
         UserError: an option that the method lacks, or one out of range.
@@ -83,12 +84,12 @@ def lower(
             jax.ShapeDtypeStruct((batch, side, side, 3), jnp.float32),
             *arguments,
         )
-        for side in method.tile.sides
+        for side in (method.tile.sides if platforms else ())
     }
     info = _describe(upscaler, params, platforms) | {
         "options": dataclasses.asdict(chosen),
         "stochastic": chosen.stochastic,
-        "outputs": outputs(exported[method.tile.sides[0]]),
+        "outputs": outputs(next(iter(exported.values()))) if exported else ["image"],
     }
     return Program(exported, params, info, upscaler, given, chosen.stochastic)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 from maskgit_sr import bundles, paths
 from maskgit_sr.arrays import Execution, parse_dtype
 from maskgit_sr.errors import UserError
-from maskgit_sr.inference import DEFAULT_MODEL, compilation
+from maskgit_sr.inference import DEFAULT_MODEL, compilation, hub, library
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.methods import registry
 from maskgit_sr.models.functional import flatten
@@ -25,7 +26,7 @@ within a few layers, or give tokens chosen among logits that are not finite."""
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """A shipped bundle: its path, and the contents of its metadata and card."""
+    """A bundle that has a name: its path, and the contents of its metadata and card."""
 
     name: str
     path: Path
@@ -40,40 +41,62 @@ class ModelInfo:
 
 
 def list_models() -> list[ModelInfo]:
-    """Returns the bundles that ship with the package, sorted by name."""
+    """Returns the bundles that ship with the package, then those of the user's library, by name.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
     found = []
-    for path in sorted(_FOLDER.glob("*.safetensors")):
-        params, metadata = bundles.read(path)
-        card = path.with_suffix(".md")
+    for path in (*shipped().values(), *library.kept().values()):
+        head = bundles.read_head(path)  # a large model's arrays would take seconds
+        metadata = head.metadata
         found.append(
             ModelInfo(
                 path.stem,
                 path,
                 metadata.method,
                 metadata.scale,
-                tuple(sorted(registry.build(metadata.method, metadata.config).provides)),
-                sum(leaf.size for leaf in flatten(params).values()),
+                tuple(sorted(getattr(registry.METHODS.get(metadata.method), "provides", ()))),
+                sum(math.prod(entry.shape) for entry in head.entries.values()),
                 path.stat().st_size,
                 metadata.licence,
                 metadata.scores,
-                card.read_text(encoding="utf-8") if card.exists() else "",
+                _card(path, metadata),
             )
         )
     return found
 
 
-def resolve(name: paths.PathLike) -> paths.PathLike:
-    """Returns the path of a bundle from a shipped model's name or a path.
+def _card(path: Path, metadata: bundles.Metadata) -> str:
+    """Returns the text beside a bundle, or what its metadata says of its origin."""
+    card = path.with_suffix(".md")
+    if card.exists():
+        return card.read_text(encoding="utf-8")
+    facts = {"method": metadata.method, "scale": metadata.scale, "licence": metadata.licence}
+    lines = (f"- {name}: {value}" for name, value in (facts | metadata.training).items())
+    return "\n".join((f"# {path.stem}", "", *lines)) + "\n"
 
-    A path in a bucket is returned unchecked.
+
+def shipped() -> dict[str, Path]:
+    """Returns the paths of the bundles that come with the package, by name."""
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.safetensors"))}
+
+
+def resolve(name: paths.PathLike) -> paths.PathLike:
+    """Returns the path of a bundle from a path, or from a name that ships or is kept (`library`).
+
+    A path in a bucket is returned unchecked, one at ``hf://`` is downloaded (`hub.download`).
 
     Raises:
-        UserError: neither a shipped model nor a file; the message lists the names.
+        UserError: neither a model's name nor a file; the message lists the names. As
+            `hub.download`.
     """
     text = os.fspath(name)
-    shipped = {path.stem: path for path in sorted(_FOLDER.glob("*.safetensors"))}
-    if text in shipped:
-        return shipped[text]
+    named = library.kept() | shipped()
+    if text in named:
+        return named[text]
+    if text.startswith(hub.PREFIX):
+        return hub.download(text)
     if paths.is_remote(text):
         return text
     path = Path(text)
@@ -81,7 +104,9 @@ def resolve(name: paths.PathLike) -> paths.PathLike:
         return path
     if path.suffix or os.sep in text:
         raise UserError(f"model: no such bundle: {text}")
-    raise UserError(f"model: expected a path or one of {', '.join(shipped)}, found {text!r}")
+    if text in library.PUBLISHED:
+        raise UserError(f"model: {text} is not here yet: 'maskgit-sr models get {text}'")
+    raise UserError(f"model: expected a path or one of {', '.join(named)}, found {text!r}")
 
 
 def read_metadata(model: paths.PathLike) -> bundles.Metadata:
@@ -126,7 +151,7 @@ def load(
     Result(160×120, ndarray)
 
     Args:
-        model: name of a shipped model, or a path, also in a bucket.
+        model: name of a model (`list_models`), or a path, also in a bucket or at ``hf://OWNER/NAME``.
         batch: windows a device call; by default 1 on CPU, where more gains nothing, else 32.
         device: ``cpu``, ``gpu`` or ``tpu``; by default whatever JAX prefers.
         dtype: compute dtype, ``float32`` or ``bfloat16``; by default bfloat16 on accelerators,

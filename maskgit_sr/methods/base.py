@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from maskgit_sr.arrays import Execution, Image, Keys, Params, Scalar, TokenGrid
+from maskgit_sr.methods.convolutional import Chain
 from maskgit_sr.models.fields import Factor, Range, Side, fit, least_arrays
 from maskgit_sr.models.fields import from_mapping as from_mapping
 from maskgit_sr.ops.color import COLOR_FIXES
@@ -306,6 +307,9 @@ class Method(Protocol):
     ) -> Restored:
         """Restores windows of larger images, which tell where they lie; see `restore`."""
 
+    def chain(self, params: Params, options: Any) -> Chain | None:
+        """Returns the network under these options as convolutions; None if it is something else."""
+
     def describe(self) -> dict[str, Any]:
         """Returns the settings of networks and decoding as JSON: enough to `build` the method."""
 
@@ -383,6 +387,10 @@ class MethodBase:
     def options(self, /, **given: Any) -> Any:
         """Returns the options, None standing for a default; raises as `make_options` does."""
         return make_options(self.options_class, self.name, self.provides, given)
+
+    def chain(self, params: Params, options: Any) -> Chain | None:
+        """Returns None: most networks are no chain of convolutions."""
+        return None
 
     def describe(self) -> dict[str, Any]:
         """Returns the configuration as plain JSON values."""

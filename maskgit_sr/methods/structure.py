@@ -15,9 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from maskgit_sr.arrays import Execution, Image, Keys, Params, Scalar
 from maskgit_sr.methods.base import Batch, LossResult, Restored, RestoreOptions, Stage, TileSpec
+from maskgit_sr.methods.convolutional import Chain, Convolution
 from maskgit_sr.methods.image import ImageLossConfig, ImageMethod, Tail, image_loss
 from maskgit_sr.models import structure
 from maskgit_sr.models.functional import Network
@@ -111,6 +113,25 @@ class Structure(ImageMethod):
         """Returns the restored windows; ``keys`` have no part in it."""
         image = self.enlarge(params, lr, options.strength)
         return Restored(correct(image, lr, options.color_fix))
+
+    def chain(self, params: Params, options: StructureOptions) -> Chain | None:
+        """Returns the network at the strength of the options; None if colours are corrected."""
+        if options.color_fix != "none":
+            return None
+        network = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params["structure"])
+
+        def layer(name: str, index: int) -> Convolution:
+            part = {field: stack[index] for field, stack in network[name].items()}
+            bias = part["bias"] + np.float32(1 - options.strength) * part["keep"]
+            return Convolution(part["kernel"], bias, part["slope"], residual=name == "residual")
+
+        body = [
+            layer(name, block)
+            for block in range(len(network["plain"]["kernel"]))
+            for name in ("plain", "residual")
+        ]
+        tail = Convolution(network["tail"]["kernel"], network["tail"]["bias"])
+        return Chain((layer("head", 0), *body, tail), self.scale)
 
     @property
     def stages(self) -> dict[str, Stage]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from maskgit_sr.arrays import Image, Keys, Params, Scalar
 from maskgit_sr.losses.pixel import PIXEL_LOSSES
@@ -26,6 +27,7 @@ from maskgit_sr.methods.base import (
     TileSpec,
     check_choice,
 )  # fmt: skip
+from maskgit_sr.methods.convolutional import Chain, Convolution
 from maskgit_sr.ops.color import correct
 from maskgit_sr.ops.resize import depth_to_space, upsample_nearest
 
@@ -102,6 +104,14 @@ class Subpixel(MethodBase):
             shape = image.shape[1:]
             image += options.noise * jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         return Restored(correct(image, lr, options.color_fix))
+
+    def chain(self, params: Params, options: SubpixelOptions) -> Chain | None:
+        """Returns the filter as its only layer; None with noise or colour correction."""
+        if options.noise or options.color_fix != "none":
+            return None
+        kernel = options.strength * np.asarray(params["filter"]["kernel"], np.float32)
+        bias = np.zeros(kernel.shape[-1], np.float32)
+        return Chain((Convolution(kernel, bias, edge=True),), self.scale)
 
     @property
     def stages(self) -> dict[str, Stage]:

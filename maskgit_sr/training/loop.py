@@ -56,10 +56,10 @@ class Trainer:
 
     Args:
         workdir: local or in a bucket (gs://), reachable from all hosts.
-        config: ``seed``, ``init`` (bundle or ""), ``mesh``, ``log_every``, ``panel_every``,
-            ``validate_every``, ``checkpoint_every``, ``keep``, ``max_bad_steps``, ``profile`` and
-            ``stages[stage]``: ``steps``, ``batch``, ``accumulate``, ``ema``, ``optimizer``,
-            ``optimizers``.
+        config: ``seed``, ``init`` (bundle or ""), ``mesh``, ``logger``, ``log_every``,
+            ``panel_every``, ``validate_every``, ``checkpoint_every``, ``keep``,
+            ``max_bad_steps``, ``profile`` and ``stages[stage]``: ``steps``, ``batch``,
+            ``accumulate``, ``ema``, ``optimizer``, ``optimizers``.
         iterator: yields the arrays of `Stage.batch`, such as {"hr": [B, H, W, 3],
             "lr": [B, H/s, W/s, 3]} in [0, 1], B of this host, and ``source`` and ``index`` of the
             examples; its state can be saved by grain.
@@ -137,7 +137,8 @@ class Trainer:
 
             # 2. steps, until the last one, a full time box or a signal
             stop = opened.enter_context(watch.StopSignal())
-            writer = Writer(folder, silent=jax.process_index() != 0)
+            silent, told = jax.process_index() != 0, self.config.to_dict()
+            writer = Writer(folder, silent, self.config.logger, first, told)
             opened.push(_closing(writer))
 
             def over(step: int) -> bool:

@@ -1,34 +1,31 @@
-"""Writer of scalars and image panels to TensorBoard and a JSONL file."""
+"""Writer of a run's scalars, histograms and image panels to its loggers."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from etils import epath
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
 
 from maskgit_sr import paths
+from maskgit_sr.training import loggers
 
 _LOG = logging.getLogger(__name__)
 _SECONDS = 60.0  # between two copies to a bucket, each of which sends files whole
 _BYTES = 32 * 2**20  # an event file of this size is closed: buckets take whole files only
-_BINS = np.logspace(-12, 20, 772)  # TensorBoard's own bins of histograms, each a tenth wider
 _ORDER = ("lr", "output", "hr", "confidence")  # jit hands dictionaries back sorted by name
+DEFAULT = "tensorboard,jsonl"
 
 
 class Writer:
-    """Writes scalars to ``scalars.jsonl``, an object a line, and to TensorBoard; images there only.
+    """Writes to the loggers that are chosen; see `maskgit_sr.training.loggers`.
 
     A bucket's files cannot be appended to: they are written to a local folder and copied to the
     bucket every minute and on closing.
@@ -36,57 +33,67 @@ class Writer:
     Args:
         folder: local or in a bucket; may hold the files of an earlier start.
         silent: writes nothing, for all hosts but one.
+        chosen: names of loggers, separated by commas.
+        first: step that the run goes on from; later ones are written anew. None: not known.
+        config: settings of the run, its name among them, for loggers that show them.
 
     Attributes:
         folder: local folder of the files; others put there, such as traces, are copied as well.
 
     Raises:
-        UserError: by every method; a local file cannot be written, as on a full disk.
+        UserError: by every method; a local file cannot be written, as on a full disk. At the
+            beginning also for a logger that is unknown, absent or refuses.
     """
 
-    def __init__(self, folder: paths.PathLike, silent: bool = False):
+    def __init__(
+        self,
+        folder: paths.PathLike,
+        silent: bool = False,
+        chosen: str = DEFAULT,
+        first: int | None = None,
+        config: Mapping[str, Any] | None = None,
+    ):
+        settings = config or {}
+        names = loggers.parse(chosen)
         self._bucket = epath.Path(folder) if paths.is_remote(folder) else None
         self.folder = Path(folder) if self._bucket is None else Path(tempfile.mkdtemp())
-        self._silent, self._copied, self._when = silent, dict[Path, int](), time.monotonic()
-        lines = self.folder / "scalars.jsonl"
+        self._copied, self._when = dict[Path, int](), time.monotonic()
+        self._loggers: list[loggers.Logger] = []
+        self._open = True
         with paths.naming(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            if silent:
+                return
             # Fetched first: the next copy overwrites the bucket's file, earlier starts' lines too.
-            if self._bucket is not None and not silent and (self._bucket / lines.name).exists():
-                (self._bucket / lines.name).copy(lines)
-            self._board = self._events()
-            self._lines = open(os.devnull, "w") if silent else lines.open("a")  # noqa: SIM115
-
-    def _events(self) -> EventsWriter | None:
-        # Not tensorboardX's SummaryWriter: it leaves writing to a thread, which a full disk ends,
-        # and then waits for that thread for ever.
-        suffix = f".{time.monotonic_ns()}"  # the name has seconds only
-        return None if self._silent else EventsWriter(str(self.folder / "events"), suffix)
-
-    def _add(self, step: int, what: Any) -> None:
-        if self._board is not None:
-            self._board.write_event(Event(summary=what, step=step, wall_time=time.time()))
+            if self._bucket is not None:
+                for file in loggers.RESUMED:
+                    if (self._bucket / file).exists():
+                        (self._bucket / file).copy(self.folder / file)
+            # `folder` is that of a stage.
+            title = "-".join(filter(None, (settings.get("name"), epath.Path(folder).name)))
+            make: dict[str, Callable[[], loggers.Logger]] = {
+                "tensorboard": lambda: loggers.TensorBoard(self.folder),
+                "jsonl": lambda: loggers.Lines(self.folder, first),
+                "wandb": lambda: loggers.Wandb(self.folder, title, settings),
+            }
+            self._loggers += [make[name]() for name in names]
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes the scalars of a step, by name."""
         with paths.naming(self.folder):
-            for name, value in values.items():
-                self._add(step, summary.scalar(name, value))
-            self._lines.write(json.dumps({"step": step, **values}) + "\n")
-            self._lines.flush()
+            for logger in self._loggers:
+                logger.scalars(step, values)
             if self._bucket is not None and time.monotonic() - self._when > _SECONDS:
                 self._to_bucket(self._bucket)
 
     def _to_bucket(self, bucket: epath.Path) -> None:
         """Copies what there is, and begins another event file when that has become large."""
-        if self._board is not None:
-            self._board.flush()
+        for logger in self._loggers:
+            logger.flush()
         self._copy(bucket)
-        events = [path.stat() for path in self.folder.glob("events.*")]
-        if events and max((file.st_mtime, file.st_size) for file in events)[1] > _BYTES:
-            if self._board is not None:
-                self._board.close()
-            self._board = self._events()
+        for logger in self._loggers:
+            if isinstance(logger, loggers.TensorBoard):
+                logger.renew(_BYTES)
 
     def _copy(self, bucket: epath.Path) -> bool:
         """Copies files that have grown; False, with a warning, if the bucket is out of reach."""
@@ -105,10 +112,10 @@ class Writer:
         return True
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
-        """Writes the distribution of ``values``, of any shape, to TensorBoard."""
-        bins = np.concatenate([-_BINS[::-1], [0.0], _BINS])
+        """Writes the distribution of ``values``, of any shape."""
         with paths.naming(self.folder):
-            self._add(step, summary.histogram(name, values.reshape(-1), bins))
+            for logger in self._loggers:
+                logger.histogram(step, name, values)
 
     def panel(self, step: int, name: str, images: dict[str, np.ndarray]) -> None:
         """Writes one image: a row an example, a column an entry of ``images`` [B, H, W, 3].
@@ -120,22 +127,20 @@ class Writer:
         grid = tile_panel(images)
         tag = f"{name}/{'-'.join(images)}"  # TensorBoard's names know letters, digits, - / _ only
         with paths.naming(self.folder):
-            self._add(step, summary.image(tag, grid, dataformats="HWC"))
-            if self._board is not None:
-                self._board.flush()
+            for logger in self._loggers:
+                logger.panel(step, tag, grid)
 
     def close(self) -> None:
-        """Closes both files; deletes the local ones once they are copied to the bucket.
+        """Closes the loggers; deletes local files once they are copied to the bucket.
 
         Does nothing when it is called again, also after a failure.
         """
-        if self._lines.closed:
+        if not self._open:
             return
-        board, self._board = self._board, None
-        with paths.naming(self.folder), contextlib.ExitStack() as both:
-            both.callback(self._lines.close)
-            if board is not None:
-                both.callback(board.close)
+        self._open = False
+        with paths.naming(self.folder), contextlib.ExitStack() as all_of_them:
+            for logger in self._loggers:
+                all_of_them.callback(logger.close)
         if self._bucket is not None and self._copy(self._bucket):
             shutil.rmtree(self.folder)
 

@@ -252,14 +252,14 @@ def test_an_artifact_that_does_not_load_is_not_kept(upscaler, tmp_path, monkeypa
 @pytest.mark.parametrize("format", exporting.FORMATS)
 def test_a_missing_extra_is_named(upscaler, tmp_path, monkeypatch, format):
     monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'maskgit-sr\[export\]'"):
+    with pytest.raises(UserError, match=r"pip install 'maskgit-sr\[(export|onnx)\]'"):
         exporting.export(upscaler, format, tmp_path / "model")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "onnx"}, "format: expected one of savedmodel, stablehlo"),
+        ({"format": "tflite"}, "format: expected one of savedmodel, stablehlo, onnx"),
         ({"max_batch": 0}, "max_batch: expected at least 1"),
         ({"max_pixels": 0}, "max_pixels: expected at least 1"),
         ({"dtype": "bfloat16"}, "dtype: a loaded model has its own"),

@@ -110,7 +110,8 @@ def test_exact_groups_stay_float32(bundle, method, params, tmp_path):
     assert (np.asarray(kernel) != params["control"]["zero"]["kernel"]).any()
 
 
-def test_shipped_models_have_cards_and_fit_their_size():
+def test_shipped_models_have_cards_and_fit_their_size(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no models of the user's own
     shipped = {model.name: model for model in maskgit_sr.list_models()}
     assert list(shipped) == ["realsrt-nano", "realsrt-small", "sr3-nano", "srmap-nano"]
     assert maskgit_sr.DEFAULT_MODEL == "realsrt-small"

@@ -67,6 +67,24 @@ def kept(workdir):
     return sorted(path.name for path in (workdir / "pretrain" / "checkpoints").iterdir())
 
 
+def test_a_killed_run_leaves_each_step_one_line(made, workdir):
+    """Killed after it had logged step 5 and begun step 6, whose checkpoints are not there."""
+    shutil.rmtree(workdir / "pretrain/checkpoints/5")
+    lines = workdir / "pretrain/scalars.jsonl"
+    with lines.open("a") as file:
+        file.write('{"step": 6, "lo')
+    assert train.run_stage(made(**{"stages.pretrain.steps": 7}), "pretrain", workdir).first == 4
+    found = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_an_unknown_logger_is_told_before_anything_is_read(made, tmp_path):
+    config = made(**{"logger": "tensorbord"})
+    with pytest.raises(UserError, match="expected one or several of tensorboard, jsonl, wandb"):
+        train.run_stage(config, "pretrain", tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
 def test_another_batch_goes_on_from_the_newest_checkpoint(made, workdir, caplog):
     """The next example is the one after those that were consumed: 5 x 8 = 40, then 2 x 16."""
     assert kept(workdir) == ["4", "5"]

@@ -14,7 +14,7 @@ from maskgit_sr.training.writer import Writer, tile_panel
 
 def test_scalars_and_panels(tmp_path):
     for step in (1, 2):  # a resumed run goes on in the same file
-        writer = Writer(tmp_path / "run")
+        writer = Writer(tmp_path / "run", first=step - 1)
         writer.scalars(step, {"loss": 0.5 / step})
         names = ("confidence", "extra", "hr", "lr", "output")  # as jit sorts them
         images = {name: np.zeros((2, 4, 4, 3)) for name in names}
