@@ -125,7 +125,7 @@ TRAIN = (
 
 
 def require_training() -> None:
-    """Raises ModuleNotFoundError, with the command that helps, if the extra ``train`` is missing."""
+    """Raises ModuleNotFoundError, with what to install, if a package of ``train`` is missing."""
     for name in TRAIN:
         # array-record has no wheel for Windows, where shards alone need it
         if name != "array_record" and importlib.util.find_spec(name) is None:
@@ -156,7 +156,14 @@ def _hint(name: str) -> str:
 
 
 _PLAIN = "maskgit_sr.plain"
-_LIKE = {"↑": "^", "↓": "v", "–": "-", "—": "-", "−": "-", "×": "x", "…": "...", "·": "-", "’": "'"}
+_LIKE = {
+    **{"↑": "^", "↓": "v", "→": "->", "–": "-", "—": "-", "−": "-", "×": "x", "±": "+-", "·": "-"},
+    **{"…": "...", "’": "'", "“": '"', "”": '"', "≤": "<=", "≥": ">=", "²": "2", "§": "section "},
+    **{"α": "alpha", "β": "beta", "γ": "gamma", "σ": "sigma"},
+    # rules of Rich's tables, panels and bars
+    **dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼", "+"),
+    **{"│": "|", "─": "-", "━": "-", "╸": "-", "╺": "-", "•": "*"},
+}
 
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:

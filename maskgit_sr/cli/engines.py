@@ -16,7 +16,7 @@ def serve(context: typer.Context) -> None:
 
 
 def batch(context: typer.Context) -> None:
-    """Restore folders and buckets with Apache Beam, here or on Dataflow, Flink, Spark (extra beam)."""
+    """Restore folders and buckets with Apache Beam, on any engine (needs the extra beam)."""
     from maskgit_sr.batch import command
 
     raise typer.Exit(command.main(context.args, "maskgit-sr batch"))

@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
-SYSTEMS = {
-    "Linux x86-64": "x86_64-unknown-linux-gnu",
-    "Linux arm64": "aarch64-unknown-linux-gnu",
+SYSTEMS = {  # Linux with glibc 2.31, as Debian 11 has it
+    "Linux x86-64": "x86_64-manylinux_2_31",
+    "Linux arm64": "aarch64-manylinux_2_31",
     "macOS arm64": "aarch64-apple-darwin",
     "Windows x86-64": "x86_64-pc-windows-msvc",
 }
@@ -53,11 +53,10 @@ def main() -> None:
             cells = []
             for system in SYSTEMS:
                 found = list(pool.map(lambda p: check(extra, system, p), PYTHONS))  # noqa: B023
-                same = len(set(found)) == 1
-                cells.append(
-                    found[0] if same else "; ".join(map(": ".join, zip(PYTHONS, found, strict=True)))
-                )
-            print(f"| {f'`[{extra}]`' if extra else 'no extra'} | {' | '.join(cells)} |", flush=True)
+                each = [": ".join(pair) for pair in zip(PYTHONS, found, strict=True)]
+                cells.append(found[0] if len(set(found)) == 1 else "; ".join(each))
+            name = f"`[{extra}]`" if extra else "no extra"
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
