@@ -1,6 +1,6 @@
 """Which extras install on which systems: the table of docs/installing.md, as Markdown.
 
-    pip install uv && python -m tests.drills.wheels
+    pip install uv && python -m tests.drills.wheels [EXTRA ...]
 
 uv resolves pyproject.toml for each system and Python as if it ran there, markers included, and
 reads metadata alone: nothing is installed or downloaded whole. A cell is "yes" where every package
@@ -8,6 +8,7 @@ has a wheel, or names the packages that pip builds from source, or the first wit
 """
 
 import datetime
+import itertools
 import re
 import subprocess
 import sys
@@ -27,8 +28,8 @@ PYTHONS = ("3.11", "3.12", "3.13")
 OURS = {"test", "dev", "docs"}  # of those who work on the project
 
 
-def check(extra: str, system: str, python: str) -> str:
-    """Returns a cell for one extra ("" for none) on one system and Python."""
+def check(extra: str, system: str, python: str) -> tuple[str, list[str]]:
+    """Returns a package without wheel or source, "" if all have one, and those without a wheel."""
     words = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--format", "pylock.toml"]
     words += ["--python-platform", SYSTEMS[system], "--python-version", python, str(PROJECT)]
     with tempfile.TemporaryDirectory() as folder:
@@ -37,24 +38,34 @@ def check(extra: str, system: str, python: str) -> str:
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
             found = re.search(r"(?:Because|for) `?([\w.-]+)\S* (?:has no|\()", done.stderr)
-            return f"no: {found[1]}" if found else f"no: {done.stderr.strip().splitlines()[-1]}"
+            return found[1] if found else done.stderr.strip().splitlines()[-1], []
         packages = tomllib.loads(lock.read_text(encoding="utf-8"))["packages"]
-    built = [p["name"] for p in packages if "wheels" not in p and "sdist" in p]
+    return "", [p["name"] for p in packages if "wheels" not in p and "sdist" in p]
+
+
+def cell(found: dict[str, tuple[str, list[str]]]) -> str:
+    """Returns the words of a cell from what was found for each Python."""
+    missing = {python: name for python, (name, _) in found.items() if name}
+    if missing:
+        where = "no" if len(missing) == len(found) else f"not with {', '.join(missing)}"
+        return f"{where}: {', '.join(sorted(set(missing.values())))}"
+    built = sorted({name for _, names in found.values() for name in names})
     return f"yes; {', '.join(built)} from source" if built else "yes"
 
 
 def main() -> None:
     extras = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    rows = ["", *(name for name in extras if name not in OURS)]
+    rows = sys.argv[1:] or ["", *(name for name in extras if name not in OURS)]
     print(f"{datetime.date.today():%d %B %Y}, Python {', '.join(PYTHONS)}:\n")
     print(f"| | {' | '.join(SYSTEMS)} |\n|---|{'---|' * len(SYSTEMS)}")
     with ThreadPoolExecutor(4) as pool:
         for extra in rows:
             cells = []
             for system in SYSTEMS:
-                found = list(pool.map(lambda p: check(extra, system, p), PYTHONS))  # noqa: B023
-                each = [": ".join(pair) for pair in zip(PYTHONS, found, strict=True)]
-                cells.append(found[0] if len(set(found)) == 1 else "; ".join(each))
+                answers = pool.map(
+                    check, itertools.repeat(extra), itertools.repeat(system), PYTHONS
+                )
+                cells.append(cell(dict(zip(PYTHONS, answers, strict=True))))
             name = f"`[{extra}]`" if extra else "no extra"
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
