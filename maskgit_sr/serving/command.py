@@ -97,6 +97,8 @@ def _serve(given: argparse.Namespace, prog: str) -> None:
     try:
         from maskgit_sr.serving import app, server
     except ModuleNotFoundError as error:
+        if error.name == "resource":  # Windows: each image is decoded in a forked process
+            raise UserError("the server needs Linux or macOS; on Windows start it in WSL") from None
         raise UserError(f"{error.name} is missing: pip install 'maskgit-sr[serve]'") from None
     from maskgit_sr.inference import load, options
     from maskgit_sr.serving.request import Limits

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from maskgit_sr import serving
 from maskgit_sr.batch import command as beam
 from maskgit_sr.serving import command as server
 from tests.cli.commands import run
@@ -54,6 +55,17 @@ def test_a_missing_extra_is_one_line(monkeypatch, words, module, extra):
     said = run(*words, code=2).stderr
     assert said.startswith(f"maskgit-sr {words[0]}: ") and said.count("\n") == 1
     assert f"pip install 'maskgit-sr[{extra}]'" in said
+
+
+def test_windows_is_told_where_the_server_runs(monkeypatch):
+    for name in ("app", "codec", "codecs", "server", "service"):
+        monkeypatch.delitem(sys.modules, f"maskgit_sr.serving.{name}", raising=False)
+        monkeypatch.delattr(serving, name, raising=False)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    # no such model, so that no server starts if the import succeeds
+    said = run("serve", "--model", "none.safetensors", code=2).stderr
+    line = "maskgit-sr serve: the server needs Linux or macOS; on Windows start it in WSL"
+    assert said == f"{line}\n"
 
 
 @pytest.mark.parametrize("name", ["serve", "beam_upscale"])
