@@ -5,7 +5,7 @@
 `validation` fixed pairs. `python -m data.prepare`, `data.degrade` and `data.preview` are commands.
 """
 
-import os
+# maskgit_sr before any etils: it sends gs:// through gcsfs
+from maskgit_sr.errors import name_the_extra
 
-# gs:// goes through gcsfs, as maskgit_sr sets it; modules here may import etils before maskgit_sr.
-os.environ.setdefault("EPATH_USE_TF", "0")
+name_the_extra()

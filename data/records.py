@@ -17,6 +17,7 @@ and under which licences they stand; `examples.jsonl` has one line an example.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import shutil
@@ -86,7 +87,7 @@ def unpack_taught(record: bytes) -> tuple[str, bytes, bytes, bytes]:
 
 def write_shard(path: Path, packed: Iterable[bytes]) -> int:
     """Writes records to one shard, which appears whole or not at all; returns its size in bytes."""
-    from array_record.python import array_record_module  # has no wheel for Windows
+    array_record_module = _array_record("array_record_module")
 
     with paths.whole(path) as part:
         writer = array_record_module.ArrayRecordWriter(str(part), _WRITER_OPTIONS)
@@ -96,6 +97,16 @@ def write_shard(path: Path, packed: Iterable[bytes]) -> int:
         finally:
             writer.close()
     return path.stat().st_size
+
+
+def _array_record(module: str) -> Any:
+    try:
+        return importlib.import_module(f"array_record.python.{module}")
+    except ModuleNotFoundError:
+        raise UserError(
+            "shards need array_record: pip install 'maskgit-sr[train]'; it has no wheel for "
+            "Windows, where a folder or a list of photographs does instead"
+        ) from None
 
 
 def is_shards(folder: epath.PathLike) -> bool:
@@ -155,8 +166,7 @@ class RecordFolder:
             copies = tempfile.mkdtemp(prefix="shards-")
             weakref.finalize(self, shutil.rmtree, copies, True)
             paths = [path.copy(epath.Path(copies) / path.name) for path in paths]
-        from array_record.python import array_record_data_source
-
+        array_record_data_source = _array_record("array_record_data_source")
         try:
             self._data = array_record_data_source.ArrayRecordDataSource(list(map(str, paths)))
         except RuntimeError as error:

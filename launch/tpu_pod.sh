@@ -150,7 +150,7 @@ setup() {
   local folder code=0 words=(bash maskgit_sr/launch/gcp/setup_worker.sh)
   if [[ -n "$dry_run" ]]; then folder="/tmp/package"; else folder="$(mktemp -d)"; fi
   run tar -czf "$folder/package.tar.gz" --exclude=__pycache__ -C "$root" pyproject.toml \
-    requirements.txt README.md LICENSE maskgit_sr configs data launch
+    setup.py README.md LICENSE NOTICE maskgit_sr configs data launch
   for option in data validation assets; do
     [[ "${!option}" != gs://* ]] || words+=("--$option" "${!option}")
   done

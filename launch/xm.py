@@ -28,7 +28,7 @@ from absl import app, flags
 from launch.plan import ACCELERATORS, FOLDER, IMAGE, ROOT, TRAIN, Plan, make_plan
 from maskgit_sr.errors import UserError, one_line
 
-_SOURCES = ("requirements.txt", "pyproject.toml", "README.md", "LICENSE")
+_SOURCES = ("requirements.txt", "pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE")
 _PACKAGES = ("maskgit_sr", "configs", "data", "launch")
 
 

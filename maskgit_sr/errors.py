@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import importlib.util
 import sys
+import types
 from collections.abc import Iterator, Mapping
 
 LONGEST = 500
@@ -115,8 +117,53 @@ def any_text() -> None:
             reconfigure(errors=_PLAIN)
 
 
+TRAIN = (
+    *("absl", "array_record", "clu", "grain", "ml_collections", "orbax", "psutil"),
+    *("tensorboardX", "tensorflow_datasets"),
+)
+"""Modules that the extra ``train`` brings."""
+
+
+def require_training() -> None:
+    """Raises ModuleNotFoundError, with what to install, if a package of ``train`` is missing."""
+    for name in TRAIN:
+        # array-record has no wheel for Windows, where shards alone need it
+        if name != "array_record" and importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(_hint(name), name=name)
+
+
+def name_the_extra() -> None:
+    """Lets imports that fail for want of the extra ``train`` end the process in one line.
+
+    For packages of commands: their modules import such packages before a command can begin.
+    """
+    others = sys.excepthook
+
+    def hook(
+        kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+    ) -> None:
+        name = (getattr(error, "name", None) or "").partition(".")[0]
+        if not isinstance(error, ModuleNotFoundError) or name not in TRAIN:
+            return others(kind, error, trace)
+        print(_hint(name), file=sys.stderr)
+        raise SystemExit(2)
+
+    sys.excepthook = hook
+
+
+def _hint(name: str) -> str:
+    return f"{name} is missing: pip install 'maskgit-sr[train]'"
+
+
 _PLAIN = "maskgit_sr.plain"
-_LIKE = {"↑": "^", "↓": "v", "–": "-", "—": "-", "−": "-", "×": "x", "…": "...", "·": "-", "’": "'"}
+_LIKE = {
+    **{"↑": "^", "↓": "v", "→": "->", "–": "-", "—": "-", "−": "-", "×": "x", "±": "+-", "·": "-"},
+    **{"…": "...", "’": "'", "“": '"', "”": '"', "≤": "<=", "≥": ">=", "²": "2", "§": "section "},
+    **{"α": "alpha", "β": "beta", "γ": "gamma", "σ": "sigma"},
+    # rules of Rich's tables, panels and bars
+    **dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼", "+"),
+    **{"│": "|", "─": "-", "━": "-", "╸": "-", "╺": "-", "•": "*"},
+}
 
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:

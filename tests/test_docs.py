@@ -150,5 +150,25 @@ def test_fields_of_a_config_that_a_page_names_are_there(page, known):
         assert path.replace("STAGE", "generator") in known, path
 
 
+def test_every_page_is_in_the_menu_of_the_site():
+    menu = re.findall(r"^ +- [\w ]+: (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(menu) == sorted(path.name for path in PAGES if path.parent.name == "docs")
+
+
+def test_the_notebook_is_small_and_names_what_is_there():
+    path = ROOT / "docs" / "notebooks" / "tour.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert path.stat().st_size < 200_000 and len(code) > 5
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    for source in code:
+        compile(source, path.name, "exec")
+    pictures = set(re.findall(r'"(\w+\.jpg)"', text))
+    assert len(pictures) > 3 and all((ROOT / "samples" / name).exists() for name in pictures)
+    for link in re.findall(r"\]\((\.\./[^)]+)\)", text):
+        assert (path.parent / link).exists(), link
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 110

@@ -35,7 +35,7 @@ ALLOWED = {  # room of maskgit_sr → the other rooms it may import
     "serving": INFERENCE,
     "batch": INFERENCE,
     "convert": METHODS,
-    "cli": EVALUATION | {"export", "convert", ""},
+    "cli": EVALUATION | {"export", "convert", "serving", "batch", ""},
     "__main__": {"cli"},
     "": {"errors", "inference"},
 }

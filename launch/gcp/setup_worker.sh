@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prepares one worker of a pod: Python, the package with its tpu extra, the data.
+# Prepares one worker of a pod: Python, the package with its extras train and tpu, the data.
 #
 #   setup_worker.sh [--data gs://BUCKET/PHOTOS] [--validation gs://…] [--assets gs://…]
 #
@@ -22,5 +22,5 @@ if [[ ! -x "$venv/bin/python" ]]; then
   python3 -m pip install --quiet --user uv
   python3 -m uv venv --quiet --python 3.12 "$venv"
 fi
-python3 -m uv pip install --quiet --python "$venv/bin/python" '.[tpu]'
+python3 -m uv pip install --quiet --python "$venv/bin/python" '.[train,tpu]'
 "$venv/bin/python" -c 'import jax; print("setup_worker: jax", jax.__version__)'

@@ -1,7 +1,7 @@
 """Restores any number of photographs on a distributed engine, or on this machine.
 
-    python -m launch.beam_upscale --input 'photos/**' --output restored
-    python -m launch.beam_upscale --input gs://BUCKET/photos --output gs://BUCKET/restored \\
+    maskgit-sr batch --input 'photos/**' --output restored
+    maskgit-sr batch --input gs://BUCKET/photos --output gs://BUCKET/restored \\
         --runner DataflowRunner --project P --region R --temp_location gs://BUCKET/tmp
 
 Every option that is not listed below goes to Apache Beam, whose --runner chooses the engine. What
@@ -38,10 +38,10 @@ DEVICES = ("cpu", "gpu", "tpu")
 LOCAL = ("directrunner", "fnapirunner", "prismrunner")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = _NAME) -> argparse.ArgumentParser:
     """Returns the parser of the options that are not Beam's."""
     found = argparse.ArgumentParser(
-        prog=_NAME,
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # what is left over is for Beam
@@ -70,10 +70,10 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; a user's mistake gives one line and exit code 2."""
+def main(argv: list[str] | None = None, prog: str = _NAME) -> int:
+    """Runs the command, called `prog`; a user's mistake gives one line and exit code 2."""
     any_text()  # before --help
-    given, rest = parser().parse_known_args(argv)
+    given, rest = parser(prog).parse_known_args(argv)
     stopped = threading.Event()
 
     def stop(number: int, frame: types.FrameType | None) -> None:
@@ -87,12 +87,12 @@ def main(argv: list[str] | None = None) -> int:
     if before is signal.default_int_handler:  # a handler of the caller's stays
         signal.signal(signal.SIGINT, stop)
     try:
-        with one_line(_NAME):
-            return _run(given, rest)
+        with one_line(prog):
+            return _run(given, rest, prog)
     except (Exception, KeyboardInterrupt):  # a worker in this process raises another for it
         if not stopped.is_set():
             raise
-        _say("interrupted; the same command goes on")
+        _say(prog, "interrupted; the same command goes on")
         return 130
     finally:
         signal.signal(signal.SIGINT, before)
@@ -118,7 +118,7 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(f"--max_pixels: expected 1 to {MAX_PIXELS}, found {given.max_pixels}")
 
 
-def _run(given: argparse.Namespace, rest: list[str]) -> int:
+def _run(given: argparse.Namespace, rest: list[str], prog: str) -> int:
     _check(given)
     try:
         logging.getLogger().setLevel(logging.ERROR)  # it warns of clouds that nobody asked for
@@ -171,7 +171,7 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         passed=passed,
     )
     for told in passed.lines():
-        _say(told)
+        _say(prog, told)
     report = f"{plan.folder}/failed.jsonl"
     # an earlier run's report is out of date, and its parts nobody will finish
     for path in [*plan.parts, report]:
@@ -184,9 +184,9 @@ def _run(given: argparse.Namespace, rest: list[str]) -> int:
         if storage.exists(report):  # by lines of "\n" alone: names may hold Unicode's others
             failures = [json.loads(line) for line in storage.read(report).split(b"\n") if line]
     for failure in failures[:SHOWN]:
-        _say(f"{failure['source']}: {failure['reason']}")
+        _say(prog, f"{failure['source']}: {failure['reason']}")
     if len(failures) > SHOWN:
-        _say(f"{len(failures) - SHOWN} more failures in {report}")
+        _say(prog, f"{len(failures) - SHOWN} more failures in {report}")
     restored = len(plan.todo) - len(failures)
     failed = len(failures) + len(passed.problems)
     print(f"{restored} restored, {plan.skipped} skipped, {failed} failed")
@@ -236,8 +236,8 @@ def _check_remote(given: argparse.Namespace) -> None:
         raise UserError(f"--model: workers of Dataflow need gs://…, found '{given.model}'")
 
 
-def _say(line: str) -> None:
-    print(f"{_NAME}: {printable(line)}", file=sys.stderr)
+def _say(prog: str, line: str) -> None:
+    print(f"{prog}: {printable(line)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The pipeline of `launch.beam_upscale`: read → RunInference → write, and a list of failures.
+"""The pipeline of `maskgit-sr batch`: read → RunInference → write, and a list of failures.
 
 An image stays in one piece. Its restored tiles overlap fourfold, so sending them through a
 shuffle for reassembly would move 768 bytes of float32 for every input pixel, and no image could be

@@ -13,7 +13,17 @@ from typing import Annotated
 import typer
 
 from maskgit_sr import __version__, errors
-from maskgit_sr.cli import assets, catalogue, classify, export, library, scores, study, upscale
+from maskgit_sr.cli import (
+    assets,
+    catalogue,
+    classify,
+    engines,
+    export,
+    library,
+    scores,
+    study,
+    upscale,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +37,8 @@ app.command()(classify.classify)
 app.command()(study.study)
 app.command("fool-rate")(study.fool_rate)
 app.command()(export.export)
+app.command(context_settings=engines.PASS_ON)(engines.serve)
+app.command(context_settings=engines.PASS_ON)(engines.batch)
 app.add_typer(library.models, name="models")
 app.add_typer(catalogue.convert, name="convert")
 app.add_typer(assets.assets, name="assets")

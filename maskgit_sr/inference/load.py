@@ -143,12 +143,13 @@ def load(
 ) -> Upscaler:
     """Loads a bundle, and turns on JAX's persistent compilation cache (`compilation.keep`).
 
-    >>> import numpy as np
-    >>> upscaler = load(device="cpu")
-    >>> upscaler
-    Upscaler(structure ×4, 1,215,408 parameters, cpu:0, batch 1)
-    >>> upscaler(np.zeros((30, 40, 3), np.uint8))
-    Result(160×120, ndarray)
+    Examples:
+        >>> import numpy as np
+        >>> upscaler = load(device="cpu")
+        >>> upscaler
+        Upscaler(structure ×4, 1,215,408 parameters, cpu:0, batch 1)
+        >>> upscaler(np.zeros((30, 40, 3), np.uint8))
+        Result(160×120, ndarray)
 
     Args:
         model: name of a model (`list_models`), or a path, also in a bucket or at ``hf://OWNER/NAME``.

@@ -1,1 +1,1 @@
-"""The HTTP server, `python -m launch.serve`; needs the extra ``serve``."""
+"""The HTTP server, `maskgit-sr serve`; needs the extra ``serve``."""

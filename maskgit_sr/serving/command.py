@@ -1,6 +1,6 @@
 """Serves a model over HTTP.
 
-    python -m launch.serve --model realsrt-nano --port 8000
+    maskgit-sr serve --model realsrt-nano --port 8000
     curl --data-binary @photo.jpg 'http://127.0.0.1:8000/upscale?format=jpeg' -o restored.jpg
 
 POST /upscale takes an image as its body and responds with the restored one. Parameters: scale,
@@ -32,10 +32,10 @@ _AT_LEAST = {"port": 0, "max_wait_ms": 0, "grace_s": 0} | dict.fromkeys(
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "launch.serve") -> argparse.ArgumentParser:
     """Returns the parser of the options."""
     found = argparse.ArgumentParser(
-        prog="launch.serve",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -69,15 +69,15 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; a user's mistake gives one line and exit code 2."""
-    given = parser().parse_args(argv)
-    with one_line("launch.serve"):
-        _serve(given)
+def main(argv: list[str] | None = None, prog: str = "launch.serve") -> int:
+    """Runs the command, called `prog`; a user's mistake gives one line and exit code 2."""
+    given = parser(prog).parse_args(argv)
+    with one_line(prog):
+        _serve(given, prog)
     return 0
 
 
-def _serve(given: argparse.Namespace) -> None:
+def _serve(given: argparse.Namespace, prog: str) -> None:
     for name, least in _AT_LEAST.items():
         value = getattr(given, name)
         if value is not None and not value >= least:  # true for NaN too
@@ -97,6 +97,8 @@ def _serve(given: argparse.Namespace) -> None:
     try:
         from maskgit_sr.serving import app, server
     except ModuleNotFoundError as error:
+        if error.name == "resource":  # Windows: each image is decoded in a forked process
+            raise UserError("the server needs Linux or macOS; on Windows start it in WSL") from None
         raise UserError(f"{error.name} is missing: pip install 'maskgit-sr[serve]'") from None
     from maskgit_sr.inference import load, options
     from maskgit_sr.serving.request import Limits
@@ -127,12 +129,12 @@ def _serve(given: argparse.Namespace) -> None:
         where, seconds = upscaler.device.platform, time.monotonic() - began
         tiles = "1 tile" if upscaler.batch == 1 else f"{upscaler.batch} tiles"
         text = f"{service.name} is ready on {where} after {seconds:.1f} s, {tiles} a device call"
-        print(f"launch.serve: {text}", flush=True)
+        print(f"{prog}: {text}", flush=True)
 
     # before the model is loaded, so that /healthz responds meanwhile
     listening = server.bind(given.host, given.port)
     address = f"[{given.host}]" if ":" in given.host else given.host
-    print(f"launch.serve: http://{address}:{listening.getsockname()[1]}", flush=True)
+    print(f"{prog}: http://{address}:{listening.getsockname()[1]}", flush=True)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     if given.log_requests:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)
