@@ -56,14 +56,13 @@ def add(app: FastAPI, service: Service) -> None:
                 body = await receive(request, service)
         except TimeoutError:
             raise late(service.state, 408, "no whole body", seconds) from None
-        try:
+        with contextlib.ExitStack() as unless_begun:
+            unless_begun.callback(body.free)
             # after the body: a request that was cut off may have begun it meanwhile
             job = jobs.same(key, asked)
             if job is None:
-                job, body = jobs.begin(body, wanted, key, asked), None
-        finally:
-            if body is not None:
-                body.free()
+                job = jobs.begin(body, wanted, key, asked)
+                unless_begun.pop_all()
         return state(job, 202, {"Location": f"{PATH}/{job.id}"})
 
     @app.get(PATH + "/{id}", response_model=JobState, responses=refusals(401, 404))

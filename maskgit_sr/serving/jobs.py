@@ -146,7 +146,7 @@ class Jobs:
         return None
 
     def begin(self, body: Body, wanted: RequestOptions, key: str, asked: str) -> Job:
-        """Begins a job; the body is the job's from then on.
+        """Begins a job, to which the body then belongs.
 
         Raises:
             HTTPException: 429 if no place is free.
@@ -158,9 +158,9 @@ class Jobs:
                 raise self._service.busy(f"{most} jobs are being worked on")
             self.drop(oldest)
         held = contextlib.ExitStack()
-        held.callback(body.free)
-        held.enter_context(self._service.place())
+        held.enter_context(self._service.place())  # first, as it may refuse
         held.enter_context(self._service.counted())
+        held.callback(body.free)
         job = Job(key, asked, wanted.parameters.format)
         self._jobs[job.id] = job
         job.task = asyncio.create_task(self._work(job, body, wanted))

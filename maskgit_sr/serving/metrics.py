@@ -28,7 +28,7 @@ class Metrics:
         self._sums = 0, 0.0
         self.requests = Counter(
             "maskgit_sr_requests",
-            "Requests to POST /upscale and /jobs by status; 499: the client left before its response.",
+            "POST /upscale and /jobs by status; 499: the client left before its response.",
             ["status"],
             registry=registry,
         )

@@ -53,7 +53,7 @@ class Limits:
 
 
 class Parameters(BaseModel, extra="allow"):
-    """The query parameters of /upscale and /jobs for every method; all others are the method's options.
+    """The query parameters of /upscale and /jobs; all others are options of the method.
 
     Attributes:
         scale: output side over input side; None: the method's own.

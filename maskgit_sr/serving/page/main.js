@@ -174,8 +174,7 @@ $("clear").addEventListener("click", () => {
 
 if (matchMedia("(max-width: 860px)").matches) $("settings").open = false;
 const info = await describe();
-const parts = info.provides.includes("confidence") ? ", with confidence" : "";
-$("model").textContent = `${info.model} · ×${info.scale}${parts}`;
+$("model").textContent = `${info.model} · ×${info.scale}`;
 const form = document.querySelector("#settings form");
 settings = new Settings(info, form);
 settings.restore(JSON.parse(sessionStorage.getItem(SETTINGS) ?? "{}"));

@@ -43,11 +43,11 @@ def _route(method: str, path: str, route: Mapping[str, Any]) -> Iterator[str]:
         yield f"<p>Body: {kinds}. {_text(body.get('description', ''))}</p>\n"
     if rows := [_parameter(one) for one in route.get("parameters", ())]:
         yield from _table("Parameters", ("name", "in", "values", "default"), rows)
-    rows = []
+    statuses = []
     for status, response in route.get("responses", {}).items():
         kinds = ", ".join(f"<code>{escape(kind)}</code>" for kind in response.get("content", {}))
-        rows.append((status, kinds, _text(response.get("description", ""))))
-    yield from _table("Responses", ("status", "body", "when"), rows)
+        statuses.append((status, kinds, _text(response.get("description", ""))))
+    yield from _table("Responses", ("status", "body", "when"), statuses)
     yield "</section>\n"
 
 
@@ -77,7 +77,7 @@ def _values(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f"<code>{escape(str(value))}</code>" for value in schema["enum"])
     names = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {schema[key]:g}" for key, sign in names.items() if key in schema]
+    bounds = [f"{sign} {schema[key]:.12g}" for key, sign in names.items() if key in schema]
     kind = escape(str(schema.get("type", "")))
     return ", ".join([kind, *map(escape, bounds)])
 

@@ -48,6 +48,7 @@ export class Viewer {
     const larger = after ?? before;
     this.size = larger && [larger.naturalWidth, larger.naturalHeight];
     this.both = Boolean(before && after);
+    if (larger) this.pane.style.setProperty("--ratio", this.size[0] / this.size[1]);
     for (const node of [this.handle, $("line"), $("tag-before")]) node.hidden = !this.both;
     $("tag-after").hidden = !after;
     for (const id of ["loupe", "one", "in", "out", "fit"]) $(id).disabled = !larger;
@@ -91,14 +92,15 @@ export class Viewer {
     return { x, y: this.pane.clientHeight / 2 };
   }
 
-  least() {
+  // The zoom at which the whole picture fills the pane.
+  filling() {
     const [width, height] = this.size;
     return Math.min(this.pane.clientWidth / width, this.pane.clientHeight / height, MOST / devicePixelRatio);
   }
 
   fit() {
     if (!this.size) return;
-    this.zoom = this.least();
+    this.zoom = this.filling();
     this.fitted = true;
     [this.x, this.y] = [0, 0];
     this.place();
@@ -109,12 +111,12 @@ export class Viewer {
     if (!this.size) return;
     const box = this.pane.getBoundingClientRect();
     const [x, y] = at ? [at.clientX - box.left, at.clientY - box.top] : [box.width / 2, box.height / 2];
-    const least = this.least();
-    zoom = between(least, zoom, Math.max(least, MOST / devicePixelRatio));
+    const filling = this.filling();
+    zoom = between(Math.min(filling, 1 / devicePixelRatio), zoom, MOST / devicePixelRatio);
     this.x = x - ((x - this.x) * zoom) / this.zoom;
     this.y = y - ((y - this.y) * zoom) / this.zoom;
     this.zoom = zoom;
-    this.fitted = zoom === least;
+    this.fitted = zoom === filling;
     this.place();
   }
 
@@ -134,7 +136,8 @@ export class Viewer {
     this.y = kept(this.y, this.pane.clientHeight, height * this.zoom);
     Object.assign(this.stage.style, { width: `${width}px`, height: `${height}px`, transform: `translate(${this.x}px,${this.y}px) scale(${this.zoom})` });
     this.stage.classList.toggle("pixels", this.zoom * devicePixelRatio >= 2);
-    this.pane.classList.toggle("large", !this.fitted);
+    this.large = this.zoom > 1.001 * this.filling();
+    this.pane.classList.toggle("large", this.large);
     $("zoom").textContent = `${Math.round(100 * this.zoom * devicePixelRatio)} %`;
     this.cut();
   }
@@ -181,7 +184,7 @@ export class Viewer {
     this.pane.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, event);
     const grip = event.target.closest("#line");
-    this.doing = this.pointers.size > 1 ? "pinch" : grip || this.fitted ? "slide" : "pan";
+    this.doing = this.pointers.size > 1 ? "pinch" : grip || !this.large ? "slide" : "pan";
     if (this.doing === "slide") {
       event.preventDefault();
       if (this.both) this.handle.focus({ preventScroll: true });
