@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import random
+import socket
 import struct
 import zlib
 from collections.abc import Awaitable, Callable
@@ -107,16 +108,12 @@ async def malformed(pipe: Pipe) -> None:
     await pipe[0].read()
 
 
-def jobs(damaged: bytes) -> Callable[[Pipe], Awaitable[None]]:
-    """A client that begins jobs and looks at none of them."""
-
-    async def attack(pipe: Pipe) -> None:
-        data = random.choice([b"no image", damaged])
-        head = HEAD.replace("/upscale", "/jobs") % (len(data), "Connection: close\r\n")
-        pipe[1].write(head.encode() + data)
-        await pipe[0].read()
-
-    return attack
+async def jobs(pipe: Pipe) -> None:
+    """Begins a job, and does not look at it."""
+    data = random.randbytes(100_000)
+    head = HEAD.replace("/upscale", "/jobs") % (len(data), "Connection: close\r\n")
+    pipe[1].write(head.encode() + data)
+    await pipe[0].read()
 
 
 async def events(pipe: Pipe) -> None:
@@ -128,8 +125,9 @@ async def events(pipe: Pipe) -> None:
         return
     job = json.loads(answer.partition(b"\r\n\r\n")[2])["id"]
     pipe[0]._transport.pause_reading()  # type: ignore[attr-defined]
+    pipe[1].get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     while True:
-        pipe[1].write(f"GET /jobs/{job}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 100)
+        pipe[1].write(f"GET /jobs/{job}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 5)
         await pipe[1].drain()
         await asyncio.sleep(0.2)
 
@@ -155,7 +153,7 @@ KINDS: dict[str, Callable[[], Callable[[Pipe], Awaitable[None]]]] = {
     "tile_bomb": lambda: body(tile_bomb()),
     "gzip_bomb": lambda: body(gzip.compress(bytes(200_000_000)), "Content-Encoding: gzip\r\n"),
     "late": lambda: body(late()),
-    "jobs": lambda: jobs(late()),
+    "jobs": lambda: jobs,
     "events": lambda: events,
     "garbage": lambda: body(random.Random(0).randbytes(100_000)),
 }

@@ -65,10 +65,8 @@ export class List {
     const at = rows.indexOf(event.target.closest("li"));
     const steps = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1 };
     if (event.key in steps) rows[steps[event.key]]?.querySelector(".row").focus();
-    else if (event.key === "Delete" && at >= 0) {
-      (rows[at + 1] ?? rows[at - 1])?.querySelector(".row").focus();
-      this.on.remove([...this.rows].find(([, row]) => row === rows[at])[0]);
-    } else return;
+    else if (event.key === "Delete" && at >= 0) this.on.remove(this.queue.items.find((item) => this.rows.get(item.id) === rows[at]));
+    else return;
     event.preventDefault();
   }
 }

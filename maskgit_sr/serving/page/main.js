@@ -72,10 +72,11 @@ function choose(item) {
 }
 
 function remove(item) {
-  item = item.id ? item : queue.items.find((other) => other.id === item);
   const at = queue.items.indexOf(item);
   queue.remove(item);
-  if (current === item) choose(queue.items[at] ?? queue.items[at - 1] ?? null);
+  const next = queue.items[at] ?? queue.items[at - 1] ?? null;
+  if (current === item) choose(next);
+  (next ? list.rows.get(next.id).querySelector(".row") : $("choose")).focus();
 }
 
 const nameOf = (item) => item.stem + item.ending;
@@ -184,6 +185,7 @@ const summarise = () => {
 };
 form.addEventListener("input", summarise);
 summarise();
+queue.limit = info.limits.bytes;
 await queue.resume();
 if (queue.items.length) choose(queue.items.find((item) => item.state !== "done") ?? queue.items[0]);
 add(early.splice(0));

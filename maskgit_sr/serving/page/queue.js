@@ -13,7 +13,7 @@ export class Queue extends EventTarget {
   constructor(api, store) {
     super();
     [this.api, this.store] = [api, store];
-    [this.items, this.blobs, this.running] = [[], new Map(), new Map()];
+    [this.items, this.blobs, this.running, this.limit] = [[], new Map(), new Map(), Infinity];
   }
 
   async resume() {
@@ -94,6 +94,8 @@ export class Queue extends EventTarget {
     this.change(item, { state: "working", line: "Sending", progress: null });
     const headers = { "Idempotency-Key": item.key, "Content-Type": "application/octet-stream" };
     const body = this.blobs.get(item.id).input;
+    // the server says so before it has read it all, which a browser may take for a lost connection
+    if (body.size > this.limit) throw new Refused(413, `more than the limit of ${this.limit.toLocaleString("en-US")} bytes`);
     const answer = await this.api.request(`/jobs?${item.query}`, { method: "POST", headers, body, signal });
     this.change(item, { job: (await answer.json()).id });
   }
@@ -104,6 +106,7 @@ export class Queue extends EventTarget {
     const lines = {
       queued: "In the queue", decoding: "Reading", compiling: "Compiling for these options", restoring: counted, finishing: "Writing",
     };
+    if (state === "restoring" && Math.floor(4 * share) > Math.floor(4 * (item.progress ?? 0))) this.say(`${item.name}: ${counted}`);
     if (lines[state]) this.change(item, { state: "working", line: lines[state], progress: share });
   }
 

@@ -56,7 +56,7 @@ export class Viewer {
     $("facts").textContent = [
       before && `${before.naturalWidth} × ${before.naturalHeight}`, after && `→ ${after.naturalWidth} × ${after.naturalHeight}`, label,
     ].filter(Boolean).join(" ");
-    this.unseen = !before && blobs.input ? "This browser cannot show a file of this format" : "";
+    this.unseen = !before && blobs.input ? `This browser cannot show ${after ? "the original" : "a file of this format"}` : "";
     await this.overlay(blobs.map);
     this.fit();
   }
