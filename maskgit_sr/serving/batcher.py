@@ -38,7 +38,9 @@ class QueuedImage:
         begun: time.monotonic() of its first device call, or None.
     """
 
-    def __init__(self, mosaic: Mosaic, options: RestoreOptions, seed: int):
+    def __init__(
+        self, mosaic: Mosaic, options: RestoreOptions, seed: int, blended: Callable[[int], None]
+    ):
         self.mosaic, self.options, self.seed = mosaic, options, seed
         self.group = options, mosaic.side
         self.future: Future[Mosaic] = Future()
@@ -46,6 +48,7 @@ class QueuedImage:
         self.arrived = time.monotonic()
         self.begun: float | None = None
         self.dropped = False
+        self._blended = blended
         self._taken = self._added = 0
 
     @property
@@ -62,6 +65,7 @@ class QueuedImage:
         """Adds the next restored tile (image, confidence, tokens); the last resolves the future."""
         self.mosaic.add(*tile)
         self._added += 1
+        self._blended(self._added)
         if self._added == self.mosaic.count:
             self.future.set_result(self.mosaic)
 
@@ -112,16 +116,23 @@ class Batcher:
         """True while the device's thread runs."""
         return self._thread.is_alive()
 
-    def submit(self, mosaic: Mosaic, options: RestoreOptions, seed: int) -> QueuedImage:
+    def submit(
+        self,
+        mosaic: Mosaic,
+        options: RestoreOptions,
+        seed: int,
+        blended: Callable[[int], None] = lambda tiles: None,
+    ) -> QueuedImage:
         """Queues an image.
 
         Args:
             seed: of its tiles, a uint32.
+            blended: called in the device's thread with the number of tiles that are blended.
 
         Raises:
             Stopped: the batcher was closed.
         """
-        image = QueuedImage(mosaic, options, seed)
+        image = QueuedImage(mosaic, options, seed, blended)
         with self._changed:
             # under the lock: after `close` nothing would resolve the future
             if self._closed:

@@ -3,6 +3,8 @@
     maskgit-sr serve --model realsrt-nano --port 8000
     curl --data-binary @photo.jpg 'http://127.0.0.1:8000/upscale?format=jpeg' -o restored.jpg
 
+The address that it prints is a page for browsers: drop photographs there. /docs describes the API.
+
 POST /upscale takes an image as its body and responds with the restored one. Parameters: scale,
 seed, format=png|jpeg|webp|tiff, quality, output=image|confidence, confidence=true (its mean, in the
 header X-Confidence), and the method's own options, which GET /info lists. GET /healthz is 200 while
@@ -52,6 +54,8 @@ def parser(prog: str = "launch.serve") -> argparse.ArgumentParser:
     add("--max_queue", type=int, default=64, help="requests worked on; others get 429 (64)")
     add("--max_connections", type=int, default=512, help="others wait or get 503 (512)")
     add("--timeout_s", type=float, default=120, help="of a request, then it gets 504 (120)")
+    add("--job_timeout_s", type=float, default=1800, help="of a job of the page (1800)")
+    add("--keep_s", type=float, default=600, help="that a finished job is kept (600)")
     add("--pause_s", type=float, default=10, help="that a client may be silent (10)")
     add("--min_rate", type=float, default=1000, help="bytes/s of a body, else it gets 408 (1000)")
     add("--grace_s", type=float, default=30, help="for requests in flight at SIGTERM (30)")
@@ -62,9 +66,7 @@ def parser(prog: str = "launch.serve") -> argparse.ArgumentParser:
     add("--color_fix", help="adain, wavelet or none (the method's)")
     many: Any = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
     add("--option", help="another option of the method; repeatable", **many)
-    add(
-        "--token", help="bearer that /upscale asks for; or MASKGIT_SR_TOKEN, which ps does not show"
-    )
+    add("--token", help="bearer that work asks for; or MASKGIT_SR_TOKEN, which ps does not show")
     add("--log_requests", action="store_true", help="a line for every request")
     return found
 
@@ -84,7 +86,7 @@ def _serve(given: argparse.Namespace, prog: str) -> None:
             raise UserError(f"--{name}: expected at least {least}, found {value:g}")
     if given.port > 65535:
         raise UserError(f"--port: expected at most 65535, found {given.port}")
-    for name in ("timeout_s", "pause_s"):
+    for name in ("timeout_s", "job_timeout_s", "keep_s", "pause_s"):
         if not 0 < getattr(given, name) < 1e6:
             found = f"{getattr(given, name):g}"
             raise UserError(f"--{name}: expected more than 0 seconds, found {found}")
@@ -113,6 +115,8 @@ def _serve(given: argparse.Namespace, prog: str) -> None:
         total_bytes=total_bytes,
         requests=given.max_queue,
         timeout=given.timeout_s,
+        job_timeout=given.job_timeout_s,
+        keep=given.keep_s,
         pause=given.pause_s,
         rate=given.min_rate,
         connections=given.max_connections,

@@ -28,18 +28,26 @@ class Metrics:
         self._sums = 0, 0.0
         self.requests = Counter(
             "maskgit_sr_requests",
-            "Requests to /upscale by status; 499: the client left before its response.",
+            "POST /upscale and /jobs by status; 499: the client left before its response.",
+            ["status"],
+            registry=registry,
+        )
+        self.jobs = Counter(
+            "maskgit_sr_jobs",
+            "Jobs by the status that /upscale would have had, or cancelled.",
             ["status"],
             registry=registry,
         )
         self.seconds = Histogram(
             "maskgit_sr_request_seconds",
-            "From the head of a request to its encoded image; only of status 200.",
+            "From the head of a request to /upscale to its encoded image; only of status 200.",
             buckets=_SECONDS,
             registry=registry,
         )
         self.in_flight = Gauge(
-            "maskgit_sr_requests_in_flight", "Requests to /upscale now.", registry=registry
+            "maskgit_sr_requests_in_flight",
+            "Requests to POST /upscale and /jobs, and jobs, now.",
+            registry=registry,
         )
         self.pixels = Gauge(
             "maskgit_sr_pixels_in_flight",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field
@@ -10,6 +11,9 @@ from pydantic import BaseModel, BeforeValidator, Field
 from maskgit_sr.inference.upscaler import MAX_SCALE
 from maskgit_sr.methods.base import RestoreOptions
 from maskgit_sr.serving.transfers import Transfer
+
+Report = Callable[[str, int, int], None]
+"""Called in the event loop's thread with the stage of a restoration, tiles done and all tiles."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Limits:
         total_bytes: of all bodies and responses that are held; those that are silent give way.
         requests: being worked on, from the last byte in to the encoded response.
         timeout: seconds from the head to the encoded response.
+        job_timeout: seconds from the last byte of a job's body to its result.
+        keep: seconds that a finished job is kept for its client.
         pause: seconds that a client may take for a head, be silent within a body or between
             requests, and not read its response.
         rate: bytes a second that a body must come with, after `pause`.
@@ -38,6 +44,8 @@ class Limits:
     total_bytes: int = 256_000_000
     requests: int = 64
     timeout: float = 120.0
+    job_timeout: float = 1800.0
+    keep: float = 600.0
     pause: float = 10.0
     rate: float = 1000.0
     connections: int = 512
@@ -45,7 +53,7 @@ class Limits:
 
 
 class Parameters(BaseModel, extra="allow"):
-    """The query parameters of /upscale for every method; all others are the method's options.
+    """The query parameters of /upscale and /jobs; all others are options of the method.
 
     Attributes:
         scale: output side over input side; None: the method's own.
@@ -96,10 +104,12 @@ class Body:
 class EncodedImage:
     """A restored image file, notes for the user, and milliseconds by step.
 
-    ``confidence`` is the mean of the map in [0, 1], or None if it was not computed.
+    ``confidence`` is the mean of the map in [0, 1], or None if it was not computed; ``map`` the map
+    itself as a grey PNG of the input's size, where that was asked for.
     """
 
     data: memoryview
     notes: tuple[str, ...]
     milliseconds: dict[str, float]
     confidence: float | None
+    map: memoryview | None = None

@@ -32,9 +32,17 @@ from maskgit_sr.inference.results import finish
 from maskgit_sr.inference.upscaler import Upscaler
 from maskgit_sr.serving.batcher import Batcher, Stopped
 from maskgit_sr.serving.codecs import CodecFailed, CodecProcesses, GaveWay
+from maskgit_sr.serving.http_errors import later, refusal, stopping
 from maskgit_sr.serving.metrics import Metrics
 from maskgit_sr.serving.programs import Programs, TooManyPrograms
-from maskgit_sr.serving.request import Body, EncodedImage, Limits, Parameters, RequestOptions
+from maskgit_sr.serving.request import (
+    Body,
+    EncodedImage,
+    Limits,
+    Parameters,
+    Report,
+    RequestOptions,
+)
 from maskgit_sr.serving.transfers import Transfers
 
 _log = logging.getLogger("maskgit_sr.serving")
@@ -131,6 +139,7 @@ class Service:
             "sides": list(method.tile.sides),
             "provides": sorted(method.provides),
             "options": method_options.table(self._defaults),
+            "limits": {"pixels": self.limits.pixels, "bytes": self.limits.bytes},
         }
 
     def choose(self, parameters: Parameters) -> RequestOptions:
@@ -169,9 +178,9 @@ class Service:
         return RequestOptions(parameters, scale, chosen)
 
     @contextlib.asynccontextmanager
-    async def deadline(self) -> AsyncIterator[None]:
-        """Raises TimeoutError when the block takes longer than the limit, or is cut off."""
-        async with asyncio.timeout(self.limits.timeout) as until:
+    async def deadline(self, seconds: float) -> AsyncIterator[None]:
+        """Raises TimeoutError when the block takes longer than `seconds`, or is cut off."""
+        async with asyncio.timeout(seconds) as until:
             self._deadlines.add(until)
             try:
                 yield
@@ -188,6 +197,12 @@ class Service:
         if self.problem is not None:
             raise stopping() if self.state == "stopping" else later(503, "the model is not ready")
         self._check_places()
+        with self.counted():
+            yield
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts what is in flight, for which a stop of the server waits."""
         # without a lock, since only the event loop counts
         self.requests += 1
         self.metrics.in_flight.set(self.requests)
@@ -215,29 +230,43 @@ class Service:
         if self._places >= self.limits.requests:
             raise self.busy(f"{self.limits.requests} requests are being served")
 
-    async def restore(self, body: Body, wanted: RequestOptions) -> EncodedImage:
+    async def restore(
+        self, body: Body, wanted: RequestOptions, report: Report | None = None
+    ) -> EncodedImage:
         """Restores an image file; if cancelled, drops the tiles that still wait.
 
+        Args:
+            report: called with ``decoding``, ``compiling`` if it has to wait for that,
+                ``restoring`` at each tile, and ``finishing``; the result then has its map.
+
         Raises:
-            HTTPException: 413, 415, 400, 429 or 503.
-            Exception: that of the device call.
+            HTTPException: 413, 415, 400, 429, 503, or 500 for a device call that failed.
         """
         try:
-            return await self._restore(body, wanted)
+            return await self._restore(body, wanted, report)
+        except HTTPException:
+            raise
         except CodecFailed as error:
             if self.state == "stopping":
                 raise stopping() from None
             raise refusal(error) from None
         # RuntimeError: of a thread pool that was shut down between two steps
-        except (Stopped, RuntimeError):
-            if self.state != "stopping":
-                raise
-            raise stopping() from None
+        except Exception as error:
+            if self.state == "stopping" and isinstance(error, Stopped | RuntimeError):
+                raise stopping() from None
+            _log.error("a request failed", exc_info=error)
+            name = type(error).__name__
+            raise HTTPException(500, f"the image could not be restored ({name})") from None
 
-    async def _restore(self, body: Body, wanted: RequestOptions) -> EncodedImage:
+    async def _restore(
+        self, body: Body, wanted: RequestOptions, report: Report | None
+    ) -> EncodedImage:
         assert self._batcher is not None
-        threaded = partial(asyncio.get_running_loop().run_in_executor, self._pool)
+        loop = asyncio.get_running_loop()
+        threaded = partial(loop.run_in_executor, self._pool)
+        stage = report or (lambda name, done, tiles: None)
         marks = [time.monotonic()]
+        stage("decoding", 0, 0)
         picture = await self._decode(body, wanted)
         height, width = picture.color.shape[:2]
         with self._room(self._cost(height, width, wanted.scale)):
@@ -249,23 +278,34 @@ class Service:
             except TooManyPrograms:
                 raise self.busy("other new options are being compiled") from None
             if not program.done():  # shielded: others may wait for it, too
+                stage("compiling", 0, 0)
                 await asyncio.shield(asyncio.wrap_future(program))
+            stage("restoring", 0, mosaic.count)
+
+            def blended(tiles: int) -> None:  # in the device's thread
+                loop.call_soon_threadsafe(stage, "restoring", tiles, mosaic.count)
+
             # not in a thread, which would queue it even if this request had ended meanwhile
-            image = self._batcher.submit(mosaic, options, wanted.parameters.seed)
+            image = self._batcher.submit(mosaic, options, wanted.parameters.seed, blended)
             try:
                 await asyncio.wrap_future(image.future)
             finally:  # also at a time limit, or when the client is gone
                 self._batcher.cancel(image)
             marks += [image.arrived, image.begun or image.arrived, time.monotonic()]
+            stage("finishing", mosaic.count, mosaic.count)
             finished = await threaded(self._finish, picture, mosaic, wanted)
             told = await self._consistent(picture, finished, wanted)
             kind, quality = wanted.parameters.format.upper(), wanted.parameters.quality
             encoded, notes = await self._codecs.encode(finished, kind, quality)
+            grey = None
+            if report is not None and mosaic.confidence is not None:
+                chart = images.from_confidence(mosaic.confidence, height, width)
+                grey, _ = await self._codecs.encode(chart, "PNG", quality)
             marks.append(time.monotonic())
         steps = ("decode", "compile", "queue", "restore", "encode")
         milliseconds = dict(zip(steps, (1000 * np.diff(marks)).tolist(), strict=True))
         mean = None if mosaic.confidence is None else float(mosaic.confidence.mean())
-        return EncodedImage(encoded, (*picture.notes, *told, *notes), milliseconds, mean)
+        return EncodedImage(encoded, (*picture.notes, *told, *notes), milliseconds, mean, grey)
 
     async def _decode(self, body: Body, wanted: RequestOptions) -> Picture:
         limit = self.limits.pixels
@@ -347,27 +387,3 @@ class Service:
             seconds = tiles * self.metrics.seconds_a_tile()
         wait = min(max(1, math.ceil(seconds)), math.ceil(self.limits.timeout))
         return later(429, f"too busy: {reason}; try again in {wait} s", wait)
-
-
-def refusal(error: CodecFailed) -> HTTPException:
-    """Returns the HTTP error of an image that was not decoded or encoded."""
-    if error.kind in ("TooManyPixels", "TooManyBytes"):
-        return HTTPException(413, str(error))
-    if error.kind == "MemoryError":
-        return HTTPException(413, "the image takes more memory than its size allows for")
-    if error.kind == "UserError":
-        return HTTPException(415, str(error))
-    if error.kind == "died":  # as at a defect of a decoder, which the file has found
-        return HTTPException(415, "the image could not be decoded or encoded: its process died")
-    _log.error("a codec process failed: %s", error)
-    return HTTPException(500, f"the image could not be restored ({error.kind})")
-
-
-def stopping() -> HTTPException:
-    """Returns the HTTP error of requests that a shutdown cuts off."""
-    return later(503, "the server is stopping")
-
-
-def later(status: int, message: str, seconds: int = 5) -> HTTPException:
-    """Returns an HTTP error with a Retry-After header of `seconds`."""
-    return HTTPException(status, message, {"Retry-After": str(seconds)})

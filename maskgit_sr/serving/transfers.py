@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 _SILENT = 1.0  # seconds, after which a transfer gives way if others need its bytes
 
@@ -75,6 +75,31 @@ class Transfer:
         assert self._until is not None
         if not self._until.expired():
             self._until.reschedule(0)
+
+
+class Kept(Transfer):
+    """A result that waits for its client, and gives way as a silent transfer does.
+
+    Args:
+        drop: called when it has to give way.
+    """
+
+    def __init__(self, transfers: Transfers, drop: Callable[[], None]):
+        super().__init__(transfers)
+        self._drop = drop
+
+    def touch(self) -> None:
+        """Counts as having moved now."""
+        self.moved = asyncio.get_running_loop().time()
+
+    def remaining(self) -> float:
+        """Returns the seconds until it may be ended."""
+        return max(0.0, self.moved + _SILENT - asyncio.get_running_loop().time())
+
+    def end(self) -> None:
+        """Ends it, and counts its bytes no more."""
+        self.free()
+        self._drop()
 
 
 class Transfers:

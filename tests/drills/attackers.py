@@ -9,7 +9,9 @@ import argparse
 import asyncio
 import gzip
 import io
+import json
 import random
+import socket
 import struct
 import zlib
 from collections.abc import Awaitable, Callable
@@ -106,6 +108,30 @@ async def malformed(pipe: Pipe) -> None:
     await pipe[0].read()
 
 
+async def jobs(pipe: Pipe) -> None:
+    """Begins a job, and does not look at it."""
+    data = random.randbytes(100_000)
+    head = HEAD.replace("/upscale", "/jobs") % (len(data), "Connection: close\r\n")
+    pipe[1].write(head.encode() + data)
+    await pipe[0].read()
+
+
+async def events(pipe: Pipe) -> None:
+    """Begins a job, asks again and again for its events, and reads nothing."""
+    data = b"no image"
+    pipe[1].write((HEAD.replace("/upscale", "/jobs") % (len(data), "")).encode() + data)
+    answer = await pipe[0].readuntil(b"}")
+    if b" 202 " not in answer:
+        return
+    job = json.loads(answer.partition(b"\r\n\r\n")[2])["id"]
+    pipe[0]._transport.pause_reading()  # type: ignore[attr-defined]
+    pipe[1].get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    while True:
+        pipe[1].write(f"GET /jobs/{job}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 5)
+        await pipe[1].drain()
+        await asyncio.sleep(0.2)
+
+
 def body(data: bytes, fields: str = "") -> Callable[[Pipe], Awaitable[None]]:
     """A client that sends a whole body and reads the response."""
 
@@ -127,6 +153,8 @@ KINDS: dict[str, Callable[[], Callable[[Pipe], Awaitable[None]]]] = {
     "tile_bomb": lambda: body(tile_bomb()),
     "gzip_bomb": lambda: body(gzip.compress(bytes(200_000_000)), "Content-Encoding: gzip\r\n"),
     "late": lambda: body(late()),
+    "jobs": lambda: jobs,
+    "events": lambda: events,
     "garbage": lambda: body(random.Random(0).randbytes(100_000)),
 }
 

@@ -113,7 +113,7 @@ def until(condition):
 
 
 @contextlib.contextmanager
-def serve(upscaler, *, token=None, max_wait=0.002, defaults=None, **limits):
+def serve(upscaler, *, token=None, max_wait=0.002, defaults=None, port=0, **limits):
     """A running server; `upscaler` None: its model is still being loaded.
 
     A watched one forgets the calls of the start, and is let through its gate at the end.
@@ -124,7 +124,7 @@ def serve(upscaler, *, token=None, max_wait=0.002, defaults=None, **limits):
         service.start(upscaler, **(defaults or {}))
         if watched:
             upscaler.reset()
-    listening = server.bind("127.0.0.1", 0)
+    listening = server.bind("127.0.0.1", port)
     port = listening.getsockname()[1]
     running = server.make(app.build(service, token), service.limits)
     thread = threading.Thread(target=lambda: asyncio.run(running.serve([listening])))

@@ -116,6 +116,8 @@ def test_info(doubling):
         "sides": [16, 64],
         "provides": [],
         "options": {"color_fix": "none", "strength": 1.0, "noise": 0.0},
+        "limits": {"pixels": 4_000_000, "bytes": 32_000_000},
+        "token": False,
     }
 
 
