@@ -43,14 +43,23 @@ def test_a_mistake_is_told_under_the_commands_name():
     assert said == "maskgit-sr batch: --seed: expected 0 to 4294967295, found -1\n"
 
 
+def forget(monkeypatch, *names):
+    """Lets modules of the server be imported anew, whoever had imported them."""
+    for name in names:
+        monkeypatch.delitem(sys.modules, f"maskgit_sr.serving.{name}", raising=False)
+        monkeypatch.delattr(serving, name, raising=False)
+
+
 @pytest.mark.parametrize(
     ("words", "module", "extra"),
     [
-        (["serve"], "maskgit_sr.serving.app", "serve"),
+        # no such model, so that no server starts if the import succeeds
+        (["serve", "--model", "none.safetensors"], "maskgit_sr.serving.app", "serve"),
         (["batch", "--input", "a", "--output", "b"], "apache_beam.io.filesystems", "beam"),
     ],
 )
 def test_a_missing_extra_is_one_line(monkeypatch, words, module, extra):
+    forget(monkeypatch, "app")
     monkeypatch.setitem(sys.modules, module, None)
     said = run(*words, code=2).stderr
     assert said.startswith(f"maskgit-sr {words[0]}: ") and said.count("\n") == 1
@@ -58,9 +67,7 @@ def test_a_missing_extra_is_one_line(monkeypatch, words, module, extra):
 
 
 def test_windows_is_told_where_the_server_runs(monkeypatch):
-    for name in ("app", "codec", "codecs", "server", "service"):
-        monkeypatch.delitem(sys.modules, f"maskgit_sr.serving.{name}", raising=False)
-        monkeypatch.delattr(serving, name, raising=False)
+    forget(monkeypatch, "app", "codec", "codecs", "server", "service")
     monkeypatch.setitem(sys.modules, "resource", None)
     # no such model, so that no server starts if the import succeeds
     said = run("serve", "--model", "none.safetensors", code=2).stderr

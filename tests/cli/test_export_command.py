@@ -48,7 +48,7 @@ def test_every_option_reaches_the_library(calls, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--format onnx", "--format: expected one of savedmodel, stablehlo, found 'onnx'"),
+        ("--format tf", "--format: expected one of savedmodel, stablehlo, onnx, found 'tf'"),
         ("--dtype float16", "--dtype: expected one of float32, bfloat16, found 'float16'"),
         ("--max-batch 0", "--max-batch: expected at least 1, found 0"),
         ("--max-pixels 0", "--max-pixels: expected at least 1, found 0"),
