@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from maskgit_sr import paths
 from maskgit_sr.errors import UserError
 
 # Which files of a folder are images; a file named one by one may be called anything.
@@ -131,6 +132,8 @@ def find(
         elif text and os.path.lexists(path):  # before patterns: a[1].png may be a file's name
             found.setdefault(os.path.realpath(path), (path, Path(path.name)))
             continue
+        elif paths.is_remote(text):  # in the words of `inference.results.open_picture`
+            raise UserError(f"image: expected a file on this machine, found the address {text}")
         elif glob.has_magic(text):
             base = _fixed_part(path)
             matches = dict.fromkeys(_expand(base, path.parts[len(base.parts) :], passed))

@@ -173,6 +173,9 @@ def test_inputs_that_are_refused(tree):
     refuses("INPUT: expected a file", [], "out")
     refuses("INPUT: no such file or folder", [""], "out")
     refuses("gone.png: no such file or folder", ["one.jpg", "gone.png"], "out")
+    for address in ("https://x.org/a.png?size=2", "gs://bucket/photos"):
+        told = f"image: expected a file on this machine, found the address {address}"
+        refuses(told, ["one.jpg", address], "out")
     refuses("empty: no pictures in this folder", ["empty"], "out")
     refuses("*.gif: no pictures match this pattern", ["*.gif"], "out")
 
