@@ -22,6 +22,13 @@ def is_remote(path: PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def check_local(path: PathLike) -> None:
+    """Raises UserError for the address of an image, which has to be a file on this machine."""
+    if is_remote(path):
+        found = os.fspath(path)
+        raise UserError(f"image: expected a file on this machine, found the address {found}")
+
+
 def absolute(path: PathLike) -> epath.Path:
     """Returns the absolute path, as Orbax requires it; `~` is the home folder."""
     found = epath.Path(path)

@@ -79,14 +79,14 @@ def restore_all(upscaler: Upscaler, jobs: Sequence[Job], wanted: Wanted) -> tupl
             else:
                 restored += 1
                 if len(jobs) > 1:
-                    tell_outputs(job, wanted)
+                    tell_outputs(job, wanted.samples)
             work.end()
     if len(jobs) == 1:  # below the bar, which is gone now
-        tell_outputs(jobs[0], wanted, terminal=True)
+        tell_outputs(jobs[0], wanted.samples, terminal=True)
     return restored, failed
 
 
-def tell_outputs(job: Job, wanted: Wanted, *, terminal: bool = False) -> None:
+def tell_outputs(job: Job, samples: int, *, terminal: bool = False) -> None:
     """Prints the paths of a job's outputs, a line each, for what reads them in a pipe.
 
     Args:
@@ -95,7 +95,7 @@ def tell_outputs(job: Job, wanted: Wanted, *, terminal: bool = False) -> None:
     from maskgit_sr.images import files
 
     if terminal or not sys.stdout.isatty():
-        for path in files.outputs(job.target, wanted.samples):
+        for path in files.outputs(job.target, samples):
             typer.echo(f"{path}")
 
 
@@ -105,7 +105,7 @@ class _Work:
     def __init__(self, upscaler: Upscaler, jobs: Sequence[Job], wanted: Wanted, bars: Progress):
         self._upscaler, self._wanted, self._bars = upscaler, wanted, bars
         self._bar = bars.add_task("", total=len(jobs), speed="")
-        self._number = 0
+        self._number, self._sides = 0, set[int]()  # those of compiled programs
         self._all, self._done = _pixels([job.source for job in jobs]), 0
         self._sampled = len(jobs) > _LOOKED_AT
         if len(jobs) > 1 or self._all >= _ANNOUNCED:
@@ -181,9 +181,12 @@ class _Work:
     def _compile(self, picture: Picture) -> None:
         """Compiles the program of an image's windows ahead, and tells it if it takes long."""
         upscaler, given = self._upscaler, self._wanted.options
-        own = {k: v for k, v in given.items() if k not in ("scale", "seed", "consistent")}
         height, width = picture.color.shape[:2]
         side = upscaler.method.tile.side(height, width)
+        if side in self._sides:
+            return
+        self._sides.add(side)
+        own = {k: v for k, v in given.items() if k not in ("scale", "seed", "consistent")}
         told = threading.Timer(_SOON, say, [f"compiling for windows of {side}x{side}"])
         told.daemon = True
         told.start()
@@ -194,7 +197,7 @@ class _Work:
             told.cancel()
         seconds = time.monotonic() - began
         self._started += seconds  # no measure of the images to come
-        if self._wanted.verbose and seconds > 0.05:  # else it was compiled before
+        if self._wanted.verbose:
             say(f"compiled for windows of {side}x{side} in {seconds:.1f} s")
 
     def _draws(self, job: Job, picture: Picture) -> Iterator[Restoration]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -150,7 +149,6 @@ def upscale(
             raise UserError(f"{page}: exists already; use --overwrite or --skip-existing")
         if quality is not None and todo:
             options.check_lossy(job.target for job in todo)
-        wanted = Wanted({}, samples or 0, quality, skip_existing, verbose)
         if todo:
             import maskgit_sr
 
@@ -162,11 +160,11 @@ def upscale(
             chosen |= {"scale": scale, "seed": seed}
             if consistent is not None:
                 chosen |= {"consistent": consistent}
-            wanted = dataclasses.replace(wanted, options=chosen)
+            wanted = Wanted(chosen, samples or 0, quality, skip_existing, verbose)
         restored, failed = 0, len(passed.problems)
         for job in jobs:
             if job.skipped:
-                tell_outputs(job, wanted, terminal=len(jobs) == 1)
+                tell_outputs(job, samples or 0, terminal=len(jobs) == 1)
         if todo:
             restored, more = restore_all(upscaler, todo, wanted)
             failed += more

@@ -132,15 +132,14 @@ def find(
         elif text and os.path.lexists(path):  # before patterns: a[1].png may be a file's name
             found.setdefault(os.path.realpath(path), (path, Path(path.name)))
             continue
-        elif paths.is_remote(text):  # in the words of `inference.results.open_picture`
-            raise UserError(f"image: expected a file on this machine, found the address {text}")
-        elif glob.has_magic(text):
+        else:
+            paths.check_local(text)
+            if not glob.has_magic(text):
+                raise UserError(f"{text or 'INPUT'}: no such file or folder")
             base = _fixed_part(path)
             matches = dict.fromkeys(_expand(base, path.parts[len(base.parts) :], passed))
             below = [m for m in matches if not _is_below(m, own, base)]
             missing = f"{text}: no pictures match this pattern"
-        else:
-            raise UserError(f"{text or 'INPUT'}: no such file or folder")
         some = [file for file in below if is_picture(file)]
         others = (file for file in below if file.suffix.lower() in UNREAD_SUFFIXES)
         passed.files.update(map(os.path.realpath, others))

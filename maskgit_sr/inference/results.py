@@ -146,9 +146,7 @@ def open_picture(given: Given) -> Picture:
     if not isinstance(given, str | os.PathLike):
         kind = type(given).__name__
         raise UserError(f"image: expected a path, a PIL image or an array, found {kind}")
-    if paths.is_remote(given):
-        found = os.fspath(given)
-        raise UserError(f"image: expected a file on this machine, found the address {found}")
+    paths.check_local(given)
     return images.read(given)
 
 
